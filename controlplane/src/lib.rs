@@ -1,0 +1,2 @@
+//! The control plane: configuration, model, control socket, laboratory and command line.
+#![forbid(unsafe_code)]

@@ -1,0 +1,193 @@
+//! One forward pass over a frame: bytes → [`Headers`], or the [`Reason`] why it is malformed.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::verdict::Reason;
+
+/// IP protocol numbers that the gateway understands (IANA).
+pub mod protocol {
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+}
+
+/// An address of either family; what the per-family code is generic over.
+pub trait Address:
+    Copy + Eq + std::hash::Hash + std::fmt::Debug + Into<IpAddr> + Send + Sync + 'static
+{
+    /// The address as a number, in host order (IPv4 in the low 32 bits).
+    fn bits(self) -> u128;
+}
+
+impl Address for Ipv4Addr {
+    fn bits(self) -> u128 {
+        u128::from(self.to_bits())
+    }
+}
+
+impl Address for Ipv6Addr {
+    fn bits(self) -> u128 {
+        self.to_bits()
+    }
+}
+
+/// What names a connection in one direction. For ICMP echo both ports hold the identifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tuple<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// Source port, host order.
+    pub source_port: u16,
+    /// Destination port, host order.
+    pub destination_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+impl<A: Copy> Tuple<A> {
+    /// The same connection seen from the other end.
+    pub fn reverse(&self) -> Tuple<A> {
+        Tuple {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+        }
+    }
+}
+
+/// Source and destination address of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// IPv4: source, destination.
+    V4(Ipv4Addr, Ipv4Addr),
+    /// IPv6: source, destination.
+    V6(Ipv6Addr, Ipv6Addr),
+}
+
+impl Addresses {
+    /// The source address.
+    pub fn source(&self) -> IpAddr {
+        match *self {
+            Addresses::V4(source, _) => source.into(),
+            Addresses::V6(source, _) => source.into(),
+        }
+    }
+
+    /// The destination address.
+    pub fn destination(&self) -> IpAddr {
+        match *self {
+            Addresses::V4(_, destination) => destination.into(),
+            Addresses::V6(_, destination) => destination.into(),
+        }
+    }
+}
+
+/// TCP flag bits (RFC 9293, section 3.1), as they stand in byte 13 of the header.
+pub mod tcp_flags {
+    /// No more data from sender.
+    pub const FIN: u8 = 0x01;
+    /// Synchronize sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset the connection.
+    pub const RST: u8 = 0x04;
+    /// Push.
+    pub const PSH: u8 = 0x08;
+    /// The acknowledgement field is significant.
+    pub const ACK: u8 = 0x10;
+    /// The urgent pointer is significant.
+    pub const URG: u8 = 0x20;
+}
+
+/// What the connection tracker needs of a TCP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpSegment {
+    /// Sequence number.
+    pub sequence: u32,
+    /// Acknowledgement number (meaningful with ACK).
+    pub acknowledgement: u32,
+    /// The unscaled window field.
+    pub window: u16,
+    /// Flag bits, see [`tcp_flags`].
+    pub flags: u8,
+    /// Window scale option of a SYN, 0 to 14 (larger values are read as 14, RFC 7323); `None` without the option.
+    pub window_scale: Option<u8>,
+    /// Payload bytes.
+    pub payload: u16,
+}
+
+/// The transport part of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A TCP segment.
+    Tcp(TcpSegment),
+    /// A UDP datagram.
+    Udp,
+    /// An ICMP or ICMPv6 echo request.
+    EchoRequest,
+    /// An ICMP or ICMPv6 echo reply.
+    EchoReply,
+    /// An ICMP or ICMPv6 error that quotes a packet: see [`parse_quote`].
+    IcmpError,
+}
+
+/// All that the pipeline knows of a packet after one pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// Source and destination address.
+    pub addresses: Addresses,
+    /// Source port, or the echo identifier; 0 for ICMP errors.
+    pub source_port: u16,
+    /// Destination port, or the echo identifier; 0 for ICMP errors.
+    pub destination_port: u16,
+    /// The transport protocol number, after any extension headers.
+    pub protocol: u8,
+    /// ICMP type, else 0.
+    pub icmp_type: u8,
+    /// ICMP code, else 0.
+    pub icmp_code: u8,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// VLAN identifier of the one 802.1Q tag, or 0.
+    pub vlan: u16,
+    /// Offset of the IP header in the frame, bytes.
+    pub network: u16,
+    /// Offset of the transport header in the frame, bytes.
+    pub transport_offset: u16,
+    /// Offset of the end of the IP packet in the frame, bytes; what follows is link-layer padding.
+    pub end: u16,
+    /// IPv4 without the don't-fragment flag; always false for IPv6.
+    pub may_fragment: bool,
+    /// The transport part.
+    pub transport: Transport,
+}
+
+impl Headers {
+    /// Bytes of the IP packet, from its header to its end.
+    pub fn ip_len(&self) -> usize {
+        usize::from(self.end - self.network)
+    }
+}
+
+/// The packet quoted in an ICMP error: the connection's tuple in the direction the quoted packet went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quote {
+    /// Source and destination of the quoted packet.
+    pub addresses: Addresses,
+    /// Quoted source port, or echo identifier.
+    pub source_port: u16,
+    /// Quoted destination port, or echo identifier.
+    pub destination_port: u16,
+    /// Quoted transport protocol.
+    pub protocol: u8,
+    /// Quoted TCP sequence number (RFC 5927), for TCP only.
+    pub tcp_sequence: Option<u32>,
+}

@@ -1,0 +1,9 @@
+//! The packet path of Bulkhead, in the order a packet meets it.
+//!
+//! Pure modules (`headers`, `connection`, `policy`, `topology`, `pipeline`) know neither sockets nor clocks nor
+//! names; `worker` and `engine` are the shell around them.
+
+pub mod headers;
+pub mod policy;
+pub mod topology;
+pub mod verdict;

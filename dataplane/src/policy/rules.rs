@@ -1,0 +1,112 @@
+//! Resolved rules: ids only, no names. What the control plane hands to [`compile`](super::compile) and to the
+//! [reference evaluator](super::reference).
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::headers::protocol;
+use crate::verdict::{PortId, Reason, RuleId, SegmentId};
+
+/// What a rule does with the connections it matches. Deny beats reject, reject beats allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Action {
+    /// Let the connection through.
+    Allow,
+    /// Drop, and tell the sender: RST for TCP, ICMP administratively prohibited otherwise.
+    Reject,
+    /// Drop silently.
+    Deny,
+}
+
+/// A segment: where it is and who may speak there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The ports behind which the segment lies. A source address counts only when it enters by one of them.
+    pub ports: Vec<PortId>,
+    /// Its networks, of either family. The longest match over all segments decides.
+    pub networks: Vec<IpNet>,
+}
+
+/// One protocol with a range of ports, or of ICMP types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Service {
+    /// Every protocol that the gateway forwards.
+    Any,
+    /// TCP destination ports, both ends included.
+    Tcp(u16, u16),
+    /// UDP destination ports, both ends included.
+    Udp(u16, u16),
+    /// Every ICMP (IPv4) request type, or echo request alone, which is the only ICMP request that is forwarded.
+    IcmpEcho,
+    /// ICMPv6 echo request.
+    Icmpv6Echo,
+}
+
+impl Service {
+    /// Whether a connection of this protocol to this destination port belongs to the service.
+    /// ICMP and ICMPv6 connections are echo requests; their port (the identifier) does not matter.
+    pub fn contains(self, protocol: u8, port: u16) -> bool {
+        match self {
+            Service::Any => true,
+            Service::Tcp(low, high) => protocol == protocol::TCP && (low..=high).contains(&port),
+            Service::Udp(low, high) => protocol == protocol::UDP && (low..=high).contains(&port),
+            Service::IcmpEcho => protocol == protocol::ICMP,
+            Service::Icmpv6Echo => protocol == protocol::ICMPV6,
+        }
+    }
+}
+
+/// One rule. Its [`RuleId`] is its index in [`RuleSet::rules`]; among matching rules of the deciding action the
+/// lowest id is named, so the control plane numbers rules by name and the order in a file means nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Source segments; empty matches nothing.
+    pub from: Vec<SegmentId>,
+    /// Destination segments; empty matches nothing.
+    pub to: Vec<SegmentId>,
+    /// Services; empty matches nothing.
+    pub services: Vec<Service>,
+    /// What to do.
+    pub action: Action,
+}
+
+/// A whole policy, resolved. The default is an empty one: nothing crosses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleSet {
+    /// Segments; a [`SegmentId`] is an index here. No two hold the same network.
+    pub segments: Vec<Segment>,
+    /// Rules; a [`RuleId`] is an index here.
+    pub rules: Vec<Rule>,
+}
+
+/// The question put to a policy: may this originator open this connection?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// The port by which the first packet came in.
+    pub ingress: PortId,
+    /// The originator's address; of the same family as `destination`.
+    pub source: IpAddr,
+    /// The responder's address.
+    pub destination: IpAddr,
+    /// IP protocol number: TCP, UDP, ICMP or ICMPv6.
+    pub protocol: u8,
+    /// Destination port (TCP and UDP).
+    pub destination_port: u16,
+}
+
+/// The answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// `None` allows; otherwise why not: spoofed source, no destination segment, no rule, denied or rejected.
+    pub refusal: Option<Reason>,
+    /// The deciding rule; [`RuleId::NONE`] when none matched.
+    pub rule: RuleId,
+}
+
+impl Decision {
+    /// Whether the connection is allowed.
+    pub fn allows(&self) -> bool {
+        self.refusal.is_none()
+    }
+}

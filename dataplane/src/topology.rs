@@ -1,0 +1,314 @@
+//! Ports, addresses, routes and neighbours as plain tables. The kernel owns them, the control plane reads them over
+//! netlink and publishes a [`Topology`]; the packet path asks one question of it: [`Topology::egress`].
+//!
+//! Neighbours are compiled into the route tries as host routes, so that one longest-prefix look-up gives the port,
+//! both MAC addresses and the MTU.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use poptrie::Poptrie;
+
+use crate::headers::Addresses;
+use crate::verdict::{PortId, Reason};
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
+
+/// One port's state, as the kernel reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortState {
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Largest IP packet it sends, bytes.
+    pub mtu: u16,
+    /// Administratively up and with carrier.
+    pub up: bool,
+    /// Its own addresses with their prefix lengths.
+    pub addresses: Vec<IpNet>,
+}
+
+/// What a route does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteKind {
+    /// Leads out of this port, through the gateway or (with `None`) straight to the destination.
+    Via(PortId, Option<IpAddr>),
+    /// Blackhole, unreachable, prohibit, or a route out of an interface that is not a port of the gateway.
+    Refused,
+}
+
+/// One route; of several with the same prefix the control plane passes only the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Destination prefix.
+    pub prefix: IpNet,
+    /// What it does.
+    pub kind: RouteKind,
+}
+
+/// A resolved neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The port behind which it lies.
+    pub port: PortId,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its Ethernet address.
+    pub mac: Mac,
+}
+
+/// All that the kernel says, as plain lists. Index of `ports` is the [`PortId`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopologySpec {
+    /// The ports.
+    pub ports: Vec<PortState>,
+    /// The routes of the main table.
+    pub routes: Vec<Route>,
+    /// The resolved neighbours.
+    pub neighbours: Vec<Neighbour>,
+    /// Every address of the gateway's namespace, also those on interfaces that are not ports.
+    pub own_addresses: Vec<IpAddr>,
+}
+
+/// Where a packet leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Egress {
+    /// Out of this port with these addresses.
+    Send(Hop),
+    /// Out of this port once the next hop's Ethernet address is known.
+    Resolve(PortId, IpAddr),
+    /// Not at all.
+    Refuse(Reason),
+}
+
+/// A complete next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// The egress port.
+    pub port: PortId,
+    /// Destination Ethernet address.
+    pub destination: Mac,
+    /// Source Ethernet address: the port's own.
+    pub source: Mac,
+    /// Largest IP packet, bytes.
+    pub mtu: u16,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    Hop(Hop),
+    Resolve(PortId, IpAddr),
+    /// On-link: the destination itself is to be resolved.
+    OnLink(PortId),
+    Refused(Reason),
+}
+
+/// The compiled topology. The default one knows no port and refuses everything.
+#[derive(Clone, Default)]
+pub struct Topology {
+    spec: TopologySpec,
+    v4: Trie4,
+    v6: Trie6,
+    own: HashSet<IpAddr>,
+    broadcasts: HashSet<Ipv4Addr>,
+}
+
+/// Newtypes only because `Poptrie` has no `Default`.
+#[derive(Clone)]
+struct Trie4(Poptrie<Ipv4Net, Next>);
+#[derive(Clone)]
+struct Trie6(Poptrie<Ipv6Net, Next>);
+
+impl Default for Trie4 {
+    fn default() -> Self {
+        Trie4(Poptrie::new())
+    }
+}
+
+impl Default for Trie6 {
+    fn default() -> Self {
+        Trie6(Poptrie::new())
+    }
+}
+
+impl Topology {
+    /// Compiles plain lists into look-up tables.
+    pub fn new(spec: TopologySpec) -> Topology {
+        let mut topology = Topology::default();
+        let resolved = |port: PortId, address: IpAddr| {
+            spec.neighbours.iter().find(|n| n.port == port && n.address == address)
+        };
+        let hop = |port: PortId, destination: Mac| {
+            let state = &spec.ports[usize::from(port.0)];
+            Hop { port, destination, source: state.mac, mtu: state.mtu }
+        };
+        for route in &spec.routes {
+            let next = match route.kind {
+                RouteKind::Refused => Next::Refused(Reason::RouteRefused),
+                RouteKind::Via(port, _) if !spec.ports.get(usize::from(port.0)).is_some_and(|p| p.up) => {
+                    Next::Refused(Reason::PortDown)
+                }
+                RouteKind::Via(port, None) => Next::OnLink(port),
+                RouteKind::Via(port, Some(gateway)) => match resolved(port, gateway) {
+                    Some(neighbour) => Next::Hop(hop(port, neighbour.mac)),
+                    None => Next::Resolve(port, gateway),
+                },
+            };
+            topology.insert(route.prefix, next);
+        }
+        // A neighbour is a host route, but only where the routes agree that it is on this link: a neighbour entry
+        // must not override a route that leads elsewhere.
+        for neighbour in &spec.neighbours {
+            let up = spec.ports.get(usize::from(neighbour.port.0)).is_some_and(|p| p.up);
+            let on_link = matches!(topology.next(neighbour.address),
+                Some(Next::OnLink(port)) if *port == neighbour.port);
+            if up && on_link {
+                topology
+                    .insert(IpNet::from(neighbour.address), Next::Hop(hop(neighbour.port, neighbour.mac)));
+            }
+        }
+        topology.own = spec.own_addresses.iter().copied().collect();
+        topology.own.extend(spec.ports.iter().flat_map(|p| &p.addresses).map(IpNet::addr));
+        topology.broadcasts = spec
+            .ports
+            .iter()
+            .flat_map(|p| &p.addresses)
+            .filter_map(|net| match net {
+                IpNet::V4(net) if net.prefix_len() < 31 => Some([net.broadcast(), net.network()]),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        topology.spec = spec;
+        topology
+    }
+
+    fn insert(&mut self, prefix: IpNet, next: Next) {
+        match prefix {
+            IpNet::V4(net) => drop(self.v4.0.insert(net.trunc(), next)),
+            IpNet::V6(net) => drop(self.v6.0.insert(net.trunc(), next)),
+        }
+    }
+
+    fn next(&self, destination: IpAddr) -> Option<&Next> {
+        match destination {
+            IpAddr::V4(address) => self.v4.0.lookup(address),
+            IpAddr::V6(address) => self.v6.0.lookup(address),
+        }
+    }
+
+    /// Where a packet to this destination leaves.
+    pub fn egress(&self, destination: IpAddr) -> Egress {
+        match self.next(destination) {
+            Some(Next::Hop(hop)) => Egress::Send(*hop),
+            Some(Next::Resolve(port, gateway)) => Egress::Resolve(*port, *gateway),
+            Some(Next::OnLink(port)) => Egress::Resolve(*port, destination),
+            Some(Next::Refused(reason)) => Egress::Refuse(*reason),
+            None => Egress::Refuse(Reason::NoRoute),
+        }
+    }
+
+    /// The lists it was made from.
+    pub fn spec(&self) -> &TopologySpec {
+        &self.spec
+    }
+
+    /// A port's state.
+    pub fn port(&self, port: PortId) -> Option<&PortState> {
+        self.spec.ports.get(usize::from(port.0))
+    }
+
+    /// Whether the address is one of the gateway's own.
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        self.own.contains(&address)
+    }
+
+    /// Whether the address is the network or broadcast address of a network the gateway is attached to.
+    pub fn is_directed_broadcast(&self, address: Ipv4Addr) -> bool {
+        self.broadcasts.contains(&address)
+    }
+
+    /// The address the gateway answers from on a port, for a peer of this family.
+    /// IPv6 prefers a global address; `None` where the port has no address of the family.
+    pub fn answer_address(&self, port: PortId, peer: &Addresses) -> Option<IpAddr> {
+        let addresses = &self.port(port)?.addresses;
+        match peer {
+            Addresses::V4(..) => addresses.iter().map(IpNet::addr).find(IpAddr::is_ipv4),
+            Addresses::V6(..) => {
+                let mut own = addresses.iter().map(IpNet::addr).filter(IpAddr::is_ipv6);
+                let first = own.clone().next();
+                own.find(|a| matches!(a, IpAddr::V6(a) if !is_link_local(a))).or(first)
+            }
+        }
+    }
+}
+
+fn is_link_local(address: &Ipv6Addr) -> bool {
+    address.segments()[0] & 0xffc0 == 0xfe80
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> TopologySpec {
+        let port = |last: u8, net: &str| PortState {
+            mac: [2, 0, 0, 0, 0, last],
+            mtu: 1500,
+            up: true,
+            addresses: vec![net.parse().unwrap()],
+        };
+        TopologySpec {
+            ports: vec![port(1, "10.1.0.1/24"), port(2, "10.2.0.1/24")],
+            routes: vec![
+                Route { prefix: "10.1.0.0/24".parse().unwrap(), kind: RouteKind::Via(PortId(0), None) },
+                Route { prefix: "10.2.0.0/24".parse().unwrap(), kind: RouteKind::Via(PortId(1), None) },
+                Route {
+                    prefix: "0.0.0.0/0".parse().unwrap(),
+                    kind: RouteKind::Via(PortId(1), Some("10.2.0.254".parse().unwrap())),
+                },
+                Route { prefix: "192.0.2.0/24".parse().unwrap(), kind: RouteKind::Refused },
+            ],
+            neighbours: vec![Neighbour {
+                port: PortId(0),
+                address: "10.1.0.9".parse().unwrap(),
+                mac: [2, 9, 9, 9, 9, 9],
+            }],
+            own_addresses: vec![],
+        }
+    }
+
+    #[test]
+    fn a_known_neighbour_gives_a_complete_hop_and_an_unknown_one_asks_for_resolution() {
+        let topology = Topology::new(spec());
+        let hop =
+            Hop { port: PortId(0), destination: [2, 9, 9, 9, 9, 9], source: [2, 0, 0, 0, 0, 1], mtu: 1500 };
+        assert_eq!(topology.egress("10.1.0.9".parse().unwrap()), Egress::Send(hop));
+        let unknown: IpAddr = "10.1.0.8".parse().unwrap();
+        assert_eq!(topology.egress(unknown), Egress::Resolve(PortId(0), unknown));
+        assert_eq!(
+            topology.egress("8.8.8.8".parse().unwrap()),
+            Egress::Resolve(PortId(1), "10.2.0.254".parse().unwrap())
+        );
+        assert_eq!(topology.egress("192.0.2.1".parse().unwrap()), Egress::Refuse(Reason::RouteRefused));
+        assert_eq!(topology.egress("2001:db8::1".parse().unwrap()), Egress::Refuse(Reason::NoRoute));
+    }
+
+    #[test]
+    fn a_neighbour_on_one_link_does_not_override_a_route_to_another() {
+        let mut spec = spec();
+        spec.neighbours[0].address = "10.2.0.7".parse().unwrap();
+        let topology = Topology::new(spec);
+        let address: IpAddr = "10.2.0.7".parse().unwrap();
+        assert_eq!(topology.egress(address), Egress::Resolve(PortId(1), address));
+    }
+
+    #[test]
+    fn a_route_out_of_a_port_that_is_down_is_refused() {
+        let mut spec = spec();
+        spec.ports[0].up = false;
+        let topology = Topology::new(spec);
+        assert_eq!(topology.egress("10.1.0.9".parse().unwrap()), Egress::Refuse(Reason::PortDown));
+    }
+}

@@ -1,0 +1,232 @@
+//! What can happen to a packet, and why: identifiers, [`Verdict`] and the table of [`Reason`]s.
+//!
+//! Every drop carries exactly one reason. A reason has a stable name (logs, counters, JSON), a group and a help
+//! text that tells an operator what it means and what to do; all three stand in one table, below.
+
+use std::fmt;
+
+/// A port: a network interface that the gateway owns, numbered from 0 in the order of configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PortId(pub u8);
+
+/// The largest number of ports: a port's number must fit the connection entry and the verdict.
+pub const MAX_PORTS: usize = 64;
+
+/// A segment, numbered from 0 in the order of the compiled rule set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SegmentId(pub u32);
+
+/// A rule of one compiled policy. The number means nothing in another generation; the rule's name does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleId(pub u32);
+
+impl RuleId {
+    /// No rule: nothing matched, so the default deny decided.
+    pub const NONE: RuleId = RuleId(u32::MAX);
+
+    /// The rule's index in the rule set, or `None` for [`RuleId::NONE`].
+    pub fn index(self) -> Option<usize> {
+        (self != RuleId::NONE).then_some(self.0 as usize)
+    }
+}
+
+/// The number of a published policy; it grows by one with every publication and starts at 1.
+///
+/// 32 bits, so that a connection entry can hold it; at one publication per millisecond it lasts 49 days, and
+/// wrapping is harmless because it is only compared for equality.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Generation(pub u32);
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A reading of the monotonic clock, in nanoseconds since an arbitrary start. The only time the packet path knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Now(pub u64);
+
+impl Now {
+    /// Whole milliseconds since the clock's start.
+    pub fn millis(self) -> u64 {
+        self.0 / 1_000_000
+    }
+}
+
+/// Which way a packet of a connection goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    /// From the connection's originator.
+    Original = 0,
+    /// Back to the originator.
+    Reply = 1,
+}
+
+impl Direction {
+    /// The other direction.
+    pub fn reverse(self) -> Direction {
+        match self {
+            Direction::Original => Direction::Reply,
+            Direction::Reply => Direction::Original,
+        }
+    }
+}
+
+/// What becomes of one packet. The pipeline starts every packet as a drop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send the rewritten frame out of this port.
+    Forward(PortId),
+    /// Dropped: counted once under this reason, no egress.
+    Drop(Reason),
+    /// Dropped for this reason, and the frame now holds our own answer (RST or ICMP), to be sent out of this port.
+    Answer(PortId, Reason),
+    /// The next hop's link-layer address is not known yet: the unchanged frame waits, and is judged again when the
+    /// topology changes.
+    Hold,
+}
+
+macro_rules! reasons {
+    ($($(#[$meta:meta])* $variant:ident $name:literal $group:literal $help:literal;)*) => {
+        /// Why a packet was dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Reason { $(#[doc = $help] $variant,)* }
+
+        impl Reason {
+            /// Every reason, in the order of the way of a packet.
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant,)*];
+            /// How many reasons there are: the length of a counter array indexed by reason.
+            pub const COUNT: usize = Reason::ALL.len();
+
+            /// The stable name used in logs, counters and JSON.
+            pub const fn name(self) -> &'static str {
+                match self { $(Reason::$variant => $name,)* }
+            }
+
+            /// The stage that drops for this reason.
+            pub const fn group(self) -> &'static str {
+                match self { $(Reason::$variant => $group,)* }
+            }
+
+            /// What it means and what to do about it, in one or two sentences.
+            pub const fn help(self) -> &'static str {
+                match self { $(Reason::$variant => $help,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Steering and I/O.
+    NoWorker "no_worker" "steering" "No worker's socket was there to take the packet: the gateway was starting, stopping or dead. Nothing crosses then, by design.";
+    RxRingFull "rx_ring_full" "io" "The worker did not empty its receive ring in time. Add workers, or look for what keeps the CPU busy.";
+    TxRingFull "tx_ring_full" "io" "The egress port's transmit ring stayed full. The link behind it is slower than what is sent to it.";
+    PortDown "port_down" "io" "The egress port has no link or has vanished. Check the cable, or `ip link`.";
+    HeldTooLong "held_too_long" "io" "The packet waited for its next hop's link-layer address longer than the limit. Check that the next hop answers ARP or neighbour discovery.";
+    HoldQueueFull "hold_queue_full" "io" "Too many packets already wait for unresolved next hops. Usually a scan of unused addresses.";
+    ShutDown "shut_down" "io" "The gateway stopped while the packet waited.";
+
+    // Ethernet.
+    EthernetTruncated "ethernet_truncated" "malformed" "Shorter than an Ethernet header.";
+    EthernetNotForUs "ethernet_not_for_us" "sanity" "A unicast IP packet in a frame whose destination MAC address is not this port's, or is multicast or broadcast.";
+    EthernetBadSource "ethernet_bad_source" "sanity" "The source MAC address is a multicast address or all zeros.";
+    EthertypeUnsupported "ethertype_unsupported" "sanity" "Neither IPv4 nor IPv6. Bulkhead forwards only these; ARP is answered by the kernel and never forwarded.";
+    VlanNested "vlan_nested" "sanity" "More than one VLAN tag.";
+    VlanUnexpected "vlan_unexpected" "sanity" "A VLAN tag on a port that carries no tagged segments.";
+
+    // IPv4.
+    Ipv4Truncated "ipv4_truncated" "malformed" "The frame ends before the IPv4 header or the length it states.";
+    Ipv4BadVersion "ipv4_bad_version" "malformed" "The version field is not 4.";
+    Ipv4BadHeaderLength "ipv4_bad_header_length" "malformed" "The header length is under 20 bytes or beyond the packet.";
+    Ipv4BadTotalLength "ipv4_bad_total_length" "malformed" "The total length is shorter than the header.";
+    Ipv4BadChecksum "ipv4_bad_checksum" "malformed" "The header checksum is wrong: damage on the way, or an evasion attempt.";
+    Ipv4BadOption "ipv4_bad_option" "malformed" "An option's length is impossible.";
+    Ipv4SourceRoute "ipv4_source_route" "sanity" "A source route option (LSRR, SSRR). Never allowed (RFC 7126).";
+    Ipv4OptionDenied "ipv4_option_denied" "sanity" "An IPv4 option (record route, timestamp, router alert or unknown). Dropped by default (RFC 7126).";
+
+    // IPv6.
+    Ipv6Truncated "ipv6_truncated" "malformed" "The frame ends before the IPv6 header or the length it states.";
+    Ipv6BadVersion "ipv6_bad_version" "malformed" "The version field is not 6.";
+    Ipv6BadExtension "ipv6_bad_extension" "malformed" "An extension header is cut short, repeated or out of order (RFC 8200).";
+    Ipv6TooManyExtensions "ipv6_too_many_extensions" "sanity" "More extension headers, or more bytes of them, than the limit.";
+    Ipv6RoutingHeader "ipv6_routing_header" "sanity" "A routing header. Type 0 is forbidden (RFC 5095); the others are dropped by default.";
+    Ipv6Jumbogram "ipv6_jumbogram" "sanity" "A jumbo payload option or a zero payload length (RFC 2675).";
+    Ipv6NoNextHeader "ipv6_no_next_header" "sanity" "Next header 59: nothing that a rule could match.";
+
+    // Fragments and transport.
+    Fragment "fragment" "sanity" "An IP fragment. Fragments are not reassembled yet, and are never judged by halves.";
+    ProtocolUnsupported "protocol_unsupported" "sanity" "Not TCP, UDP, ICMP or ICMPv6 (tunnels among them). Dropped by default.";
+    TransportTruncated "transport_truncated" "malformed" "The packet ends before its TCP, UDP or ICMP header.";
+    TcpBadOffset "tcp_bad_offset" "malformed" "The data offset is under 20 bytes or beyond the segment.";
+    TcpBadOption "tcp_bad_option" "malformed" "A TCP option's length is impossible.";
+    TcpBadFlags "tcp_bad_flags" "sanity" "A combination of flags that no TCP sends: none, SYN with FIN or RST, FIN without ACK.";
+    TcpBadChecksum "tcp_bad_checksum" "malformed" "The TCP checksum is wrong in a packet that would open a connection.";
+    UdpBadLength "udp_bad_length" "malformed" "The UDP length is under 8 or beyond the packet.";
+    UdpBadChecksum "udp_bad_checksum" "malformed" "The UDP checksum is wrong, or zero over IPv6 (RFC 8200).";
+    PortZero "port_zero" "sanity" "A source or destination port of 0 (RFC 6335: reserved).";
+    IcmpBadChecksum "icmp_bad_checksum" "malformed" "The ICMP checksum is wrong.";
+    IcmpTypeDenied "icmp_type_denied" "sanity" "An ICMP type that must not be forwarded: redirect, source quench, neighbour discovery, obsolete or unknown types (RFC 4890).";
+
+    // Addresses.
+    SourceInvalid "source_invalid" "sanity" "The source address can never be a source: multicast, broadcast, loopback, unspecified, link-local or reserved (RFC 6890).";
+    DestinationInvalid "destination_invalid" "sanity" "The destination address is not forwarded: multicast, broadcast, loopback, unspecified, link-local or reserved.";
+    SourceIsGateway "source_is_gateway" "sanity" "The source address is one of the gateway's own: spoofed.";
+    Land "land" "sanity" "Source and destination address are the same.";
+    SpoofedSource "spoofed_source" "sanity" "The source address does not belong to a segment of the port it came in by. If it should, add its network to that segment.";
+    LocalServiceUndeclared "local_service_undeclared" "sanity" "Sent to the gateway itself, to a service not declared in `local`.";
+
+    // Connections.
+    NoConnection "no_connection" "connection" "Neither a known connection's packet nor one that may open a connection.";
+    TcpInvalid "tcp_invalid" "connection" "A TCP packet that the connection's state does not allow.";
+    TcpOutOfWindow "tcp_out_of_window" "connection" "A sequence or acknowledgement number outside the connection's window: late, forged or injected.";
+    IcmpUnrelated "icmp_unrelated" "connection" "An ICMP error that quotes no known connection, or does not go to the quoted sender.";
+    IcmpBadQuote "icmp_bad_quote" "connection" "An ICMP error whose quoted packet is cut short, malformed or outside the connection's window (RFC 5927).";
+    TableFull "table_full" "connection" "The connection table is full of live connections. Raise `connections` in [gateway], or find who opens so many.";
+    HalfOpenLimit "half_open_limit" "connection" "Too many connections wait for their handshake. Usually a SYN flood.";
+
+    // Policy.
+    NoDestinationSegment "no_destination_segment" "policy" "The destination address belongs to no segment.";
+    NoRule "no_rule" "policy" "No rule allows it. Denied by default.";
+    RuleDenied "rule_denied" "policy" "A deny rule matched.";
+    RuleRejected "rule_rejected" "policy" "A reject rule matched; the sender was told.";
+    PolicyRevoked "policy_revoked" "policy" "The connection was allowed once, and the running policy no longer allows it: it was cut.";
+    IdentityRevoked "identity_revoked" "policy" "The identity behind the connection changed or was revoked: it was cut.";
+    Expired "expired" "policy" "The connection's permission ran out: it was cut.";
+    Killed "killed" "policy" "An operator cut the connection.";
+
+    // Routing.
+    HopLimitExceeded "hop_limit_exceeded" "routing" "The TTL or hop limit ran out here; the sender was told, within the rate limit.";
+    NoRoute "no_route" "routing" "The kernel's routing table has no route to the destination.";
+    RouteRefused "route_refused" "routing" "The route is a blackhole, unreachable or prohibit route, or leads to a port that is not the gateway's.";
+    PacketTooBig "packet_too_big" "routing" "Larger than the egress MTU. The sender was told (path MTU discovery); IPv4 without DF is not fragmented.";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Reason {
+    /// The reason with this stable name.
+    pub fn from_name(name: &str) -> Option<Reason> {
+        Reason::ALL.iter().copied().find(|r| r.name() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_name_and_finds_itself() {
+        for (index, &reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(reason as usize, index);
+            assert_eq!(Reason::from_name(reason.name()), Some(reason));
+            assert!(reason.help().ends_with('.') && !reason.group().is_empty());
+        }
+    }
+}
