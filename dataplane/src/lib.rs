@@ -4,6 +4,7 @@
 //! names; `worker` and `engine` are the shell around them.
 
 pub mod headers;
+pub mod packet;
 pub mod policy;
 pub mod topology;
 pub mod verdict;
