@@ -2,7 +2,20 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::verdict::Reason;
+mod checksum;
+mod extension;
+mod ip;
+mod option;
+mod quote;
+#[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
+mod tests;
+mod transport;
+
+pub use checksum::verify_transport_checksum;
+pub use ip::parse;
+pub use quote::parse_quote;
 
 /// IP protocol numbers that the gateway understands (IANA).
 pub mod protocol {
@@ -116,7 +129,7 @@ pub struct TcpSegment {
     pub acknowledgement: u32,
     /// The unscaled window field.
     pub window: u16,
-    /// Flag bits, see [`tcp_flags`].
+    /// Flag bits, see [`tcp_flags`]; the ECN bits are left out, for they never change a verdict.
     pub flags: u8,
     /// Window scale option of a SYN, 0 to 14 (larger values are read as 14, RFC 7323); `None` without the option.
     pub window_scale: Option<u8>,
@@ -190,4 +203,7 @@ pub struct Quote {
     pub protocol: u8,
     /// Quoted TCP sequence number (RFC 5927), for TCP only.
     pub tcp_sequence: Option<u32>,
+    /// The MTU stated by "fragmentation needed" or "packet too big", bytes, as it stands there: 0 comes from routers
+    /// older than RFC 1191, and values under 576 (IPv4) or 1,280 (IPv6) are attacks on path MTU discovery.
+    pub mtu: Option<u32>,
 }

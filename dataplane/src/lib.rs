@@ -8,3 +8,4 @@ pub mod packet;
 pub mod policy;
 pub mod topology;
 pub mod verdict;
+pub mod wire;

@@ -1,0 +1,190 @@
+//! Ethernet and IP: from the frame's first byte to the transport header.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::{Addresses, Headers, Transport, extension, option, transport};
+use crate::verdict::Reason;
+use crate::wire::checksum::Sum;
+use crate::wire::{be16, be32, chunk, ethernet, ipv4, ipv6};
+
+/// Reads a frame from its Ethernet header to its transport header.
+///
+/// One forward pass, no allocation, no panic on any bytes. The destination address of the Ethernet header is not
+/// looked at: which ones are the port's own is the pipeline's to know. Transport checksums are not verified here, see
+/// [`super::verify_transport_checksum`].
+///
+/// # Errors
+/// The one reason why the frame is malformed, or must not cross whatever a rule says.
+#[inline]
+pub fn parse(frame: &[u8]) -> Result<Headers, Reason> {
+    let link = ethernet(frame)?;
+    match link.ethertype {
+        ethernet::IPV4 => ipv4(frame, &link),
+        ethernet::IPV6 => ipv6(frame, &link),
+        _ => Err(Reason::EthertypeUnsupported),
+    }
+}
+
+struct Link {
+    ethertype: u16,
+    vlan: u16,
+    network: usize,
+}
+
+#[inline(always)]
+fn ethernet(frame: &[u8]) -> Result<Link, Reason> {
+    let header = chunk::<{ ethernet::HEADER_BYTES }>(frame, 0).ok_or(Reason::EthernetTruncated)?;
+    let source = &header[6..12];
+    if source[0] & 1 != 0 || source == [0; 6] {
+        return Err(Reason::EthernetBadSource);
+    }
+    match be16(header, 12) {
+        ethernet::CUSTOMER_TAG | ethernet::SERVICE_TAG | ethernet::OLD_NESTED_TAG => tagged(frame),
+        ethertype => Ok(Link { ethertype, vlan: 0, network: ethernet::HEADER_BYTES }),
+    }
+}
+
+#[cold]
+fn tagged(frame: &[u8]) -> Result<Link, Reason> {
+    let tag =
+        chunk::<{ ethernet::TAG_BYTES }>(frame, ethernet::HEADER_BYTES).ok_or(Reason::EthernetTruncated)?;
+    let ethertype = be16(tag, 2);
+    match ethertype {
+        ethernet::CUSTOMER_TAG | ethernet::SERVICE_TAG | ethernet::OLD_NESTED_TAG => Err(Reason::VlanNested),
+        // The low twelve bits; the others are priority. A priority tag (identifier 0) is still a tag, and `network`
+        // tells it from an untagged frame.
+        _ => Ok(Link {
+            ethertype,
+            vlan: be16(tag, 0) & 0x0fff,
+            network: ethernet::HEADER_BYTES + ethernet::TAG_BYTES,
+        }),
+    }
+}
+
+/// What both families tell the transport parser.
+struct Network {
+    addresses: Addresses,
+    protocol: u8,
+    hop_limit: u8,
+    may_fragment: bool,
+    transport_offset: usize,
+    end: usize,
+}
+
+#[inline(always)]
+fn ipv4(frame: &[u8], link: &Link) -> Result<Headers, Reason> {
+    let header = chunk::<{ ipv4::HEADER_BYTES }>(frame, link.network).ok_or(Reason::Ipv4Truncated)?;
+    if header[0] >> 4 != 4 {
+        return Err(Reason::Ipv4BadVersion);
+    }
+    let header_bytes = usize::from(header[0] & 0x0f) * 4;
+    if header_bytes < ipv4::HEADER_BYTES {
+        return Err(Reason::Ipv4BadHeaderLength);
+    }
+    let total = usize::from(be16(header, 2));
+    let transport_offset = link.network + header_bytes;
+    let end = link.network + total;
+    if transport_offset > frame.len() {
+        return Err(Reason::Ipv4BadHeaderLength);
+    }
+    if total < header_bytes {
+        return Err(Reason::Ipv4BadTotalLength);
+    }
+    if end > frame.len() {
+        return Err(Reason::Ipv4Truncated);
+    }
+    if header_bytes == ipv4::HEADER_BYTES {
+        if !Sum::new().bytes(header).is_valid() {
+            return Err(Reason::Ipv4BadChecksum);
+        }
+    } else {
+        ipv4_options(&frame[link.network..transport_offset])?;
+    }
+    let fragment = be16(header, 6);
+    if fragment & ipv4::FRAGMENT != 0 {
+        return Err(Reason::Fragment);
+    }
+    let network = Network {
+        addresses: Addresses::V4(
+            Ipv4Addr::from_bits(be32(header, 12)),
+            Ipv4Addr::from_bits(be32(header, 16)),
+        ),
+        protocol: header[9],
+        hop_limit: header[ipv4::TTL],
+        may_fragment: fragment & ipv4::DONT_FRAGMENT == 0,
+        transport_offset,
+        end,
+    };
+    finish(frame, link, network)
+}
+
+#[cold]
+fn ipv4_options(header: &[u8]) -> Result<(), Reason> {
+    if !Sum::new().bytes(header).is_valid() {
+        return Err(Reason::Ipv4BadChecksum);
+    }
+    option::ipv4(&header[ipv4::HEADER_BYTES..])
+}
+
+#[inline(always)]
+fn ipv6(frame: &[u8], link: &Link) -> Result<Headers, Reason> {
+    let header = chunk::<{ ipv6::HEADER_BYTES }>(frame, link.network).ok_or(Reason::Ipv6Truncated)?;
+    if header[0] >> 4 != 6 {
+        return Err(Reason::Ipv6BadVersion);
+    }
+    let payload = usize::from(be16(header, 4));
+    if payload == 0 {
+        return Err(Reason::Ipv6Jumbogram);
+    }
+    let start = link.network + ipv6::HEADER_BYTES;
+    let end = start + payload;
+    let body = frame.get(start..end).ok_or(Reason::Ipv6Truncated)?;
+    let upper = extension::walk(body, header[6])?;
+    let network = Network {
+        addresses: Addresses::V6(address6(header, 8), address6(header, 24)),
+        protocol: upper.protocol,
+        hop_limit: header[ipv6::HOP_LIMIT],
+        may_fragment: false,
+        transport_offset: start + upper.offset,
+        end,
+    };
+    finish(frame, link, network)
+}
+
+/// An IPv6 address out of a header array.
+#[inline(always)]
+pub(super) fn address6(header: &[u8; ipv6::HEADER_BYTES], offset: usize) -> Ipv6Addr {
+    let half = |at| u128::from(be32(header, at)) << 32 | u128::from(be32(header, at + 4));
+    Ipv6Addr::from_bits(half(offset) << 64 | half(offset + 8))
+}
+
+#[inline(always)]
+fn finish(frame: &[u8], link: &Link, network: Network) -> Result<Headers, Reason> {
+    // Offsets are kept in 16 bits. A longer frame does not exist on any link the gateway serves, but the bytes given
+    // may claim one.
+    let Ok(end) = u16::try_from(network.end) else {
+        return Err(match network.addresses {
+            Addresses::V4(..) => Reason::Ipv4BadTotalLength,
+            Addresses::V6(..) => Reason::Ipv6Jumbogram,
+        });
+    };
+    let mut headers = Headers {
+        addresses: network.addresses,
+        source_port: 0,
+        destination_port: 0,
+        protocol: network.protocol,
+        icmp_type: 0,
+        icmp_code: 0,
+        hop_limit: network.hop_limit,
+        vlan: link.vlan,
+        // Both lie before `end`, which fits.
+        network: link.network as u16,
+        transport_offset: network.transport_offset as u16,
+        end,
+        may_fragment: network.may_fragment,
+        transport: Transport::Udp,
+    };
+    let segment = frame.get(network.transport_offset..network.end).ok_or(Reason::TransportTruncated)?;
+    transport::parse(segment, &mut headers)?;
+    Ok(headers)
+}
