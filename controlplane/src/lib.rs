@@ -1,2 +1,6 @@
 //! The control plane: configuration, model, control socket, laboratory and command line.
 #![forbid(unsafe_code)]
+
+pub mod netlink;
+
+pub mod lab;
