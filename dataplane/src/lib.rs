@@ -6,6 +6,7 @@
 pub mod headers;
 pub mod packet;
 pub mod policy;
+pub mod steering;
 pub mod topology;
 pub mod verdict;
 pub mod wire;
