@@ -3,9 +3,11 @@
 //! Pure modules (`headers`, `connection`, `policy`, `topology`, `pipeline`) know neither sockets nor clocks nor
 //! names; `worker` and `engine` are the shell around them.
 
+pub mod answer;
 pub mod headers;
 pub mod packet;
 pub mod policy;
+pub mod rewrite;
 pub mod steering;
 pub mod topology;
 pub mod verdict;
