@@ -1,5 +1,98 @@
 //! Policy: resolved rules, the compiled tables, and the slow obvious evaluator that proves them right.
+//!
+//! A question is answered in four loads that do not depend on the number of rules: source and destination address
+//! find their place in a trie each, the pair of classes finds a policy in the matrix, the protocol a table in it,
+//! and the port a cell in the table.
 
+mod classes;
+pub mod compile;
+mod matrix;
+mod ports;
+pub mod reference;
 pub mod rules;
+#[cfg(test)]
+mod tests;
+mod trie;
 
+use std::fmt;
+use std::net::IpAddr;
+
+pub use compile::{CompileError, compile};
 pub use rules::{Action, Decision, Query, Rule, RuleSet, Segment, Service};
+
+use crate::headers::protocol;
+use crate::verdict::{PortId, Reason, SegmentId};
+use matrix::Matrix;
+use ports::{Cell, PortTables, Table};
+use trie::Trie;
+
+/// What one class of sources may ask of one class of destinations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PairPolicy {
+    tcp: Table,
+    udp: Table,
+    icmp: Cell,
+    icmpv6: Cell,
+}
+
+/// A compiled rule set, immutable. The default is that of the empty rule set: it refuses everything.
+#[derive(Clone, Default)]
+pub struct Policy {
+    trie: Trie,
+    matrix: Matrix,
+    policies: Vec<PairPolicy>,
+    tables: PortTables,
+    rules: usize,
+}
+
+impl Policy {
+    /// May this originator open this connection?
+    pub fn judge(&self, query: &Query) -> Decision {
+        let Some(source) = self.trie.find(query.source).filter(|place| place.admits(query.ingress)) else {
+            return Decision::refused(Reason::SpoofedSource);
+        };
+        let Some(destination) = self.trie.find(query.destination).filter(|_| query.is_of_one_family()) else {
+            return Decision::refused(Reason::NoDestinationSegment);
+        };
+        if !query.protocol_fits_family() {
+            return Decision::refused(Reason::NoRule);
+        }
+        let pair = &self.policies[self.matrix.find(source.row, destination.column) as usize];
+        let cell = match query.protocol {
+            protocol::TCP => self.tables.find(pair.tcp, query.destination_port),
+            protocol::UDP => self.tables.find(pair.udp, query.destination_port),
+            protocol::ICMP => pair.icmp,
+            protocol::ICMPV6 => pair.icmpv6,
+            _ => Cell::NONE,
+        };
+        cell.decision()
+    }
+
+    /// The segment of a source address, if the address may enter by this port; asked for every packet.
+    #[inline]
+    pub fn source_segment(&self, ingress: PortId, address: IpAddr) -> Option<SegmentId> {
+        let place = self.trie.find(address)?;
+        place.admits(ingress).then_some(place.segment)
+    }
+
+    /// The segment of a destination address.
+    #[inline]
+    pub fn destination_segment(&self, address: IpAddr) -> Option<SegmentId> {
+        self.trie.find(address).map(|place| place.segment)
+    }
+
+    /// How many rules it was compiled from: every [`RuleId`](crate::verdict::RuleId) it names is below.
+    pub fn rule_count(&self) -> usize {
+        self.rules
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy")
+            .field("rules", &self.rules)
+            .field("policies", &self.policies.len())
+            .field("port_pieces", &self.tables.len())
+            .finish()
+    }
+}

@@ -31,7 +31,7 @@ pub struct Segment {
 /// One protocol with a range of ports, or of ICMP types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Service {
-    /// Every protocol that the gateway forwards.
+    /// Every protocol that the gateway forwards: TCP, UDP and both kinds of echo request.
     Any,
     /// TCP destination ports, both ends included.
     Tcp(u16, u16),
@@ -48,7 +48,9 @@ impl Service {
     /// ICMP and ICMPv6 connections are echo requests; their port (the identifier) does not matter.
     pub fn contains(self, protocol: u8, port: u16) -> bool {
         match self {
-            Service::Any => true,
+            Service::Any => {
+                matches!(protocol, protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6)
+            }
             Service::Tcp(low, high) => protocol == protocol::TCP && (low..=high).contains(&port),
             Service::Udp(low, high) => protocol == protocol::UDP && (low..=high).contains(&port),
             Service::IcmpEcho => protocol == protocol::ICMP,
@@ -95,6 +97,23 @@ pub struct Query {
     pub destination_port: u16,
 }
 
+impl Query {
+    /// Whether both addresses are of one family.
+    pub fn is_of_one_family(&self) -> bool {
+        self.source.is_ipv4() == self.destination.is_ipv4()
+    }
+
+    /// Whether the protocol exists in the family of the destination: ICMP is IPv4's, ICMPv6 is IPv6's. Without
+    /// this, allowing one family's ICMP would allow the other's packets that carry its protocol number.
+    pub fn protocol_fits_family(&self) -> bool {
+        match self.protocol {
+            protocol::ICMP => self.destination.is_ipv4(),
+            protocol::ICMPV6 => self.destination.is_ipv6(),
+            _ => true,
+        }
+    }
+}
+
 /// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -105,6 +124,21 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// A refusal that no rule decided.
+    pub(super) const fn refused(reason: Reason) -> Decision {
+        Decision { refusal: Some(reason), rule: RuleId::NONE }
+    }
+
+    /// What a rule of this action decides.
+    pub(super) const fn by(rule: RuleId, action: Action) -> Decision {
+        let refusal = match action {
+            Action::Allow => None,
+            Action::Reject => Some(Reason::RuleRejected),
+            Action::Deny => Some(Reason::RuleDenied),
+        };
+        Decision { refusal, rule }
+    }
+
     /// Whether the connection is allowed.
     pub fn allows(&self) -> bool {
         self.refusal.is_none()

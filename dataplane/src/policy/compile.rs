@@ -1,0 +1,405 @@
+//! Rule set → compiled [`Policy`].
+//!
+//! ```text
+//! segments ─ same rules on a side ─▶ classes (rows, columns)          Σ |from| + Σ |to|
+//! rules    ─ same (from, to) lists ─▶ blocks, each painted to pieces   S log S, S services in all
+//! blocks over a cell               ─▶ policy, hash-consed              I + Σ over policies of P log P
+//! ```
+//!
+//! I counts pairs of a block and a matrix cell that it covers, P the pieces of the blocks of one policy. Rules never
+//! meet segments one by one: a hundred thousand rules between one pair of lists are one block, and a rule from
+//! everything to everything is one block over as many cells as there are classes. What can still explode (many
+//! different wide lists crossing each other) is bounded by [`MAX_COVERED`] and [`MAX_PIECES`]; beyond them
+//! compiling is refused before memory is spent.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use ipnet::IpNet;
+
+use super::classes::Side;
+use super::matrix::{self, Matrix};
+use super::ports::{Cell, Painter, Piece, PortTables, Span, TableInterner};
+use super::rules::{RuleSet, Service};
+use super::trie::{Place, Trie};
+use super::{PairPolicy, Policy};
+use crate::verdict::{MAX_PORTS, PortId, RuleId, SegmentId};
+
+/// The most segments of a rule set.
+pub const MAX_SEGMENTS: usize = 1 << 16;
+/// The most networks over all segments.
+pub const MAX_NETWORKS: usize = 1 << 20;
+/// The most rules of a rule set.
+pub const MAX_RULES: usize = 1 << 20;
+/// The most pairs of a block (rules with the same `from` and `to`) and a matrix cell that it covers: bounds the
+/// matrix to 8 Mi occupied cells and compiling it to about a second.
+pub const MAX_COVERED: usize = 8 << 20;
+/// The most pieces of port tables to be merged: bounds the port tables, and merging them to a few seconds.
+pub const MAX_PIECES: usize = 32 << 20;
+
+/// Why a rule set cannot be compiled. Segments, rules and ports are named by id; the caller knows their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompileError {
+    /// A rule names a segment that does not exist.
+    UnknownSegment {
+        /// The rule.
+        rule: RuleId,
+        /// What it names.
+        segment: SegmentId,
+    },
+    /// A rule's service ends before it begins.
+    InvertedRange {
+        /// The rule.
+        rule: RuleId,
+        /// Its service.
+        service: Service,
+    },
+    /// A segment lies behind a port whose number is [`MAX_PORTS`] or more.
+    UnknownPort {
+        /// The segment.
+        segment: SegmentId,
+        /// The port.
+        port: PortId,
+    },
+    /// Two segments hold the same network (host bits aside), so no longest match can tell them apart.
+    SameNetwork {
+        /// The network.
+        network: IpNet,
+        /// The segment that holds it first.
+        first: SegmentId,
+        /// The other one.
+        second: SegmentId,
+    },
+    /// More segments than [`MAX_SEGMENTS`].
+    TooManySegments(usize),
+    /// More networks than [`MAX_NETWORKS`].
+    TooManyNetworks(usize),
+    /// More rules than [`MAX_RULES`].
+    TooManyRules(usize),
+    /// The rules' lists of segments cross each other in more places than [`MAX_COVERED`].
+    TooManyPairs(usize),
+    /// Merging the port ranges of overlapping rules takes more pieces than [`MAX_PIECES`]; this rule is among those
+    /// between the pair of segments where the limit was passed.
+    TooManyPieces(RuleId),
+}
+
+impl fmt::Display for CompileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CompileError::UnknownSegment { rule, segment } => {
+                write!(f, "rule {} names segment {}, which does not exist", rule.0, segment.0)
+            }
+            CompileError::InvertedRange { rule, service } => {
+                write!(f, "rule {} has a port range that ends before it begins: {service:?}", rule.0)
+            }
+            CompileError::UnknownPort { segment, port } => write!(
+                f,
+                "segment {} lies behind port {}, but port numbers end at {}",
+                segment.0,
+                port.0,
+                MAX_PORTS - 1
+            ),
+            CompileError::SameNetwork { network, first, second } => {
+                write!(f, "segments {} and {} both hold the network {network}", first.0, second.0)
+            }
+            CompileError::TooManySegments(n) => write!(f, "{n} segments; the limit is {MAX_SEGMENTS}"),
+            CompileError::TooManyNetworks(n) => write!(f, "{n} networks; the limit is {MAX_NETWORKS}"),
+            CompileError::TooManyRules(n) => write!(f, "{n} rules; the limit is {MAX_RULES}"),
+            CompileError::TooManyPairs(n) => write!(
+                f,
+                "the rules' from and to lists cross in {n} places; the limit is {MAX_COVERED}. \
+                 Give rules the same lists where they mean the same segments"
+            ),
+            CompileError::TooManyPieces(rule) => write!(
+                f,
+                "the port ranges that rule {} overlaps with take more than {MAX_PIECES} pieces to merge. \
+                 Use fewer ranges between wide lists of segments",
+                rule.0
+            ),
+        }
+    }
+}
+
+impl std::error::Error for CompileError {}
+
+/// Compiles a rule set. Its answers are those of the [reference evaluator](super::reference), rule by rule.
+pub fn compile(rules: &RuleSet) -> Result<Policy, CompileError> {
+    check(rules)?;
+    let networks = unique_networks(rules)?;
+    let from = Side::new(rules, |rule| &rules.rules[rule].from);
+    let to = Side::new(rules, |rule| &rules.rules[rule].to);
+    let places: Vec<Place> = rules
+        .segments
+        .iter()
+        .enumerate()
+        .map(|(id, segment)| Place {
+            ports: segment.ports.iter().fold(0, |bits, port| bits | 1 << port.0),
+            segment: SegmentId(id as u32),
+            row: from.class_of_segment[id],
+            column: to.class_of_segment[id],
+        })
+        .collect();
+    let blocks = Blocks::new(rules, &from, &to)?;
+    let (entries, lists) = blocks.lists_of_cells(&from, &to);
+    let (policies, tables) = blocks.policies(rules, &lists)?;
+    Ok(Policy {
+        trie: Trie::new(networks.iter().map(|(net, segment)| (*net, places[segment.0 as usize]))),
+        matrix: Matrix::new(from.classes, to.classes, &entries),
+        policies,
+        tables,
+        rules: rules.rules.len(),
+    })
+}
+
+/// All that can be wrong with single entries.
+fn check(rules: &RuleSet) -> Result<(), CompileError> {
+    let networks = rules.segments.iter().map(|segment| segment.networks.len()).sum();
+    if rules.segments.len() > MAX_SEGMENTS {
+        return Err(CompileError::TooManySegments(rules.segments.len()));
+    }
+    if networks > MAX_NETWORKS {
+        return Err(CompileError::TooManyNetworks(networks));
+    }
+    if rules.rules.len() > MAX_RULES {
+        return Err(CompileError::TooManyRules(rules.rules.len()));
+    }
+    for (id, segment) in rules.segments.iter().enumerate() {
+        if let Some(port) = segment.ports.iter().find(|port| usize::from(port.0) >= MAX_PORTS) {
+            return Err(CompileError::UnknownPort { segment: SegmentId(id as u32), port: *port });
+        }
+    }
+    for (id, rule) in rules.rules.iter().enumerate() {
+        let id = RuleId(id as u32);
+        let unknown = |segment: &&SegmentId| segment.0 as usize >= rules.segments.len();
+        if let Some(segment) = rule.from.iter().chain(&rule.to).find(unknown) {
+            return Err(CompileError::UnknownSegment { rule: id, segment: *segment });
+        }
+        let inverted = |service: &&Service| match service {
+            Service::Tcp(low, high) | Service::Udp(low, high) => low > high,
+            Service::Any | Service::IcmpEcho | Service::Icmpv6Echo => false,
+        };
+        if let Some(service) = rule.services.iter().find(inverted) {
+            return Err(CompileError::InvertedRange { rule: id, service: *service });
+        }
+    }
+    Ok(())
+}
+
+/// All networks without host bits, each once.
+fn unique_networks(rules: &RuleSet) -> Result<Vec<(IpNet, SegmentId)>, CompileError> {
+    let mut owners: HashMap<IpNet, SegmentId> = HashMap::new();
+    let mut networks = Vec::new();
+    for (id, segment) in rules.segments.iter().enumerate() {
+        let second = SegmentId(id as u32);
+        for network in segment.networks.iter().map(IpNet::trunc) {
+            let first = *owners.entry(network).or_insert_with(|| {
+                networks.push((network, second));
+                second
+            });
+            if first != second {
+                return Err(CompileError::SameNetwork { network, first, second });
+            }
+        }
+    }
+    Ok(networks)
+}
+
+/// The rules with one pair of lists, and what they say together of every protocol and port.
+struct Block {
+    from: u32,
+    to: u32,
+    rules: Vec<u32>,
+}
+
+/// Pieces of TCP and UDP ports, and the cells of the protocols without ports.
+struct Painted {
+    tcp: Vec<Piece>,
+    udp: Vec<Piece>,
+    icmp: Cell,
+    icmpv6: Cell,
+}
+
+struct Blocks(Vec<Block>);
+
+/// Number of each distinct list of blocks, in the order of [`Blocks::lists_of_cells`].
+type Lists = Vec<Vec<u32>>;
+
+impl Blocks {
+    fn new(rules: &RuleSet, from: &Side, to: &Side) -> Result<Blocks, CompileError> {
+        let mut numbers: HashMap<(u32, u32), usize> = HashMap::new();
+        let mut blocks: Vec<Block> = Vec::new();
+        for rule in 0..rules.rules.len() {
+            let pair = (from.list_of_rule[rule], to.list_of_rule[rule]);
+            let number = *numbers.entry(pair).or_insert_with(|| {
+                blocks.push(Block { from: pair.0, to: pair.1, rules: Vec::new() });
+                blocks.len() - 1
+            });
+            blocks[number].rules.push(rule as u32);
+        }
+        let covered = |block: &Block| {
+            from.classes_of_list[block.from as usize].len() * to.classes_of_list[block.to as usize].len()
+        };
+        let all = blocks.iter().map(covered).fold(0, usize::saturating_add);
+        if all > MAX_COVERED {
+            return Err(CompileError::TooManyPairs(all));
+        }
+        Ok(Blocks(blocks))
+    }
+
+    /// For every cell under any block its list of blocks, as a number; equal lists have one number.
+    /// The number 0, [`matrix::EMPTY`], is the empty list.
+    fn lists_of_cells(&self, from: &Side, to: &Side) -> (Vec<matrix::Entry>, Lists) {
+        let mut blocks_of_row: Vec<Vec<u32>> = vec![Vec::new(); from.classes];
+        for (number, block) in self.0.iter().enumerate() {
+            for row in &from.classes_of_list[block.from as usize] {
+                blocks_of_row[*row as usize].push(number as u32);
+            }
+        }
+        let mut numbers: HashMap<Vec<u32>, u32> = HashMap::from([(Vec::new(), matrix::EMPTY)]);
+        let mut lists: Lists = vec![Vec::new()];
+        let mut entries = Vec::new();
+        let mut list_of_column: Vec<Vec<u32>> = vec![Vec::new(); to.classes];
+        let mut columns: Vec<u32> = Vec::new();
+        for (row, blocks) in blocks_of_row.iter().enumerate() {
+            for block in blocks {
+                for column in &to.classes_of_list[self.0[*block as usize].to as usize] {
+                    let list = &mut list_of_column[*column as usize];
+                    if list.is_empty() {
+                        columns.push(*column);
+                    }
+                    list.push(*block);
+                }
+            }
+            for column in columns.drain(..) {
+                let list = &mut list_of_column[column as usize];
+                let number = match numbers.get(list.as_slice()) {
+                    Some(number) => *number,
+                    None => {
+                        let number = lists.len() as u32;
+                        numbers.insert(list.clone(), number);
+                        lists.push(list.clone());
+                        number
+                    }
+                };
+                entries.push((row as u32, column, number));
+                list.clear();
+            }
+        }
+        (entries, lists)
+    }
+
+    /// The policy of each list. A policy of one block is that block's pieces, one of several merges theirs.
+    fn policies(
+        &self,
+        rules: &RuleSet,
+        lists: &Lists,
+    ) -> Result<(Vec<PairPolicy>, PortTables), CompileError> {
+        let mut painter = Painter::default();
+        let mut spans = Spans::default();
+        let painted: Vec<Painted> = self
+            .0
+            .iter()
+            .map(|block| {
+                spans.clear();
+                block.rules.iter().for_each(|rule| spans.add_rule(rules, *rule));
+                spans.paint(&mut painter)
+            })
+            .collect();
+        let mut merged = 0;
+        let mut interner = TableInterner::default();
+        let mut policies = Vec::with_capacity(lists.len());
+        for list in lists {
+            let merge;
+            let policy = match list.as_slice() {
+                [block] => &painted[*block as usize],
+                blocks => {
+                    spans.clear();
+                    blocks.iter().for_each(|block| spans.add_painted(&painted[*block as usize]));
+                    merge = spans.paint(&mut painter);
+                    &merge
+                }
+            };
+            merged += policy.tcp.len() + policy.udp.len() + spans.len();
+            if merged > MAX_PIECES {
+                let block = &self.0[list[0] as usize];
+                return Err(CompileError::TooManyPieces(RuleId(block.rules[0])));
+            }
+            policies.push(PairPolicy {
+                tcp: interner.intern(&policy.tcp),
+                udp: interner.intern(&policy.udp),
+                icmp: policy.icmp,
+                icmpv6: policy.icmpv6,
+            });
+        }
+        Ok((policies, interner.tables))
+    }
+}
+
+/// What several rules or blocks say, not yet painted.
+struct Spans {
+    tcp: Vec<Span>,
+    udp: Vec<Span>,
+    icmp: Cell,
+    icmpv6: Cell,
+}
+
+impl Default for Spans {
+    fn default() -> Self {
+        Spans { tcp: Vec::new(), udp: Vec::new(), icmp: Cell::NONE, icmpv6: Cell::NONE }
+    }
+}
+
+impl Spans {
+    fn clear(&mut self) {
+        self.tcp.clear();
+        self.udp.clear();
+        self.icmp = Cell::NONE;
+        self.icmpv6 = Cell::NONE;
+    }
+
+    fn len(&self) -> usize {
+        self.tcp.len() + self.udp.len()
+    }
+
+    fn add_rule(&mut self, rules: &RuleSet, rule: u32) {
+        let cell = Cell::new(rules.rules[rule as usize].action, rule);
+        for service in &rules.rules[rule as usize].services {
+            match *service {
+                Service::Any => {
+                    self.tcp.push(Span { low: 0, high: u16::MAX, cell });
+                    self.udp.push(Span { low: 0, high: u16::MAX, cell });
+                    self.icmp = self.icmp.min(cell);
+                    self.icmpv6 = self.icmpv6.min(cell);
+                }
+                Service::Tcp(low, high) => self.tcp.push(Span { low, high, cell }),
+                Service::Udp(low, high) => self.udp.push(Span { low, high, cell }),
+                Service::IcmpEcho => self.icmp = self.icmp.min(cell),
+                Service::Icmpv6Echo => self.icmpv6 = self.icmpv6.min(cell),
+            }
+        }
+    }
+
+    fn add_painted(&mut self, painted: &Painted) {
+        let to_spans = |pieces: &[Piece], spans: &mut Vec<Span>| {
+            for (index, (low, cell)) in pieces.iter().enumerate() {
+                let high = pieces.get(index + 1).map_or(u16::MAX, |(next, _)| next - 1);
+                if *cell != Cell::NONE {
+                    spans.push(Span { low: *low, high, cell: *cell });
+                }
+            }
+        };
+        to_spans(&painted.tcp, &mut self.tcp);
+        to_spans(&painted.udp, &mut self.udp);
+        self.icmp = self.icmp.min(painted.icmp);
+        self.icmpv6 = self.icmpv6.min(painted.icmpv6);
+    }
+
+    fn paint(&mut self, painter: &mut Painter) -> Painted {
+        Painted {
+            tcp: painter.resolve(&mut self.tcp).to_vec(),
+            udp: painter.resolve(&mut self.udp).to_vec(),
+            icmp: self.icmp,
+            icmpv6: self.icmpv6,
+        }
+    }
+}

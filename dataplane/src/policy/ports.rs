@@ -1,0 +1,257 @@
+//! Destination port → cell: sorted port boundaries, built by painting the spans of rules best first.
+
+use std::collections::HashMap;
+
+use super::rules::{Action, Decision};
+use crate::verdict::{Reason, RuleId};
+
+/// The deciding action and rule in one number, ordered so that the smaller one wins: deny before reject before
+/// allow before nothing (2 bits), then the lower rule id (30 bits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Cell(u32);
+
+/// Rule ids fit the 30 bits that a [`Cell`] has for them.
+const RULE_BITS: u32 = 30;
+
+impl Cell {
+    /// No rule matches.
+    pub(super) const NONE: Cell = Cell(u32::MAX);
+
+    pub(super) fn new(action: Action, rule: u32) -> Cell {
+        debug_assert!(rule < 1 << RULE_BITS);
+        let rank = match action {
+            Action::Deny => 0,
+            Action::Reject => 1,
+            Action::Allow => 2,
+        };
+        Cell(rank << RULE_BITS | rule)
+    }
+
+    pub(super) fn decision(self) -> Decision {
+        let rule = RuleId(self.0 & ((1 << RULE_BITS) - 1));
+        match self.0 >> RULE_BITS {
+            0 => Decision::by(rule, Action::Deny),
+            1 => Decision::by(rule, Action::Reject),
+            2 => Decision::by(rule, Action::Allow),
+            _ => Decision::refused(Reason::NoRule),
+        }
+    }
+}
+
+/// The ports `low` to `high`, both included, and what a rule says of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub low: u16,
+    pub high: u16,
+    pub cell: Cell,
+}
+
+/// From this port on, up to the next piece, the cell decides.
+pub(super) type Piece = (u16, Cell);
+
+/// Turns overlapping spans into disjoint pieces. Keeps its buffers between calls.
+#[derive(Default)]
+pub(super) struct Painter {
+    starts: Vec<u16>,
+    cells: Vec<Cell>,
+    next: Vec<u32>,
+    pieces: Vec<Piece>,
+}
+
+impl Painter {
+    /// The pieces of all ports under these spans, ascending, the first at port 0, neighbours different.
+    /// Takes O(n log n) for n spans, however they overlap: every piece is painted once, by the best span over it.
+    pub(super) fn resolve(&mut self, spans: &mut [Span]) -> &[Piece] {
+        spans.sort_unstable_by_key(|span| span.cell);
+        self.starts.clear();
+        self.starts.push(0);
+        for span in spans.iter() {
+            self.starts.push(span.low);
+            self.starts.extend(span.high.checked_add(1));
+        }
+        self.starts.sort_unstable();
+        self.starts.dedup();
+        let count = self.starts.len();
+        self.cells.clear();
+        self.cells.resize(count, Cell::NONE);
+        // next[i]: a piece at or after i that may still be unpainted; i itself while it is.
+        self.next.clear();
+        self.next.extend(0..=count as u32);
+        for span in spans.iter() {
+            let end = span.high.checked_add(1).map_or(count, |end| self.index(end));
+            let mut piece = self.unpainted(self.index(span.low));
+            while piece < end {
+                self.cells[piece] = span.cell;
+                self.next[piece] = piece as u32 + 1;
+                piece = self.unpainted(piece);
+            }
+        }
+        self.pieces.clear();
+        for (start, cell) in self.starts.iter().zip(&self.cells) {
+            if self.pieces.last().is_none_or(|(_, last)| last != cell) {
+                self.pieces.push((*start, *cell));
+            }
+        }
+        &self.pieces
+    }
+
+    fn index(&self, start: u16) -> usize {
+        self.starts.partition_point(|s| *s < start)
+    }
+
+    /// The first unpainted piece at or after this one, halving the path for those who come later.
+    fn unpainted(&mut self, mut piece: usize) -> usize {
+        while self.next[piece] as usize != piece {
+            let after = self.next[piece] as usize;
+            self.next[piece] = self.next[after];
+            piece = after;
+        }
+        piece
+    }
+}
+
+/// Where a table lies in [`PortTables`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Table {
+    offset: u32,
+    len: u32,
+}
+
+/// A table of at most this many pieces is padded to it and searched by comparing all of it at once, which costs
+/// two 128-bit compares and no branch.
+const LANES: usize = 16;
+
+/// All tables of a policy, back to back: one cache line of boundaries is what most look-ups touch.
+#[derive(Clone, Default)]
+pub(super) struct PortTables {
+    starts: Vec<u16>,
+    cells: Vec<Cell>,
+}
+
+impl PortTables {
+    /// The cell of a port.
+    #[inline]
+    pub(super) fn find(&self, table: Table, port: u16) -> Cell {
+        let offset = table.offset as usize;
+        // The first boundary is port 0, so at least one is at or below the port.
+        let at_or_below = if table.len as usize <= LANES {
+            let lanes = &self.starts[offset..offset + LANES];
+            usize::from(lanes.iter().map(|start| u16::from(*start <= port)).sum::<u16>())
+        } else {
+            self.starts[offset..offset + table.len as usize].partition_point(|start| *start <= port)
+        };
+        self.cells[offset + at_or_below - 1]
+    }
+
+    /// Pieces stored, padding included.
+    pub(super) fn len(&self) -> usize {
+        self.starts.len()
+    }
+
+    fn push(&mut self, pieces: &[Piece]) -> Table {
+        let table = Table { offset: self.starts.len() as u32, len: pieces.len() as u32 };
+        self.starts.extend(pieces.iter().map(|(start, _)| *start));
+        self.cells.extend(pieces.iter().map(|(_, cell)| *cell));
+        // Padding starts at the last port and repeats the last cell, so that counting it changes no answer.
+        let last = pieces[pieces.len() - 1].1;
+        let padded = table.offset as usize + pieces.len().max(LANES);
+        self.starts.resize(padded, u16::MAX);
+        self.cells.resize(padded, last);
+        table
+    }
+}
+
+/// Builds [`PortTables`], keeping equal tables once.
+#[derive(Default)]
+pub(super) struct TableInterner {
+    pub tables: PortTables,
+    known: HashMap<Vec<Piece>, Table>,
+}
+
+impl TableInterner {
+    pub(super) fn intern(&mut self, pieces: &[Piece]) -> Table {
+        if let Some(table) = self.known.get(pieces) {
+            return *table;
+        }
+        let table = self.tables.push(pieces);
+        self.known.insert(pieces.to_vec(), table);
+        table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(rule: u32) -> Cell {
+        Cell::new(Action::Allow, rule)
+    }
+
+    fn check(spans: &[Span]) {
+        let mut painter = Painter::default();
+        let mut interner = TableInterner::default();
+        // Something before it, so that offsets matter.
+        interner.intern(&[(0, cell(999)), (7, Cell::NONE)]);
+        let table = interner.intern(painter.resolve(&mut spans.to_vec()));
+        for port in 0..=u16::MAX {
+            let expected = spans
+                .iter()
+                .filter(|span| (span.low..=span.high).contains(&port))
+                .map(|span| span.cell)
+                .min()
+                .unwrap_or(Cell::NONE);
+            assert_eq!(interner.tables.find(table, port), expected, "port {port} under {spans:?}");
+        }
+    }
+
+    fn span(low: u16, high: u16, rule: u32) -> Span {
+        Span { low, high, cell: cell(rule) }
+    }
+
+    #[test]
+    fn deny_comes_before_reject_before_allow_before_nothing_and_low_ids_before_high() {
+        let order = [
+            Cell::new(Action::Deny, 0),
+            Cell::new(Action::Deny, 5),
+            Cell::new(Action::Reject, 1),
+            Cell::new(Action::Allow, 0),
+            Cell::new(Action::Allow, (1 << RULE_BITS) - 1),
+            Cell::NONE,
+        ];
+        assert!(order.is_sorted());
+        assert_eq!(Cell::NONE.decision(), Decision::refused(Reason::NoRule));
+        assert_eq!(order[2].decision(), Decision { refusal: Some(Reason::RuleRejected), rule: RuleId(1) });
+        assert!(order[4].decision().allows());
+    }
+
+    #[test]
+    fn every_port_finds_the_best_span_over_it() {
+        check(&[]);
+        check(&[span(0, u16::MAX, 3)]);
+        check(&[span(0, 0, 1), span(u16::MAX, u16::MAX, 2)]);
+        check(&[span(80, 80, 2), span(443, 443, 1), span(80, 443, 3)]);
+        check(&[span(10, 20, 1), span(15, 30, 0), span(21, 21, 2), span(0, 65534, 9)]);
+    }
+
+    #[test]
+    fn tables_at_and_around_the_vector_width_agree_with_a_scan() {
+        for spans in [6, 7, 8, 9, 300] {
+            let spans: Vec<Span> = (0..spans).map(|i| span(100 * i as u16, 100 * i as u16 + 50, i)).collect();
+            check(&spans);
+            // The last boundary at the last port, where padding also starts.
+            let mut edge = spans.clone();
+            edge.push(span(u16::MAX, u16::MAX, 4000));
+            check(&edge);
+        }
+    }
+
+    #[test]
+    fn equal_tables_are_kept_once_and_equal_neighbours_are_one_piece() {
+        let mut painter = Painter::default();
+        let mut interner = TableInterner::default();
+        let pieces = painter.resolve(&mut [span(1, 5, 0), span(6, 9, 0)]).to_vec();
+        assert_eq!(pieces, [(0, Cell::NONE), (1, cell(0)), (10, Cell::NONE)]);
+        assert_eq!(interner.intern(&pieces), interner.intern(&pieces));
+        assert_eq!(interner.tables.len(), LANES);
+    }
+}
