@@ -1,1 +1,15 @@
-//! AF_XDP sockets in pure Rust.
+//! AF_XDP sockets in pure Rust over libc, safe outside.
+//!
+//! One [`Umem`] per worker thread, shared by its [`Socket`]s over several devices and queues; packets are [`Frame`]s,
+//! move-only tokens that can be neither used twice nor outlive their memory. Every refusal is an [`Error`] that says
+//! what was asked and what helps; a device that vanishes is such an error, never a panic.
+
+mod error;
+mod ring;
+mod socket;
+mod sys;
+mod umem;
+
+pub use error::{Error, Kind};
+pub use socket::{BusyPoll, Interface, Mode, Socket, SocketConfig, Statistics, ZeroCopy};
+pub use umem::{Frame, Umem, UmemConfig};
