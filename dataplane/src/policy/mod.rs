@@ -6,6 +6,7 @@
 
 mod classes;
 pub mod compile;
+pub mod explain;
 mod matrix;
 mod ports;
 pub mod reference;
@@ -18,6 +19,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 pub use compile::{CompileError, compile};
+pub use explain::{Clause, Explanation, explain};
 pub use rules::{Action, Decision, Query, Rule, RuleSet, Segment, Service};
 
 use crate::headers::protocol;
