@@ -4,7 +4,9 @@
 //! move-only tokens that can be neither used twice nor outlive their memory. Every refusal is an [`Error`] that says
 //! what was asked and what helps; a device that vanishes is such an error, never a panic.
 
+pub mod device;
 mod error;
+pub mod redirect;
 mod ring;
 mod socket;
 mod sys;

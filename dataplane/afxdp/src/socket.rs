@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind};
 use crate::ring::{Consumer, Parts, Producer};
@@ -15,6 +16,10 @@ const SO_PREFER_BUSY_POLL: i32 = 69;
 const SO_BUSY_POLL_BUDGET: i32 = 70;
 /// Most kicks of one flush: enough for a 2,048-entry ring at 32 descriptors a call (TX_BATCH_SIZE, `xsk.c`).
 const KICKS_PER_FLUSH: u32 = 64;
+
+/// How long an opening waits for a taken queue: the kernel lets go of a closed socket's queue a little later
+/// (`xp_release_deferred` runs on a work queue), and a restarted process should not stumble over its predecessor.
+const RELEASE_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Whether to ask the driver for zero-copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +75,16 @@ impl From<&str> for Interface {
 impl From<u32> for Interface {
     fn from(index: u32) -> Interface {
         Interface::Index(index)
+    }
+}
+
+impl Interface {
+    /// Index and a name for messages.
+    pub(crate) fn resolve(&self) -> Result<(u32, String), Error> {
+        match self {
+            Interface::Index(index) => Ok((*index, format!("interface {index}"))),
+            Interface::Name(name) => Ok((crate::device::index(name)?, name.clone())),
+        }
     }
 }
 
@@ -147,6 +162,8 @@ pub struct Socket<'u> {
     rx: Consumer<libc::xdp_desc>,
     tx: Producer<libc::xdp_desc>,
     mode: Mode,
+    ifindex: u32,
+    queue: u32,
     /// How the socket is named in errors.
     name: String,
     refused: Vec<Error>,
@@ -175,19 +192,9 @@ impl<'u> Socket<'u> {
     /// Opens and binds a socket. With [`ZeroCopy::Prefer`] zero-copy is tried first, then copy mode. The socket shares the
     /// kernel's registration of the memory (XDP_SHARED_UMEM) with an earlier socket of the same mode where there is
     /// one, and registers it anew else: zero-copy and copy mode devices can thus serve the same frames.
+    /// A queue in use is tried again for 250 ms before it is an error.
     pub fn open(umem: &'u Umem, config: &SocketConfig) -> Result<Socket<'u>, Error> {
-        let (ifindex, device) = match &config.interface {
-            Interface::Index(index) => (*index, format!("interface {index}")),
-            Interface::Name(name) => {
-                let index = sys::ifindex(name).map_err(|errno| {
-                    Error::new(format!("AF_XDP socket on {name}"), errno).meaning(
-                        Kind::NoSuchDevice,
-                        "no such interface in this network namespace: see `ip link`",
-                    )
-                })?;
-                (index, name.clone())
-            }
-        };
+        let (ifindex, device) = config.interface.resolve()?;
         let name = format!("AF_XDP socket on {device} queue {}", config.queue);
         for entries in [config.rx_entries, config.tx_entries] {
             if !entries.is_power_of_two() {
@@ -200,7 +207,15 @@ impl<'u> Socket<'u> {
         if tenants.iter().any(|t| t.ifindex == ifindex && t.queue == config.queue) {
             return Err(Error::new(name, libc::EBUSY));
         }
-        let bound = attempt(umem, config, ifindex, &tenants, &name)?;
+        let give_up = Instant::now() + RELEASE_PATIENCE;
+        let bound = loop {
+            match attempt(umem, config, ifindex, &tenants, &name) {
+                Err(error) if error.kind() == Kind::Taken && Instant::now() < give_up => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                outcome => break outcome?,
+            }
+        };
         let slot =
             umem.admit(Tenant { fd: bound.fd.as_raw_fd(), mode: bound.mode, ifindex, queue: config.queue })?;
         let Bound { fd, rings, mode, refused } = bound;
@@ -214,6 +229,8 @@ impl<'u> Socket<'u> {
             rx,
             tx,
             mode,
+            ifindex,
+            queue: config.queue,
             name,
             refused,
             bad_descriptors: 0,
@@ -226,6 +243,16 @@ impl<'u> Socket<'u> {
     /// Zero-copy or copy mode.
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// The device's index.
+    pub fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    /// The device's queue.
+    pub fn queue(&self) -> u32 {
+        self.queue
     }
 
     /// Options that were asked for and the kernel lacks or refused: the socket works without them.
