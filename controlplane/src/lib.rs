@@ -1,6 +1,9 @@
 //! The control plane: configuration, model, control socket, laboratory and command line.
 #![forbid(unsafe_code)]
 
+pub mod config;
+pub mod model;
+
 pub mod netlink;
 
 pub mod lab;

@@ -1,0 +1,90 @@
+//! The configuration as the user wrote it, with the place of every value.
+//!
+//! Files → [`Config`]. Nothing is defaulted or resolved here: names become ids in [`model`](crate::model). Every
+//! independent error is reported at once; a key that this version does not know is always an error.
+
+pub mod diagnostics;
+mod files;
+mod read;
+pub mod schema;
+pub mod values;
+
+use std::path::Path;
+
+use toml::de::DeTable;
+
+pub use diagnostics::{At, Diagnostic, Diagnostics, Located, Report, Sources};
+pub use schema::Config;
+
+use read::Reader;
+
+/// A configuration and the files it came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What was written.
+    pub config: Config,
+    /// Where: resolves the places in it.
+    pub sources: Sources,
+}
+
+/// Reads a file and what it includes.
+pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
+    finish(read(path))
+}
+
+/// As [`load`], but also gives what could be read of a file with errors, so that resolving can find more of them.
+/// Nothing when a file is missing or its syntax is broken.
+pub(crate) fn read(path: &Path) -> (Option<Config>, Report) {
+    let mut report = Report::default();
+    let config = files::load(path, &mut report);
+    (config, report)
+}
+
+fn finish((config, report): (Option<Config>, Report)) -> Result<Loaded, Diagnostics> {
+    match config {
+        Some(config) if report.is_clean() => Ok(Loaded { config, sources: report.sources }),
+        _ => Err(report.into_diagnostics()),
+    }
+}
+
+/// Reads a text that includes nothing. `name` stands for the file's path in messages.
+pub fn parse(name: &str, text: &str) -> Result<Loaded, Diagnostics> {
+    finish(read_text(name, text))
+}
+
+/// As [`read`], for [`parse`].
+pub(crate) fn read_text(name: &str, text: &str) -> (Option<Config>, Report) {
+    let mut report = Report::default();
+    let mut config = Config::default();
+    let file = report.sources.add(name.to_owned(), text.to_owned());
+    let valid = read_file(file, text, true, &mut config, &mut report);
+    for include in &config.include {
+        report.error(include.at, "`include` works only in a file");
+    }
+    (valid.map(|()| config), report)
+}
+
+/// Reads one text into the configuration. With broken syntax nothing but the syntax is reported: what a recovering
+/// parser makes of the rest would only mislead. `None` says so.
+fn read_file(file: u32, text: &str, main: bool, config: &mut Config, report: &mut Report) -> Option<()> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let mut reader = Reader { file, report };
+    if errors.is_empty() {
+        let at = reader.at(table.span());
+        schema::root(&mut reader, table.get_ref(), at, main, config);
+        return Some(());
+    }
+    // A recovering parser closes 80 open brackets with 80 equal errors.
+    let mut told = std::collections::HashSet::new();
+    for error in errors {
+        let at = reader.at(error.span().unwrap_or(0..0));
+        if !told.insert((at, error.message().to_owned())) {
+            continue;
+        }
+        reader.report.error(at, format!("not valid TOML: {}", error.message()));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

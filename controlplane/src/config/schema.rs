@@ -1,0 +1,407 @@
+//! The configuration as written: every table and key, nothing resolved, nothing defaulted.
+
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::diagnostics::{At, Located, nearest, quoted};
+use super::read::{Reader, Table, Value};
+use super::values;
+
+/// A string with its place.
+pub type Text = Located<String>;
+
+/// All files together.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// `version = 1`.
+    pub version: Option<Located<u64>>,
+    /// `include = ["policy.d/*.toml"]`.
+    pub include: Vec<Text>,
+    /// `[gateway]`.
+    pub gateway: Gateway,
+    /// `[ports.NAME]`.
+    pub ports: Vec<Port>,
+    /// `[segments.NAME]`.
+    pub segments: Vec<Segment>,
+    /// `[services.NAME]`.
+    pub services: Vec<ServiceGroup>,
+    /// `[[rule]]`.
+    pub rules: Vec<Rule>,
+    /// `[[test]]`.
+    pub tests: Vec<Test>,
+}
+
+/// `[gateway]`: settings of the whole gateway.
+#[derive(Clone, Debug, Default)]
+pub struct Gateway {
+    /// `control`: path of the control socket.
+    pub control: Option<Text>,
+    /// `workers`: threads, each with one queue of every port.
+    pub workers: Option<Located<u64>>,
+    /// `connections`: capacity of the IPv4 connection table.
+    pub connections: Option<Located<u64>>,
+    /// `connections_v6`: capacity of the IPv6 connection table.
+    pub connections_v6: Option<Located<u64>>,
+    /// `half_open_percent`: the largest share of the table that may wait for its handshake.
+    pub half_open_percent: Option<Located<u64>>,
+    /// `busy_poll`.
+    pub busy_poll: Option<Located<bool>>,
+    /// `local`: services of the gateway itself on every port.
+    pub local: Vec<Text>,
+    /// `[gateway.timeouts]`: name and duration.
+    pub timeouts: Vec<(Text, Duration)>,
+}
+
+/// `[ports.NAME]`.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// Its name.
+    pub name: Text,
+    /// `interface`.
+    pub interface: Option<Text>,
+    /// `local`: services of the gateway itself on this port.
+    pub local: Vec<Text>,
+}
+
+/// `[segments.NAME]`.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// Its name.
+    pub name: Text,
+    /// `port` or `ports`.
+    pub ports: Vec<Text>,
+    /// `networks`.
+    pub networks: Vec<Text>,
+    /// `description`.
+    pub description: Option<Text>,
+}
+
+/// `[services.NAME]`.
+#[derive(Clone, Debug)]
+pub struct ServiceGroup {
+    /// Its name.
+    pub name: Text,
+    /// `ports` and `services` together: literals, and names of other services.
+    pub members: Vec<Text>,
+}
+
+/// `[[rule]]`.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Where its header stands.
+    pub at: At,
+    /// `name`.
+    pub name: Option<Text>,
+    /// `from`: segments or "any".
+    pub from: Vec<Text>,
+    /// `to`: segments or "any".
+    pub to: Vec<Text>,
+    /// `services`: names or literals.
+    pub services: Vec<Text>,
+    /// `action`.
+    pub action: Option<Text>,
+    /// `owner`.
+    pub owner: Option<Text>,
+    /// `ticket`.
+    pub ticket: Option<Text>,
+    /// `description`.
+    pub description: Option<Text>,
+}
+
+/// `[[test]]`.
+#[derive(Clone, Debug)]
+pub struct Test {
+    /// Where its header stands.
+    pub at: At,
+    /// `name`.
+    pub name: Option<Text>,
+    /// `from`: a segment or an address.
+    pub from: Option<Text>,
+    /// `to`: a segment or an address.
+    pub to: Option<Text>,
+    /// `port`: one port or ICMP request.
+    pub port: Option<Text>,
+    /// `expect`.
+    pub expect: Option<Expect>,
+}
+
+/// `expect = "allow"` or `expect = { verdict = "deny", reason = "no_rule", rule = "NAME" }`.
+#[derive(Clone, Debug)]
+pub struct Expect {
+    /// `verdict`.
+    pub verdict: Option<Text>,
+    /// `reason`.
+    pub reason: Option<Text>,
+    /// `rule`.
+    pub rule: Option<Text>,
+}
+
+/// The names in `[gateway.timeouts]`.
+pub const TIMEOUTS: &[&str] = &[
+    "tcp_handshake",
+    "tcp_established",
+    "tcp_closing",
+    "tcp_time_wait",
+    "tcp_closed",
+    "udp_unreplied",
+    "udp_replied",
+    "icmp",
+];
+/// The longest time-out: the connection table's ages must not reach half the range of 32-bit milliseconds.
+const TIMEOUT_LIMIT: Duration = Duration::from_secs(12 * 86_400);
+
+/// Reads one file's root table into the configuration.
+pub(super) fn root(reader: &mut Reader<'_>, table: &DeTable<'_>, at: At, main: bool, config: &mut Config) {
+    let mut root = Table::new(table, "the file", at);
+    let version = reader.integer(root.take("version"), 0..u64::MAX);
+    if let Some(version) = &version
+        && version.value != 1
+    {
+        let message = format!("version {} is not known", version.value);
+        reader.report.error(version.at, message).hint("this version of Bulkhead reads `version = 1`");
+    }
+    let missing = root_is_missing_version(table);
+    if main && missing {
+        let at = At { end: at.start, ..at };
+        reader.report.error(at, "`version` is missing").hint("begin the file with `version = 1`");
+    }
+    config.version = config.version.take().or(version);
+    let include = root.take("include");
+    let gateway_value = root.take("gateway");
+    if main {
+        config.include = reader.strings(include).unwrap_or_default();
+        config.gateway = gateway(reader, gateway_value);
+    } else {
+        for (value, what) in [(include, "`include`"), (gateway_value, "`[gateway]`")] {
+            if let Some(value) = value {
+                let at = reader.at(value.span());
+                let message = format!("{what} does not belong in an included file");
+                reader.report.error(at, message).hint("move it to the main file");
+            }
+        }
+    }
+    config.ports.extend(ports(reader, root.take("ports")));
+    config.segments.extend(segments(reader, root.take("segments")));
+    config.services.extend(services(reader, root.take("services")));
+    config.rules.extend(rules(reader, root.take("rule")));
+    config.tests.extend(tests(reader, root.take("test")));
+    reader.finish(
+        root,
+        &["postures", "floor", "floors", "users", "groups", "identity", "devices", "schedules", "audit"],
+    );
+}
+
+/// A version of the wrong type has been reported already.
+fn root_is_missing_version(table: &DeTable<'_>) -> bool {
+    table.get("version").is_none()
+}
+
+fn gateway(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Gateway {
+    let Some(mut table) = reader.table(value, "[gateway]") else { return Gateway::default() };
+    if let Some(mode) = reader.string(table.take("mode")) {
+        match mode.value.as_str() {
+            "routed" => {}
+            "bridged" => {
+                let message = "`mode = \"bridged\"` is not supported by this version yet";
+                reader.report.error(mode.at, message).hint("use \"routed\"");
+            }
+            other => {
+                let message = format!("{} is not a mode", quoted(other));
+                reader.report.error(mode.at, message).hint("use \"routed\"");
+            }
+        }
+    }
+    let gateway = Gateway {
+        control: reader.string(table.take("control")),
+        workers: reader.integer(table.take("workers"), 1..65),
+        connections: reader.integer(table.take("connections"), 1024..(1 << 28) + 1),
+        connections_v6: reader.integer(table.take("connections_v6"), 1024..(1 << 28) + 1),
+        half_open_percent: reader.integer(table.take("half_open_percent"), 1..101),
+        busy_poll: reader.boolean(table.take("busy_poll")),
+        local: reader.strings(table.take("local")).unwrap_or_default(),
+        timeouts: timeouts(reader, table.take("timeouts")),
+    };
+    reader.finish(table, &["floors", "require", "audit", "identity", "portal", "vlans"]);
+    gateway
+}
+
+fn timeouts(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<(Text, Duration)> {
+    let Some(mut table) = reader.table(value, "[gateway.timeouts]") else { return Vec::new() };
+    let entries: Vec<_> = table.entries().collect();
+    for name in TIMEOUTS {
+        table.take(name);
+    }
+    let mut list = Vec::new();
+    for (key, value) in entries {
+        if !TIMEOUTS.contains(&key.get_ref().as_ref()) {
+            continue;
+        }
+        let Some(text) = reader.string(Some(value)) else { continue };
+        match values::duration(&text.value) {
+            Ok(duration) if duration > TIMEOUT_LIMIT => {
+                let message = format!("{} is too long for a time-out", quoted(&text.value));
+                reader.report.error(text.at, message).hint("12 days are the limit");
+            }
+            Ok(duration) => {
+                let name = Located { value: key.get_ref().to_string(), at: reader.at(key.span()) };
+                list.push((name, duration));
+            }
+            Err(wrong) => {
+                reader.report.error(text.at, wrong.message).maybe_hint(wrong.hint);
+            }
+        }
+    }
+    reader.finish(table, &[]);
+    list
+}
+
+fn ports(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Port> {
+    let mut list = Vec::new();
+    for (name, mut table) in reader.named(value, "a port") {
+        list.push(Port {
+            name,
+            interface: reader.string(table.take("interface")),
+            local: reader.strings(table.take("local")).unwrap_or_default(),
+        });
+        reader.finish(table, &["vlans", "native_vlan"]);
+    }
+    list
+}
+
+fn segments(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Segment> {
+    let mut list = Vec::new();
+    for (name, mut table) in reader.named(value, "a segment") {
+        let port = reader.string(table.take("port"));
+        let ports = reader.strings(table.take("ports"));
+        if let (Some(port), Some(_)) = (&port, &ports) {
+            reader
+                .report
+                .error(port.at, "`port` and `ports` are both given")
+                .hint("name all of them in `ports`");
+        }
+        let networks = reader.strings(table.take("networks"));
+        if networks.is_none() && table.take("networks").is_none() {
+            let message = format!("segment {} has no `networks`", quoted(&name.value));
+            reader
+                .report
+                .error(name.at, message)
+                .hint("say which addresses speak there: `networks = [\"10.1.0.0/24\"]`");
+        }
+        if port.is_none() && ports.is_none() && table.take("port").is_none() && table.take("ports").is_none()
+        {
+            let message = format!("segment {} has no `port`", quoted(&name.value));
+            reader
+                .report
+                .error(name.at, message)
+                .hint("say behind which port of the gateway it lies: `port = \"NAME\"`");
+        }
+        list.push(Segment {
+            name,
+            ports: ports.unwrap_or_default().into_iter().chain(port).collect(),
+            networks: networks.unwrap_or_default(),
+            description: reader.string(table.take("description")),
+        });
+        reader.finish(table, &["vlans", "vlan", "require", "floor", "floors", "users", "mode", "quarantine"]);
+    }
+    list
+}
+
+fn services(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<ServiceGroup> {
+    let mut list = Vec::new();
+    for (name, mut table) in reader.named(value, "a service") {
+        let ports = reader.strings(table.take("ports"));
+        let groups = reader.strings(table.take("services"));
+        if table.take("ports").is_none() && table.take("services").is_none() {
+            let message = format!("service {} has neither `ports` nor `services`", quoted(&name.value));
+            reader.report.error(name.at, message).hint("for example `ports = [\"tcp/443\"]`");
+        }
+        let members = ports.into_iter().chain(groups).flatten().collect();
+        // Text that explains; read to be checked, used by nobody.
+        reader.string(table.take("description"));
+        list.push(ServiceGroup { name, members });
+        reader.finish(table, &["application", "applications", "timeout"]);
+    }
+    list
+}
+
+fn rules(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Rule> {
+    let mut list = Vec::new();
+    for mut table in reader.tables(value, "a rule") {
+        for key in ["name", "from", "to", "services"] {
+            if table.take(key).is_none() {
+                reader.report.error(table.at, format!("this rule has no `{key}`"));
+            }
+        }
+        list.push(Rule {
+            at: table.at,
+            name: reader.string(table.take("name")),
+            from: reader.strings(table.take("from")).unwrap_or_default(),
+            to: reader.strings(table.take("to")).unwrap_or_default(),
+            services: reader.strings(table.take("services")).unwrap_or_default(),
+            action: reader.string(table.take("action")),
+            owner: reader.string(table.take("owner")),
+            ticket: reader.string(table.take("ticket")),
+            description: reader.string(table.take("description")),
+        });
+        reader.finish(
+            table,
+            &[
+                "users", "groups", "devices", "require", "mode", "expires", "schedule", "floor", "floors",
+                "vlans", "log", "rate",
+            ],
+        );
+    }
+    list
+}
+
+fn tests(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Test> {
+    let mut list = Vec::new();
+    for mut table in reader.tables(value, "a test") {
+        for key in ["name", "from", "to", "port", "expect"] {
+            if table.take(key).is_none() {
+                reader.report.error(table.at, format!("this test has no `{key}`"));
+            }
+        }
+        list.push(Test {
+            at: table.at,
+            name: reader.string(table.take("name")),
+            from: reader.string(table.take("from")),
+            to: reader.string(table.take("to")),
+            port: reader.string(table.take("port")),
+            expect: expect(reader, table.take("expect")),
+        });
+        reader.finish(table, &["user", "groups", "device", "posture", "mfa_age", "risk", "at", "time"]);
+    }
+    list
+}
+
+fn expect(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Option<Expect> {
+    let value = value?;
+    let expect = if value.get_ref().as_str().is_some() {
+        Expect { verdict: reader.string(Some(value)), reason: None, rule: None }
+    } else {
+        let mut table = reader.table(Some(value), "`expect`")?;
+        if table.take("verdict").is_none() {
+            reader.report.error(table.at, "`expect` has no `verdict`");
+        }
+        let expect = Expect {
+            verdict: reader.string(table.take("verdict")),
+            reason: reader.string(table.take("reason")),
+            rule: reader.string(table.take("rule")),
+        };
+        reader.finish(table, &[]);
+        expect
+    };
+    if let Some(verdict) = &expect.verdict
+        && !["allow", "deny", "reject"].contains(&verdict.value.as_str())
+    {
+        let hint = nearest(&verdict.value, ["allow", "deny", "reject"]);
+        reader
+            .report
+            .error(verdict.at, format!("{} is not a verdict", quoted(&verdict.value)))
+            .hint("use \"allow\", \"deny\" or \"reject\"")
+            .maybe_hint(hint);
+    }
+    Some(expect)
+}

@@ -1,0 +1,460 @@
+//! Bad files and exactly what is said of them.
+
+use std::fs;
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::diagnostics::Diagnostics;
+use crate::model;
+
+/// A configuration in which nothing is wrong; cases append to it or replace a part of it.
+const GOOD: &str = r#"version = 1
+[ports.lan]
+interface = "eth1"
+[ports.wan]
+interface = "eth2"
+[segments.web]
+port = "lan"
+networks = ["10.1.0.0/24"]
+[segments.db]
+port = "wan"
+networks = ["10.2.0.0/24"]
+[services.https]
+ports = ["tcp/443"]
+[[rule]]
+name = "web-to-db"
+from = "web"
+to = "db"
+services = ["https"]
+"#;
+
+/// Every error on one line: `line:column message | label | hint | related line:column label`.
+fn lines(errors: &Diagnostics) -> Vec<String> {
+    errors
+        .list()
+        .iter()
+        .map(|error| {
+            let place = |at| {
+                let (_, line, column) = errors.sources().position(at);
+                format!("{line}:{column}")
+            };
+            let mut line = error.at.map_or_else(|| "-".to_owned(), place);
+            line += &format!(" {}", error.message);
+            if !error.label.is_empty() {
+                line += &format!(" | {}", error.label);
+            }
+            if let Some(hint) = &error.hint {
+                line += &format!(" | {hint}");
+            }
+            if let Some((at, label)) = &error.related {
+                line += &format!(" | {} {label}", place(*at));
+            }
+            line
+        })
+        .collect()
+}
+
+/// Asserts that the text has these errors and no others.
+fn says(text: &str, expected: &[&str]) {
+    let errors = model::parse("t.toml", text).err().unwrap_or_else(|| panic!("accepted:\n{text}"));
+    assert_eq!(lines(&errors), expected, "{text}");
+}
+
+/// Asserts what is said of the good configuration with `from` replaced by `to`.
+fn edit(from: &str, to: &str, expected: &[&str]) {
+    assert!(GOOD.contains(from), "{from}");
+    says(&GOOD.replacen(from, to, 1), expected);
+}
+
+/// Asserts what is said of the good configuration with text appended.
+fn append(text: &str, expected: &[&str]) {
+    says(&format!("{GOOD}{text}"), expected);
+}
+
+const LATER: &str = "it is refused rather than ignored, because what looks restricted must be; take it out";
+
+#[test]
+fn the_good_configuration_is_good() {
+    model::parse("t.toml", GOOD).unwrap();
+}
+
+#[test]
+fn an_error_is_rendered_with_file_line_column_source_and_hint() {
+    let errors = model::parse("gate.toml", &GOOD.replace("from = \"web\"", "from = \"wbe\"")).unwrap_err();
+    let expected = "\
+error: unknown segment `wbe`
+  --> gate.toml:16:8
+   |
+16 | from = \"wbe\"
+   |        ^^^^^
+   |
+   = help: did you mean `web`?
+
+1 error";
+    assert_eq!(errors.to_string(), expected);
+    let json = serde_json::json!([{
+        "file": "gate.toml", "line": 16, "column": 8,
+        "message": "unknown segment `wbe`", "hint": "did you mean `web`?",
+    }]);
+    assert_eq!(errors.to_json(), json);
+}
+
+#[test]
+fn unknown_keys_are_errors_with_the_nearest_key() {
+    append("owners = \"x\"\n", &["19:1 unknown key `owners` in a rule | did you mean `owner`?"]);
+    edit(
+        "interface = \"eth1\"",
+        "interface = \"eth1\"\ncolour = 1",
+        &["4:1 unknown key `colour` in a port | known here: interface, local"],
+    );
+    append(
+        "[gateway.timeouts]\nudp_replyed = \"3m\"\n",
+        &["20:1 unknown key `udp_replyed` in [gateway.timeouts] | did you mean `udp_replied`?"],
+    );
+}
+
+#[test]
+fn keys_of_later_versions_are_refused_not_ignored() {
+    for key in
+        ["users = [\"a\"]", "require = {}", "mode = \"audit\"", "expires = 2027-01-31", "schedule = \"x\""]
+    {
+        let name = key.split(' ').next().unwrap();
+        append(
+            &format!("{key}\n"),
+            &[&format!("19:1 `{name}` is not supported by this version yet | {LATER}")],
+        );
+    }
+    edit(
+        "port = \"lan\"",
+        "port = \"lan\"\nvlans = [10]\nrequire = {}",
+        &[
+            &format!("8:1 `vlans` is not supported by this version yet | {LATER}"),
+            &format!("9:1 `require` is not supported by this version yet | {LATER}"),
+        ],
+    );
+    append(
+        "[postures.x]\nmax_age = \"1m\"\n",
+        &[&format!("19:2 `postures` is not supported by this version yet | {LATER}")],
+    );
+    append(
+        "[gateway]\nmode = \"bridged\"\n",
+        &["20:8 `mode = \"bridged\"` is not supported by this version yet | use \"routed\""],
+    );
+}
+
+#[test]
+fn versions_are_checked() {
+    edit("version = 1\n", "", &["1:1 `version` is missing | begin the file with `version = 1`"]);
+    edit(
+        "version = 1",
+        "version = 2",
+        &["1:11 version 2 is not known | this version of Bulkhead reads `version = 1`"],
+    );
+}
+
+#[test]
+fn names_that_dangle_or_repeat_are_errors() {
+    edit("port = \"lan\"", "port = \"lam\"", &["7:8 unknown port `lam` | did you mean `lan`?"]);
+    edit(
+        "to = \"db\"",
+        "to = [\"db\", \"archive\"]",
+        &["17:13 unknown segment `archive` | no [segments.NAME] of this name is in the configuration"],
+    );
+    edit(
+        "services = [\"https\"]",
+        "services = [\"http\"]",
+        &["18:13 unknown service `http` | did you mean `https`?"],
+    );
+    append(
+        "[[rule]]\nname = \"web-to-db\"\nfrom = \"db\"\nto = \"web\"\nservices = \"any\"\n",
+        &["20:8 two rules are named `web-to-db` | 15:8 the first one"],
+    );
+    edit(
+        "interface = \"eth2\"",
+        "interface = \"eth1\"",
+        &["5:13 interface `eth1` is used twice | 3:13 the first port with it"],
+    );
+    edit(
+        "\"web-to-db\"",
+        "\"web to db\"",
+        &[
+            "15:8 `web to db` is not a usable name | use letters, digits, `.`, `_` and `-`, at most 64, a letter or digit \
+         first: `web-to-db`",
+        ],
+    );
+    append(
+        "[segments.any]\nport = \"lan\"\nnetworks = [\"10.9.0.0/24\"]\n",
+        &["19:11 `any` cannot be a name | in rules, \"any\" means every one there is"],
+    );
+}
+
+#[test]
+fn missing_keys_and_empty_lists_are_errors() {
+    edit("from = \"web\"\n", "", &["14:1 this rule has no `from`"]);
+    edit(
+        "networks = [\"10.1.0.0/24\"]",
+        "networks = []",
+        &["8:12 this list is empty | name at least one, or leave the key out"],
+    );
+    edit(
+        "networks = [\"10.1.0.0/24\"]\n",
+        "",
+        &[
+            "6:11 segment `web` has no `networks` | say which addresses speak there: `networks = [\"10.1.0.0/24\"]`",
+        ],
+    );
+    edit(
+        "interface = \"eth1\"\n",
+        "",
+        &["2:8 port `lan` has no `interface` | for example `interface = \"eth1\"`"],
+    );
+    edit(
+        "ports = [\"tcp/443\"]\n",
+        "",
+        &["12:11 service `https` has neither `ports` nor `services` | for example `ports = [\"tcp/443\"]`"],
+    );
+}
+
+#[test]
+fn networks_are_checked() {
+    edit(
+        "10.1.0.0/24",
+        "10.1.0.1/24",
+        &[
+            "8:13 `10.1.0.1/24` has bits set beyond its prefix length | did you mean the network `10.1.0.0/24`, or the \
+         host `10.1.0.1`?",
+        ],
+    );
+    edit(
+        "10.1.0.0/24",
+        "10.1.0.0/33",
+        &["8:13 `10.1.0.0/33` is not a network | write an address and a prefix length: \"10.1.0.0/24\" or \
+         \"fd00:1::/64\""],
+    );
+    edit(
+        "10.1.0.0/24",
+        "10.2.0.0/24",
+        &[
+            "8:13 `10.2.0.0/24` already belongs to segment `db` | a network belongs to one segment; a smaller one inside \
+         it may belong to another | 11:13 there",
+        ],
+    );
+}
+
+#[test]
+fn services_are_checked() {
+    edit("tcp/443", "tcp/90-80", &["13:10 the range in `tcp/90-80` runs backwards | did you mean `80-90`?"]);
+    const PORTS: &str = "ports go from 1 to 65535: \"tcp/443\" or \"tcp/8000-8099\"";
+    for (bad, part) in
+        [("tcp/65536", "65536"), ("tcp/0", "0"), ("udp/+53", "+53"), ("tcp/", ""), ("tcp/1-", "")]
+    {
+        edit("tcp/443", bad, &[&format!("13:10 `{part}` is not a port | {PORTS}")]);
+    }
+    edit(
+        "tcp/443",
+        "icmp/redirect",
+        &[
+            "13:10 `redirect` is not an ICMP request that crosses the gateway | only `echo-request` can be allowed; errors \
+         that belong to a connection follow it by themselves",
+        ],
+    );
+    edit(
+        "ports = [\"tcp/443\"]",
+        "services = [\"other\"]\n[services.other]\nservices = [\"https\"]",
+        &["15:13 service `https` contains itself | https → other → https"],
+    );
+    edit(
+        "interface = \"eth1\"",
+        "interface = \"eth1\"\nlocal = [\"any\"]",
+        &[
+            "4:10 `any` opens too much of the gateway itself | name the services one by one; a range may have 64 ports",
+        ],
+    );
+    edit(
+        "[\"https\"]",
+        "[\"icmpv6/echo-request\"]",
+        &[
+            "15:8 rule `web-to-db` can never match | `from`, `to` and `services` have no address family (IPv4, IPv6) in \
+         common",
+        ],
+    );
+}
+
+#[test]
+fn durations_and_numbers_are_checked() {
+    const UNITS: &str =
+        "write whole numbers with d, h, m, s or ms, the larger first: \"30s\", \"2h4m\", \"250ms\"";
+    for bad in ["3 minutes", "", "5", "1s1h", "-1s", "1.5h", "s"] {
+        append(
+            &format!("[gateway.timeouts]\nicmp = \"{bad}\"\n"),
+            &[&format!("20:8 `{bad}` is not a duration | {UNITS}")],
+        );
+    }
+    append(
+        "[gateway.timeouts]\nicmp = \"0s\"\n",
+        &["20:8 `0s` is no time at all | a duration must be positive"],
+    );
+    append(
+        "[gateway.timeouts]\nicmp = \"13d\"\n",
+        &["20:8 `13d` is too long for a time-out | 12 days are the limit"],
+    );
+    append(
+        "[gateway]\nworkers = 0\nconnections = \"many\"\n",
+        &["20:11 `0` is out of range | from 1 to 64", "21:15 expected an integer, found a string"],
+    );
+}
+
+#[test]
+fn tests_are_checked() {
+    let test = |rest: &str| format!("[[test]]\nname = \"t\"\nfrom = \"web\"\nto = \"10.2.0.7\"\n{rest}\n");
+    append(
+        &test("port = \"tcp/1-2\"\nexpect = \"allow\""),
+        &["23:8 `tcp/1-2` is not one port | a question is about one connection: \"tcp/443\""],
+    );
+    append(
+        &test("port = \"tcp/1\"\nexpect = \"alow\""),
+        &["24:10 `alow` is not a verdict | did you mean `allow`?"],
+    );
+    append(
+        &test(
+            "port = \"tcp/1\"\nexpect = { verdict = \"deny\", reason = \"no_rules\", rule = \"web-to-bd\" }",
+        ),
+        &[
+            "24:39 `no_rules` is not a reason | did you mean `no_rule`?",
+            "24:58 unknown rule `web-to-bd` | did you mean `web-to-db`?",
+        ],
+    );
+}
+
+#[test]
+fn independent_errors_are_told_at_once_in_the_order_of_their_places() {
+    let text = GOOD
+        .replace("port = \"wan\"", "port = \"wam\"")
+        .replace("version = 1", "version = 1\ncolour = 1")
+        .replace("tcp/443", "tcp/x");
+    says(
+        &text,
+        &[
+            "2:1 unknown key `colour` in the file | known here: version, include, gateway, ports, segments, services, \
+         rule, test",
+            "11:8 unknown port `wam` | did you mean `wan`?",
+            "14:10 `x` is not a port | ports go from 1 to 65535: \"tcp/443\" or \"tcp/8000-8099\"",
+        ],
+    );
+}
+
+#[test]
+fn broken_syntax_is_reported_alone() {
+    let errors = model::parse("t.toml", "version = 1\nports = [\n").unwrap_err();
+    assert!(lines(&errors)[0].starts_with("2:10 not valid TOML: unclosed array"), "{errors}");
+    let errors = model::parse("t.toml", &format!("version = 1\nx = {}1", "[".repeat(10_000))).unwrap_err();
+    assert!(lines(&errors)[0].contains("cannot recurse further"), "{errors}");
+    assert_eq!(errors.list().len(), 2, "{errors}");
+    let errors = model::parse("t.toml", "version = 1\nversion = 1\n").unwrap_err();
+    assert_eq!(lines(&errors), ["2:1 not valid TOML: duplicate key"]);
+}
+
+/// A directory of its own that goes with the test.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Directory {
+        let path = std::env::temp_dir().join(format!("bulkhead-config-{}-{name}", std::process::id()));
+        fs::create_dir_all(path.join("policy.d")).unwrap();
+        Directory(path)
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        fs::write(self.0.join(name), bytes).unwrap();
+        self.0.join(name)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const RULE: &str = "[[rule]]\nname = \"more\"\nfrom = \"db\"\nto = \"web\"\nservices = \"any\"\n";
+
+#[test]
+fn included_files_are_merged_and_their_errors_name_them() {
+    let directory = Directory::new("include");
+    let main = directory
+        .write("main.toml", GOOD.replace("version = 1", "version = 1\ninclude = [\"policy.d/*.toml\"]"));
+    assert_eq!(model::load(&main).unwrap().rules.rules.len(), 1);
+    directory.write("policy.d/10-more.toml", RULE);
+    directory.write("policy.d/ignored.txt", "not TOML at all");
+    assert_eq!(model::load(&main).unwrap().rules.rules.len(), 2);
+    directory
+        .write("policy.d/20-bad.toml", format!("include = [\"x\"]\n{}", RULE.replace("\"web\"", "\"wbe\"")));
+    let text = model::load(&main).unwrap_err().to_string();
+    for part in [
+        "20-bad.toml:1:11",
+        "`include` does not belong in an included file",
+        "20-bad.toml:3:8",
+        "two rules are named `more`",
+        "10-more.toml:2:8",
+        "20-bad.toml:5:6",
+        "did you mean `web`?",
+    ] {
+        assert!(text.contains(part), "{part} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn an_included_file_that_is_missing_is_an_error_at_the_include() {
+    let directory = Directory::new("missing");
+    let main =
+        directory.write("main.toml", GOOD.replace("version = 1", "version = 1\ninclude = [\"no.toml\"]"));
+    let errors = model::load(&main).unwrap_err();
+    assert!(lines(&errors)[0].starts_with("2:12 cannot read "), "{errors}");
+    assert!(model::load(&directory.0.join("nowhere.toml")).is_err());
+}
+
+#[test]
+fn bytes_that_are_not_utf8_are_an_error_with_line_and_column() {
+    let directory = Directory::new("utf8");
+    let main = directory.write("main.toml", b"version = 1\n# \xff\n");
+    let errors = model::load(&main).unwrap_err();
+    assert_eq!(lines(&errors), ["2:3 not UTF-8 text | save the file as UTF-8; TOML knows no other encoding"]);
+}
+
+#[test]
+fn control_characters_never_reach_the_terminal() {
+    let errors = model::parse("t.toml", "version = 1\n\"\\u001b[2J\" = 1\n").unwrap_err();
+    assert!(!errors.to_string().contains('\u{1b}'), "{errors}");
+}
+
+proptest! {
+    /// Whatever is written, it is read or refused; and what is said of it can be rendered.
+    #[test]
+    fn no_text_panics(text in ".{0,200}") {
+        if let Err(errors) = model::parse("t.toml", &text) {
+            let _ = (errors.to_string(), errors.to_json());
+        }
+    }
+
+    /// The same near to valid files, where more of the reader runs.
+    #[test]
+    fn no_edit_of_a_valid_file_panics(at in 0..GOOD.len(), cut in 0usize..30, put in "[\\PC\\n\"\\[\\]=.]{0,8}") {
+        let end = (at + cut).min(GOOD.len());
+        let text = format!("{}{put}{}", &GOOD[..at], &GOOD[end..]);
+        if let Err(errors) = model::parse("t.toml", &text) {
+            prop_assert!(!errors.list().is_empty());
+            let _ = (errors.to_string(), errors.to_json());
+        }
+    }
+
+    /// Bytes from a file: not even UTF-8.
+    #[test]
+    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let directory = Directory::new("bytes");
+        let main = directory.write("main.toml", &bytes);
+        if let Err(errors) = model::load(&main) {
+            let _ = (errors.to_string(), errors.to_json());
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The resolved configuration: names have become ids, defaults are filled in, and everything fits together.
+//!
+//! [`Config`](crate::config::Config) → [`Model`]. Names stop here: the packet path knows numbers only, and what it
+//! says is told in names again by the model it was compiled from. Segments, rules and ports are numbered in the
+//! order of their names, so the order in the files means nothing.
+
+mod canonical;
+mod resolve;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bulkhead_dataplane::policy::RuleSet;
+use bulkhead_dataplane::steering::LocalService;
+use bulkhead_dataplane::verdict::{PortId, Reason, RuleId, SegmentId};
+
+use crate::config::{self, At, Config, Diagnostics, Report, Sources};
+
+/// A configuration that can be compiled and run.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Settings of the gateway.
+    pub gateway: Gateway,
+    /// Ports; a [`PortId`] is an index here.
+    pub ports: Vec<Port>,
+    /// Segments; a [`SegmentId`] is an index here and in `rules.segments`.
+    pub segments: Vec<SegmentInfo>,
+    /// Rules; a [`RuleId`] is an index here and in `rules.rules`.
+    pub rule_infos: Vec<RuleInfo>,
+    /// Segments and rules as the policy compiler takes them.
+    pub rules: RuleSet,
+    /// The `[[test]]`s.
+    pub tests: Vec<Test>,
+    /// SHA-256 of the canonical content, in hexadecimal: equal for files that mean the same.
+    pub digest: String,
+    /// The files it came from.
+    pub sources: Sources,
+}
+
+/// `[gateway]`, with defaults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// Path of the control socket.
+    pub control: PathBuf,
+    /// Worker threads.
+    pub workers: usize,
+    /// Capacity of the IPv4 connection table.
+    pub connections_v4: usize,
+    /// Capacity of the IPv6 connection table.
+    pub connections_v6: usize,
+    /// Largest share of a table that may wait for its handshake, percent.
+    pub half_open_percent: u8,
+    /// Whether workers ask the kernel for preferred busy polling.
+    pub busy_poll: bool,
+    /// Time-outs given, by name; the others keep the connection table's defaults.
+    pub timeouts: Vec<(String, Duration)>,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Gateway {
+            control: PathBuf::from("/run/bulkhead/control.sock"),
+            workers: 1,
+            connections_v4: 262_144,
+            connections_v6: 131_072,
+            half_open_percent: 25,
+            busy_poll: true,
+            timeouts: Vec::new(),
+        }
+    }
+}
+
+/// A port of the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// The network interface.
+    pub interface: String,
+    /// What the gateway's own kernel answers there: the port's own list and the gateway's, sorted.
+    pub local: Vec<LocalService>,
+}
+
+/// What is said of a segment besides its ports and networks.
+#[derive(Clone, Debug)]
+pub struct SegmentInfo {
+    /// Its name.
+    pub name: String,
+    /// Free text.
+    pub description: Option<String>,
+    /// Where it stands.
+    pub at: At,
+}
+
+/// What is said of a rule besides what it matches.
+#[derive(Clone, Debug)]
+pub struct RuleInfo {
+    /// Its name: its identity in logs, counters and history.
+    pub name: String,
+    /// Its services as written.
+    pub services: Vec<String>,
+    /// Who answers for it.
+    pub owner: Option<String>,
+    /// Where it was asked for.
+    pub ticket: Option<String>,
+    /// Free text.
+    pub description: Option<String>,
+    /// Where it stands.
+    pub at: At,
+}
+
+/// One end of a question in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Any address of this segment.
+    Segment(SegmentId),
+    /// This address.
+    Address(IpAddr),
+}
+
+/// A protocol with one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Destination port; 0 for ICMP.
+    pub port: u16,
+}
+
+/// A verdict in a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// The connection is allowed.
+    Allow,
+    /// It is refused silently.
+    Deny,
+    /// It is refused, and the sender is told.
+    Reject,
+}
+
+/// A `[[test]]`.
+#[derive(Clone, Debug)]
+pub struct Test {
+    /// Its name.
+    pub name: String,
+    /// Who asks.
+    pub from: Endpoint,
+    /// Who is asked.
+    pub to: Endpoint,
+    /// For what.
+    pub probe: Probe,
+    /// The verdict.
+    pub verdict: Expected,
+    /// The reason, if the test cares.
+    pub reason: Option<Reason>,
+    /// The deciding rule, if the test cares.
+    pub rule: Option<RuleId>,
+    /// Where it stands.
+    pub at: At,
+}
+
+/// Reads a file and what it includes, and resolves it.
+pub fn load(path: &Path) -> Result<Model, Diagnostics> {
+    finish(config::read(path))
+}
+
+/// Reads and resolves a text; `name` stands for the file's path in messages.
+pub fn parse(name: &str, text: &str) -> Result<Model, Diagnostics> {
+    finish(config::read_text(name, text))
+}
+
+fn finish((config, report): (Option<Config>, Report)) -> Result<Model, Diagnostics> {
+    match config {
+        Some(config) => resolve::resolve(config, report),
+        None => Err(report.into_diagnostics()),
+    }
+}
+
+impl Model {
+    /// The rule's name; `None` for [`RuleId::NONE`] and for a number of another generation.
+    pub fn rule_name(&self, rule: RuleId) -> Option<&str> {
+        Some(&self.rule_infos.get(rule.index()?)?.name)
+    }
+
+    /// The segment's name.
+    pub fn segment_name(&self, segment: SegmentId) -> Option<&str> {
+        Some(&self.segments.get(segment.0 as usize)?.name)
+    }
+
+    /// The port's name.
+    pub fn port_name(&self, port: PortId) -> Option<&str> {
+        Some(&self.ports.get(usize::from(port.0))?.name)
+    }
+
+    /// The rule of this name.
+    pub fn rule_id(&self, name: &str) -> Option<RuleId> {
+        let index = self.rule_infos.binary_search_by(|rule| rule.name.as_str().cmp(name)).ok()?;
+        Some(RuleId(index as u32))
+    }
+
+    /// The segment of this name.
+    pub fn segment_id(&self, name: &str) -> Option<SegmentId> {
+        let index = self.segments.binary_search_by(|segment| segment.name.as_str().cmp(name)).ok()?;
+        Some(SegmentId(index as u32))
+    }
+
+    /// `path:line:column` of a rule.
+    pub fn rule_place(&self, rule: RuleId) -> Option<String> {
+        Some(self.sources.place(self.rule_infos.get(rule.index()?)?.at))
+    }
+}
+
+#[cfg(test)]
+mod tests;

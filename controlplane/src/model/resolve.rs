@@ -1,0 +1,494 @@
+//! Names to ids. Every independent error is reported; what hangs on a reported one stays silent.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use bulkhead_dataplane::headers::protocol;
+use bulkhead_dataplane::policy::{Action, Rule, RuleSet, Segment, Service};
+use bulkhead_dataplane::steering::LocalService;
+use bulkhead_dataplane::verdict::{MAX_PORTS, PortId, Reason, SegmentId};
+use ipnet::IpNet;
+
+use super::{Endpoint, Expected, Gateway, Model, Port, Probe, RuleInfo, SegmentInfo, Test};
+use crate::config::Sources;
+use crate::config::diagnostics::{At, Diagnostics, Report, nearest, quoted};
+use crate::config::schema::{self, Config, Text};
+use crate::config::values::{self, Wrong};
+
+/// The most ports that one range in `local` may open.
+const LOCAL_RANGE: u16 = 64;
+
+/// `report` may hold errors of reading already; then there is no model, but there may be more errors.
+pub(super) fn resolve(mut config: Config, report: Report) -> Result<Model, Diagnostics> {
+    let mut resolver = Resolver { report };
+    config.ports.sort_by(|a, b| a.name.value.cmp(&b.name.value));
+    config.segments.sort_by(|a, b| a.name.value.cmp(&b.name.value));
+    config.rules.sort_by(|a, b| text(&a.name).cmp(text(&b.name)));
+    let services = resolver.services(&config);
+    let ports = resolver.ports(&config, &services);
+    let (segments, mut rules) = resolver.segments(&config, &ports);
+    let (rule_infos, resolved) = resolver.rules(&config, &segments, &services, &rules);
+    rules.rules = resolved;
+    let mut model = Model {
+        gateway: gateway(&config),
+        ports,
+        segments,
+        rule_infos,
+        rules,
+        tests: Vec::new(),
+        digest: String::new(),
+        sources: Sources::default(),
+    };
+    model.tests = config.tests.iter().filter_map(|test| resolver.test(test, &model)).collect();
+    if !resolver.report.is_clean() {
+        return Err(resolver.report.into_diagnostics());
+    }
+    model.sources = resolver.report.sources;
+    model.digest = model.compute_digest();
+    Ok(model)
+}
+
+fn text(text: &Option<Text>) -> &str {
+    text.as_ref().map_or("", |t| &t.value)
+}
+
+fn value(text: &Option<Text>) -> Option<String> {
+    text.as_ref().map(|t| t.value.clone())
+}
+
+fn gateway(config: &Config) -> Gateway {
+    let (written, default) = (&config.gateway, Gateway::default());
+    let mut timeouts: Vec<_> =
+        written.timeouts.iter().map(|(name, duration)| (name.value.clone(), *duration)).collect();
+    timeouts.sort();
+    let size = |given: &Option<crate::config::Located<u64>>, default: usize| {
+        given.as_ref().map_or(default, |v| v.value as usize)
+    };
+    Gateway {
+        control: written.control.as_ref().map_or(default.control, |t| PathBuf::from(&t.value)),
+        workers: size(&written.workers, default.workers),
+        connections_v4: size(&written.connections, default.connections_v4),
+        connections_v6: size(&written.connections_v6, default.connections_v6),
+        half_open_percent: size(&written.half_open_percent, default.half_open_percent.into()) as u8,
+        busy_poll: written.busy_poll.as_ref().map_or(default.busy_poll, |v| v.value),
+        timeouts,
+    }
+}
+
+/// Named services, flattened.
+type Services<'c> = HashMap<&'c str, Vec<Service>>;
+
+struct Resolver {
+    report: Report,
+}
+
+impl Resolver {
+    fn wrong(&mut self, at: At, wrong: Wrong) {
+        self.report.error(at, wrong.message).maybe_hint(wrong.hint);
+    }
+
+    fn unknown<'a>(&mut self, what: &str, name: &Text, candidates: impl Iterator<Item = &'a str>) {
+        let hint = self
+            .report
+            .nearest(&name.value, candidates)
+            .unwrap_or_else(|| format!("no [{what}s.NAME] of this name is in the configuration"));
+        self.report.error(name.at, format!("unknown {what} {}", quoted(&name.value))).hint(hint);
+    }
+
+    /// Checks one name and that it is new; `seen` remembers it.
+    fn claim<'c>(&mut self, what: &str, name: &'c Text, seen: &mut HashMap<&'c str, At>) {
+        if let Err(wrong) = values::name(&name.value) {
+            self.wrong(name.at, wrong);
+        }
+        if let Some(&first) = seen.get(name.value.as_str()) {
+            self.report
+                .error(name.at, format!("two {what}s are named {}", quoted(&name.value)))
+                .related(first, "the first one");
+        } else {
+            seen.insert(&name.value, name.at);
+        }
+    }
+
+    fn services<'c>(&mut self, config: &'c Config) -> Services<'c> {
+        let mut seen = HashMap::new();
+        for group in &config.services {
+            self.claim("service", &group.name, &mut seen);
+        }
+        let groups: BTreeMap<&str, &schema::ServiceGroup> =
+            config.services.iter().map(|g| (g.name.value.as_str(), g)).collect();
+        let mut done = Services::new();
+        for &name in groups.keys() {
+            self.service_group(name, &groups, &mut Vec::new(), &mut done);
+        }
+        done
+    }
+
+    /// Flattens one service into `done`. `path` holds the services being flattened: meeting one again is a cycle.
+    /// It also bounds the recursion, to the number of services.
+    fn service_group<'c>(
+        &mut self,
+        name: &'c str,
+        groups: &BTreeMap<&'c str, &'c schema::ServiceGroup>,
+        path: &mut Vec<&'c str>,
+        done: &mut Services<'c>,
+    ) {
+        if done.contains_key(name) {
+            return;
+        }
+        path.push(name);
+        let mut list = Vec::new();
+        for member in &groups[name].members {
+            if values::is_service_literal(&member.value) {
+                match values::service(&member.value) {
+                    Ok(service) => list.push(service),
+                    Err(wrong) => self.wrong(member.at, wrong),
+                }
+            } else if let Some(start) = path.iter().position(|p| *p == member.value) {
+                let mut way = path[start..].to_vec();
+                way.push(&member.value);
+                let message = format!("service {} contains itself", quoted(&member.value));
+                self.report.error(member.at, message).label(way.join(" → "));
+            } else if path.len() >= GROUP_DEPTH {
+                let message = format!("services are nested more than {GROUP_DEPTH} deep");
+                self.report.error(member.at, message);
+            } else if let Some((&inner, _)) = groups.get_key_value(member.value.as_str()) {
+                self.service_group(inner, groups, path, done);
+                list.extend_from_slice(&done[inner]);
+            } else {
+                self.unknown_service(member, groups.keys().copied());
+            }
+        }
+        path.pop();
+        list.sort();
+        list.dedup();
+        done.insert(name, list);
+    }
+
+    fn unknown_service<'a>(&mut self, name: &Text, candidates: impl Iterator<Item = &'a str>) {
+        let hint = self.report.nearest(&name.value, candidates).unwrap_or_else(|| {
+            "define it as [services.NAME], or write the port itself: \"tcp/443\"".to_owned()
+        });
+        self.report.error(name.at, format!("unknown service {}", quoted(&name.value))).hint(hint);
+    }
+
+    /// The services behind names and literals, sorted.
+    fn service_list(&mut self, names: &[Text], services: &Services<'_>) -> Vec<Service> {
+        let mut list = Vec::new();
+        for name in names {
+            if values::is_service_literal(&name.value) {
+                match values::service(&name.value) {
+                    Ok(service) => list.push(service),
+                    Err(wrong) => self.wrong(name.at, wrong),
+                }
+            } else if let Some(found) = services.get(name.value.as_str()) {
+                list.extend_from_slice(found);
+            } else {
+                self.unknown_service(name, services.keys().copied());
+            }
+        }
+        list.sort();
+        list.dedup();
+        list
+    }
+
+    fn local(&mut self, names: &[Text], services: &Services<'_>) -> Vec<LocalService> {
+        let mut local = Vec::new();
+        for name in names {
+            for service in self.service_list(std::slice::from_ref(name), services) {
+                match service {
+                    Service::IcmpEcho => local.push(LocalService::IcmpEcho),
+                    Service::Icmpv6Echo => local.push(LocalService::Icmpv6Echo),
+                    Service::Tcp(low, high) if high - low < LOCAL_RANGE => {
+                        local.extend((low..=high).map(LocalService::Tcp));
+                    }
+                    Service::Udp(low, high) if high - low < LOCAL_RANGE => {
+                        local.extend((low..=high).map(LocalService::Udp));
+                    }
+                    Service::Any | Service::Tcp(..) | Service::Udp(..) => {
+                        let message = format!("{} opens too much of the gateway itself", quoted(&name.value));
+                        let hint =
+                            format!("name the services one by one; a range may have {LOCAL_RANGE} ports");
+                        self.report.error(name.at, message).hint(hint);
+                    }
+                }
+            }
+        }
+        local
+    }
+
+    fn ports(&mut self, config: &Config, services: &Services<'_>) -> Vec<Port> {
+        let (mut seen, mut interfaces) = (HashMap::new(), HashMap::new());
+        let everywhere = self.local(&config.gateway.local, services);
+        let mut ports = Vec::new();
+        for port in &config.ports {
+            self.claim("port", &port.name, &mut seen);
+            if ports.len() == MAX_PORTS {
+                self.report.error(port.name.at, format!("more than {MAX_PORTS} ports"));
+            }
+            match &port.interface {
+                None => {
+                    let message = format!("port {} has no `interface`", quoted(&port.name.value));
+                    self.report.error(port.name.at, message).hint("for example `interface = \"eth1\"`");
+                }
+                Some(interface) => {
+                    if let Err(wrong) = values::interface(&interface.value) {
+                        self.wrong(interface.at, wrong);
+                    } else if let Some(&first) = interfaces.get(interface.value.as_str()) {
+                        let message = format!("interface {} is used twice", quoted(&interface.value));
+                        self.report.error(interface.at, message).related(first, "the first port with it");
+                    } else {
+                        interfaces.insert(interface.value.as_str(), interface.at);
+                    }
+                }
+            }
+            let mut local = self.local(&port.local, services);
+            local.extend_from_slice(&everywhere);
+            local.sort();
+            local.dedup();
+            let interface = value(&port.interface).unwrap_or_default();
+            ports.push(Port { name: port.name.value.clone(), interface, local });
+        }
+        ports
+    }
+
+    fn segments(&mut self, config: &Config, ports: &[Port]) -> (Vec<SegmentInfo>, RuleSet) {
+        let (mut seen, mut owners) = (HashMap::new(), HashMap::new());
+        let (mut infos, mut rules) = (Vec::new(), RuleSet::default());
+        for segment in &config.segments {
+            self.claim("segment", &segment.name, &mut seen);
+            let mut resolved = Segment { ports: Vec::new(), networks: Vec::new() };
+            for name in &segment.ports {
+                match ports.binary_search_by(|p| p.name.as_str().cmp(&name.value)) {
+                    Ok(index) => resolved.ports.push(PortId(index.min(MAX_PORTS) as u8)),
+                    Err(_) => self.unknown("port", name, ports.iter().map(|p| p.name.as_str())),
+                }
+            }
+            for network in &segment.networks {
+                match values::network(&network.value) {
+                    Err(wrong) => self.wrong(network.at, wrong),
+                    Ok(net) => {
+                        self.own_network(net, network.at, &segment.name.value, &mut owners);
+                        resolved.networks.push(net);
+                    }
+                }
+            }
+            resolved.ports.sort();
+            resolved.ports.dedup();
+            resolved.networks.sort();
+            infos.push(SegmentInfo {
+                name: segment.name.value.clone(),
+                description: value(&segment.description),
+                at: segment.name.at,
+            });
+            rules.segments.push(resolved);
+        }
+        (infos, rules)
+    }
+
+    /// Notes that a segment holds a network; the longest match decides, so no other may hold the very same.
+    fn own_network<'c>(
+        &mut self,
+        net: IpNet,
+        at: At,
+        segment: &'c str,
+        owners: &mut HashMap<IpNet, (&'c str, At)>,
+    ) {
+        match owners.get(&net) {
+            Some((owner, first)) if *owner == segment => {
+                self.report.error(at, format!("`{net}` is listed twice")).related(*first, "the first time");
+            }
+            Some((owner, first)) => {
+                self.report
+                    .error(at, format!("`{net}` already belongs to segment {}", quoted(owner)))
+                    .hint("a network belongs to one segment; a smaller one inside it may belong to another")
+                    .related(*first, "there");
+            }
+            None => {
+                owners.insert(net, (segment, at));
+            }
+        }
+    }
+
+    fn segment_list(&mut self, names: &[Text], segments: &[SegmentInfo]) -> Vec<SegmentId> {
+        let mut list = Vec::new();
+        for name in names {
+            if name.value == "any" {
+                list.extend((0..segments.len() as u32).map(SegmentId));
+                continue;
+            }
+            match segments.binary_search_by(|s| s.name.as_str().cmp(&name.value)) {
+                Ok(index) => list.push(SegmentId(index as u32)),
+                Err(_) => self.unknown("segment", name, segments.iter().map(|s| s.name.as_str())),
+            }
+        }
+        list.sort();
+        list.dedup();
+        list
+    }
+
+    fn rules(
+        &mut self,
+        config: &Config,
+        segments: &[SegmentInfo],
+        services: &Services<'_>,
+        set: &RuleSet,
+    ) -> (Vec<RuleInfo>, Vec<Rule>) {
+        let mut seen = HashMap::new();
+        let (mut infos, mut rules) = (Vec::new(), Vec::new());
+        let clean = self.report.is_clean();
+        let families: Vec<u8> = set.segments.iter().map(families).collect();
+        for rule in &config.rules {
+            let before = self.report.count();
+            if let Some(name) = &rule.name {
+                self.claim("rule", name, &mut seen);
+            }
+            let resolved = Rule {
+                from: self.segment_list(&rule.from, segments),
+                to: self.segment_list(&rule.to, segments),
+                services: self.service_list(&rule.services, services),
+                action: self.action(&rule.action),
+            };
+            let at = rule.name.as_ref().map_or(rule.at, |n| n.at);
+            if clean && self.report.count() == before && !can_match(&resolved, &families) {
+                self.report
+                    .error(at, format!("rule {} can never match", quoted(text(&rule.name))))
+                    .hint("`from`, `to` and `services` have no address family (IPv4, IPv6) in common");
+            }
+            infos.push(RuleInfo {
+                name: text(&rule.name).to_owned(),
+                services: rule.services.iter().map(|s| s.value.clone()).collect(),
+                owner: value(&rule.owner),
+                ticket: value(&rule.ticket),
+                description: value(&rule.description),
+                at,
+            });
+            rules.push(resolved);
+        }
+        (infos, rules)
+    }
+
+    /// An unknown action is an error; what stands in for it is never used.
+    fn action(&mut self, action: &Option<Text>) -> Action {
+        let Some(action) = action else { return Action::Allow };
+        match action.value.as_str() {
+            "allow" => Action::Allow,
+            "deny" => Action::Deny,
+            "reject" => Action::Reject,
+            other => {
+                let hint = nearest(other, ["allow", "deny", "reject"]);
+                self.report
+                    .error(action.at, format!("{} is not an action", quoted(other)))
+                    .hint("use \"allow\", \"deny\" or \"reject\"")
+                    .maybe_hint(hint);
+                Action::Deny
+            }
+        }
+    }
+
+    fn test(&mut self, test: &schema::Test, model: &Model) -> Option<Test> {
+        let from = self.endpoint(test.from.as_ref(), model);
+        let to = self.endpoint(test.to.as_ref(), model);
+        let probe = self.probe(test.port.as_ref());
+        let expect = test.expect.as_ref()?;
+        let reason = match &expect.reason {
+            None => None,
+            Some(name) => match Reason::from_name(&name.value) {
+                Some(reason) => Some(reason),
+                None => {
+                    let hint = self
+                        .report
+                        .nearest(&name.value, Reason::ALL.iter().map(|r| r.name()))
+                        .unwrap_or_else(|| "for example \"no_rule\" or \"spoofed_source\"".to_owned());
+                    let message = format!("{} is not a reason", quoted(&name.value));
+                    self.report.error(name.at, message).hint(hint);
+                    None
+                }
+            },
+        };
+        let rule = expect.rule.as_ref().and_then(|name| {
+            let found = model.rule_id(&name.value);
+            if found.is_none() {
+                let hint = self.report.nearest(&name.value, model.rule_infos.iter().map(|r| r.name.as_str()));
+                let message = format!("unknown rule {}", quoted(&name.value));
+                self.report.error(name.at, message).maybe_hint(hint);
+            }
+            found
+        });
+        let verdict = match expect.verdict.as_ref()?.value.as_str() {
+            "allow" => Expected::Allow,
+            "reject" => Expected::Reject,
+            _ => Expected::Deny,
+        };
+        let name = test.name.as_ref()?;
+        let (name, at) = (name.value.clone(), name.at);
+        Some(Test { name, from: from?, to: to?, probe: probe?, verdict, reason, rule, at })
+    }
+
+    fn endpoint(&mut self, text: Option<&Text>, model: &Model) -> Option<Endpoint> {
+        let text = text?;
+        let found = model.endpoint(&text.value);
+        if found.is_none() {
+            self.unknown("segment", text, model.segments.iter().map(|s| s.name.as_str()));
+        }
+        found
+    }
+
+    fn probe(&mut self, text: Option<&Text>) -> Option<Probe> {
+        let text = text?;
+        match Probe::parse(&text.value) {
+            Ok(probe) => Some(probe),
+            Err(wrong) => {
+                self.wrong(text.at, wrong);
+                None
+            }
+        }
+    }
+}
+
+/// Deepest nesting of services in services: the flattening recurses.
+const GROUP_DEPTH: usize = 32;
+
+impl Model {
+    /// A segment's name or an address.
+    pub fn endpoint(&self, text: &str) -> Option<Endpoint> {
+        // Names may look like addresses ("10.0.0.1" is a legal name): what is configured goes first.
+        let segment = self.segment_id(text).map(Endpoint::Segment);
+        segment.or_else(|| text.parse::<IpAddr>().ok().map(Endpoint::Address))
+    }
+}
+
+impl Probe {
+    /// One protocol and port: `tcp/443`, `udp/53`, `icmp/echo-request`, `icmpv6/echo-request`.
+    pub fn parse(text: &str) -> Result<Probe, Wrong> {
+        match values::service(text)? {
+            Service::Tcp(port, high) if port == high => Ok(Probe { protocol: protocol::TCP, port }),
+            Service::Udp(port, high) if port == high => Ok(Probe { protocol: protocol::UDP, port }),
+            Service::IcmpEcho => Ok(Probe { protocol: protocol::ICMP, port: 0 }),
+            Service::Icmpv6Echo => Ok(Probe { protocol: protocol::ICMPV6, port: 0 }),
+            Service::Any | Service::Tcp(..) | Service::Udp(..) => Err(Wrong {
+                message: format!("{} is not one port", quoted(text)),
+                hint: Some("a question is about one connection: \"tcp/443\"".to_owned()),
+            }),
+        }
+    }
+}
+
+const IPV4: u8 = 1;
+const IPV6: u8 = 2;
+
+/// The address families that a segment has, as bits.
+fn families(segment: &Segment) -> u8 {
+    segment.networks.iter().fold(0, |bits, net| bits | if net.addr().is_ipv4() { IPV4 } else { IPV6 })
+}
+
+/// Whether a packet exists that the rule matches: some source and destination share a family that a service has.
+fn can_match(rule: &Rule, families: &[u8]) -> bool {
+    let of = |ids: &[SegmentId]| ids.iter().fold(0, |bits, s| bits | families[s.0 as usize]);
+    let shared = of(&rule.from) & of(&rule.to);
+    rule.services.iter().any(|service| match service {
+        Service::IcmpEcho => shared & IPV4 != 0,
+        Service::Icmpv6Echo => shared & IPV6 != 0,
+        Service::Any | Service::Tcp(..) | Service::Udp(..) => shared != 0,
+    })
+}
