@@ -171,8 +171,9 @@ pub fn icmp_error(frame: &mut impl FrameBuf, headers: &Headers, error: IcmpError
 
 /// Whether anything may be said about a packet with these addresses.
 fn may_answer(frame: &[u8], headers: &Headers) -> bool {
-    let unicast_frame = frame.first().is_some_and(|first| first & 1 == 0);
-    unicast_frame
+    // The frame's destination becomes the answer's source, so it must be one station's.
+    let to_one_station = frame.first_chunk::<6>().is_some_and(|to| to[0] & 1 == 0 && *to != [0; 6]);
+    to_one_station
         && match &headers.addresses {
             Addresses::V4(source, destination) => is_host4(source) && is_host4(destination),
             Addresses::V6(source, destination) => is_host6(source) && is_host6(destination),

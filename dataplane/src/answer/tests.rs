@@ -197,6 +197,7 @@ fn i11_nothing_is_said_about_multicast_broadcast_or_sources_that_are_no_host() {
     for (family, own) in BOTH {
         never(&changed(&sample::syn(family), |f| f[0] |= 1), own);
         never(&changed(&sample::syn(family), |f| f[0..6].fill(0xff)), own);
+        never(&changed(&sample::syn(family), |f| f[0..6].fill(0)), own);
     }
     for at in [IP + 12, IP + 16] {
         for address in

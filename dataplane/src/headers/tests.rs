@@ -373,6 +373,18 @@ fn every_truncation_of_every_kind_is_an_error_with_any_lengths_repaired() {
     }
 }
 
+#[test]
+fn the_fuzz_seeds_are_one_packet_of_every_kind() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/seeds/parse");
+    for (number, frame) in sample::every_kind().into_iter().enumerate() {
+        let path = folder.join(format!("kind-{number:02}"));
+        if std::env::var_os("BULKHEAD_WRITE_SEEDS").is_some() {
+            std::fs::write(&path, &frame).unwrap();
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), frame, "{}", path.display());
+    }
+}
+
 fn assert_agrees(frame: &[u8], headers: &Headers) {
     let sliced = SlicedPacket::from_ethernet(frame).unwrap();
     match sliced.net.as_ref().unwrap() {
