@@ -6,6 +6,7 @@
 
 pub mod device;
 mod error;
+pub mod l2fwd;
 pub mod redirect;
 mod ring;
 mod socket;
@@ -15,3 +16,7 @@ mod umem;
 pub use error::{Error, Kind};
 pub use socket::{BusyPoll, Interface, Mode, Socket, SocketConfig, Statistics, ZeroCopy};
 pub use umem::{Frame, Umem, UmemConfig};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

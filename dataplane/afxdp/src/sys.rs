@@ -136,12 +136,20 @@ pub(crate) fn kick_rx(fd: BorrowedFd<'_>) -> Result<(), i32> {
     if rc < 0 { Err(errno()) } else { Ok(()) }
 }
 
-/// Polls one descriptor; the events that are ready.
-pub(crate) fn poll(fd: BorrowedFd<'_>, events: i16, timeout_ms: i32) -> Result<i16, i32> {
-    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
-    // SAFETY: one entry, and the count says one.
-    let rc = unsafe { libc::poll(&mut entry, 1, timeout_ms) };
-    if rc < 0 { Err(errno()) } else { Ok(entry.revents) }
+/// Polls descriptors; the events that are ready on each. An interrupted poll is one without events.
+pub(crate) fn poll<const N: usize>(
+    fds: [BorrowedFd<'_>; N],
+    events: i16,
+    timeout_ms: i32,
+) -> Result<[i16; N], i32> {
+    let mut entries = fds.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 });
+    // SAFETY: pointer and count describe `entries`.
+    let rc = unsafe { libc::poll(entries.as_mut_ptr(), N as libc::nfds_t, timeout_ms) };
+    match rc {
+        0.. => Ok(entries.map(|entry| entry.revents)),
+        _ if errno() == libc::EINTR => Ok([0; N]),
+        _ => Err(errno()),
+    }
 }
 
 /// The interface's index in the calling thread's network namespace.

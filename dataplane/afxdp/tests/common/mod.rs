@@ -1,5 +1,8 @@
 //! A network namespace of the test's own with veth pairs, made by raw netlink: a fresh machine may lack `ip`.
 
+// Each test binary uses its part.
+#![allow(dead_code)]
+
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::mpsc;
