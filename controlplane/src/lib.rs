@@ -1,7 +1,9 @@
 //! The control plane: configuration, model, control socket, laboratory and command line.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod config;
+pub mod explain;
 pub mod model;
 
 pub mod netlink;

@@ -1,2 +1,6 @@
+//! Arguments → command → exit code.
 #![forbid(unsafe_code)]
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    bulkhead::cli::main()
+}

@@ -6,6 +6,7 @@
 
 mod canonical;
 mod resolve;
+mod trial;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,9 @@ use std::time::Duration;
 use bulkhead_dataplane::policy::RuleSet;
 use bulkhead_dataplane::steering::LocalService;
 use bulkhead_dataplane::verdict::{PortId, Reason, RuleId, SegmentId};
+
+pub use canonical::action_text;
+pub use trial::{TestResult, probe_text};
 
 use crate::config::{self, At, Config, Diagnostics, Report, Sources};
 

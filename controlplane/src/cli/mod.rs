@@ -1,0 +1,116 @@
+//! The command line: one file a verb.
+//!
+//! A new verb is a file with an `Args` that has `run`, a variant of [`Verb`] and a line in [`Verb::run`].
+
+mod check;
+mod explain;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done, and all is well.
+    Ok = 0,
+    /// 1: could not be done, or the input is wrong.
+    Error = 1,
+    /// 2: done, and there are differences.
+    Differences = 2,
+    /// 3: done, and tests of the policy failed.
+    TestsFailed = 3,
+}
+
+#[derive(Parser)]
+#[command(
+    name = "bulkhead",
+    version,
+    about = "A zero-trust segmentation gateway: packets cross between segments only where the policy says so",
+    after_help = "Exit codes: 0 ok, 1 error, 2 differences, 3 tests of the policy failed\n\n\
+        Examples:\n  \
+        bulkhead check configs/minimal.toml\n  \
+        bulkhead explain --config configs/minimal.toml --from office --to servers --port tcp/443"
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Check(check::CheckArgs),
+    Explain(explain::ExplainArgs),
+}
+
+impl Verb {
+    fn run(self) -> anyhow::Result<Exit> {
+        match self {
+            Verb::Check(args) => args.run(),
+            Verb::Explain(args) => args.run(),
+        }
+    }
+}
+
+/// The form of the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// `-o`: shared by the verbs that list something.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct OutputArgs {
+    /// Form of the output
+    #[arg(short = 'o', long = "output", value_name = "FORMAT", default_value = "text")]
+    pub output: Format,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            // clap's own code for a usage error is 2, which means differences here.
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.verb.run() {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(error) => {
+            complain(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints a line to standard output. A reader that went away (`| head`) is no error.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints a line to standard error.
+pub fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Prints a value as JSON.
+pub fn say_json(value: &serde_json::Value) {
+    say(&format!("{value:#}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

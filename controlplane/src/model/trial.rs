@@ -1,0 +1,191 @@
+//! Questions in names put to the compiled policy, and the `[[test]]`s.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use bulkhead_dataplane::headers::protocol;
+use bulkhead_dataplane::policy::compile::CompileError;
+use bulkhead_dataplane::policy::{Decision, Policy, Query, compile, reference};
+use bulkhead_dataplane::verdict::{PortId, Reason, SegmentId};
+use ipnet::IpNet;
+
+use super::{Endpoint, Expected, Model, Probe, Test};
+
+/// How often the search for an address of a segment's own may step over a smaller network of another.
+const STEPS: usize = 1024;
+
+/// A `[[test]]` that was run.
+#[derive(Clone, Debug)]
+pub struct TestResult<'m> {
+    /// The test.
+    pub test: &'m Test,
+    /// What went otherwise than expected; `None` when the test passed.
+    pub failure: Option<String>,
+}
+
+impl Expected {
+    /// The verdict of a decision.
+    pub fn of(decision: &Decision) -> Expected {
+        match decision.refusal {
+            None => Expected::Allow,
+            Some(Reason::RuleRejected) => Expected::Reject,
+            Some(_) => Expected::Deny,
+        }
+    }
+
+    /// The word for it in files and output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Expected::Allow => "allow",
+            Expected::Deny => "deny",
+            Expected::Reject => "reject",
+        }
+    }
+}
+
+/// The protocol and port in the words of the configuration.
+pub fn probe_text(protocol: u8, port: u16) -> String {
+    match protocol {
+        protocol::TCP => format!("tcp/{port}"),
+        protocol::UDP => format!("udp/{port}"),
+        protocol::ICMP => "icmp/echo-request".to_owned(),
+        protocol::ICMPV6 => "icmpv6/echo-request".to_owned(),
+        other => format!("protocol {other}"),
+    }
+}
+
+impl Model {
+    /// Compiles the rules; the error is told in the names of the configuration.
+    pub fn compile(&self) -> Result<Policy, String> {
+        compile(&self.rules).map_err(|error| match error {
+            CompileError::TooManyPieces(rule) => {
+                let (name, place) = (self.rule_name(rule), self.rule_place(rule));
+                format!("{}: rule `{}`: {error}", place.unwrap_or_default(), name.unwrap_or_default())
+            }
+            other => other.to_string(),
+        })
+    }
+
+    /// The questions that two ends and a service mean: one for every address family that they have in common.
+    /// A segment stands for one of its addresses, entering by its first port; an address of no segment enters by
+    /// the first port. Never empty.
+    pub fn questions(&self, from: Endpoint, to: Endpoint, probe: Probe) -> Result<Vec<Query>, String> {
+        let mut queries = Vec::new();
+        for v4 in [true, false] {
+            if (probe.protocol == protocol::ICMP && !v4) || (probe.protocol == protocol::ICMPV6 && v4) {
+                continue;
+            }
+            if let (Some(source), Some(destination)) = (self.address_of(from, v4), self.address_of(to, v4)) {
+                let segment = reference::segment_of(&self.rules, source);
+                let ports = segment.map(|s| &self.rules.segments[s.0 as usize].ports);
+                let ingress = ports.and_then(|p| p.first().copied()).unwrap_or(PortId(0));
+                queries.push(Query {
+                    ingress,
+                    source,
+                    destination,
+                    protocol: probe.protocol,
+                    destination_port: probe.port,
+                });
+            }
+        }
+        if queries.is_empty() {
+            return Err(
+                "the two ends and the service have no address family (IPv4, IPv6) in common".to_owned()
+            );
+        }
+        Ok(queries)
+    }
+
+    fn address_of(&self, end: Endpoint, v4: bool) -> Option<IpAddr> {
+        match end {
+            Endpoint::Address(address) => (address.is_ipv4() == v4).then_some(address),
+            Endpoint::Segment(segment) => self.sample(segment, v4),
+        }
+    }
+
+    /// An address of this family that belongs to the segment: not to a smaller network inside it.
+    fn sample(&self, segment: SegmentId, v4: bool) -> Option<IpAddr> {
+        let networks = &self.rules.segments[segment.0 as usize].networks;
+        networks.iter().filter(|net| net.addr().is_ipv4() == v4).find_map(|net| {
+            let first = net.network();
+            // The network's own address is no host's, where there is room for another.
+            let host = if net.prefix_len() + 1 < net.max_prefix_len() { next(first)? } else { first };
+            let mut candidate = host;
+            for _ in 0..STEPS {
+                if !net.contains(&candidate) {
+                    return None;
+                }
+                let inner = self.longest_match(candidate)?;
+                if networks.contains(&inner) {
+                    return Some(candidate);
+                }
+                candidate = next(inner.broadcast())?;
+            }
+            None
+        })
+    }
+
+    fn longest_match(&self, address: IpAddr) -> Option<IpNet> {
+        let all = self.rules.segments.iter().flat_map(|s| &s.networks);
+        all.filter(|net| net.contains(&address)).max_by_key(|net| net.prefix_len()).copied()
+    }
+
+    /// Runs every `[[test]]` through the compiled policy and the reference evaluator, which must agree.
+    pub fn run_tests(&self, policy: &Policy) -> Vec<TestResult<'_>> {
+        let failure = |test: &Test| match self.questions(test.from, test.to, test.probe) {
+            Ok(queries) => queries.iter().find_map(|query| self.check(test, policy, query)),
+            Err(message) => Some(message),
+        };
+        self.tests.iter().map(|test| TestResult { test, failure: failure(test) }).collect()
+    }
+
+    fn check(&self, test: &Test, policy: &Policy, query: &Query) -> Option<String> {
+        let decision = policy.judge(query);
+        let oracle = reference::judge(&self.rules, query);
+        if decision != oracle {
+            return Some(format!(
+                "the compiled policy says {} and the reference evaluator {}: a fault of Bulkhead, please report it",
+                self.decision_text(&decision),
+                self.decision_text(&oracle)
+            ));
+        }
+        let as_expected = Expected::of(&decision) == test.verdict
+            && test.reason.is_none_or(|reason| decision.refusal == Some(reason))
+            && test.rule.is_none_or(|rule| decision.rule == rule);
+        if as_expected {
+            return None;
+        }
+        let mut expected = test.verdict.name().to_owned();
+        if let Some(reason) = test.reason {
+            expected += &format!(" ({reason})");
+        }
+        if let Some(rule) = test.rule.and_then(|rule| self.rule_name(rule)) {
+            expected += &format!(" by rule `{rule}`");
+        }
+        Some(format!(
+            "expected {expected}, got {}: {} → {} {}",
+            self.decision_text(&decision),
+            query.source,
+            query.destination,
+            probe_text(query.protocol, query.destination_port)
+        ))
+    }
+
+    fn decision_text(&self, decision: &Decision) -> String {
+        let mut text = Expected::of(decision).name().to_owned();
+        if let Some(reason) = decision.refusal {
+            text += &format!(" ({reason})");
+        }
+        if let Some(rule) = self.rule_name(decision.rule) {
+            text += &format!(" by rule `{rule}`");
+        }
+        text
+    }
+}
+
+/// The address after this one; none after the last.
+fn next(address: IpAddr) -> Option<IpAddr> {
+    Some(match address {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().checked_add(1)?).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().checked_add(1)?).into(),
+    })
+}
