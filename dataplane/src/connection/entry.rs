@@ -1,0 +1,359 @@
+//! What is kept of one connection: 96 bytes for IPv4, 128 for IPv6.
+//!
+//! All fields are atomics, so that whatever workers do at the same time is memory-safe. The fields of a direction
+//! stand together, and only packets of that direction write them (the handshake excepted); one writer per direction
+//! is the normal case, so they are plain loads and stores. When a direction moves to another queue, an update may be
+//! lost: a counter misses a packet, a window edge is a segment late until the next one. The state, which decides
+//! about counting half-open connections, changes by compare-and-swap only.
+
+use std::net::IpAddr;
+
+use super::key::{Family, Key};
+use super::tcp::State;
+use super::timeouts::Limits;
+use super::window::{Seq, Side};
+use super::{Opening, Stamp};
+use crate::headers::{Tuple, protocol};
+use crate::sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release, fence};
+use crate::verdict::{Direction, Generation, Now, PortId, RuleId};
+
+/// Milliseconds, modulo 2³².
+pub(super) fn millis(now: Now) -> u32 {
+    now.millis() as u32
+}
+
+/// How long ago, in milliseconds. Another worker's clock reading may be a little ahead of ours: that is no age.
+fn age(now: u32, then: u32) -> u32 {
+    now.wrapping_sub(then).cast_signed().max(0).cast_unsigned()
+}
+
+/// Start times count 16 ms, so that 32 bits last for two years.
+const START_TICK_MS: u64 = 16;
+
+/// The changing word of an entry: `protocol | ingress << 8 | state << 16 | half-open << 24`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head(u32);
+
+impl Head {
+    const HALF_OPEN: u32 = 1 << 24;
+
+    fn new(protocol: u8, ingress: PortId, state: State) -> Head {
+        Head(u32::from(protocol) | u32::from(ingress.0) << 8).with_state(state, true)
+    }
+
+    pub(super) fn protocol(self) -> u8 {
+        self.0 as u8
+    }
+
+    fn ingress(self) -> PortId {
+        PortId((self.0 >> 8) as u8)
+    }
+
+    pub(super) fn state(self) -> State {
+        State::ALL[((self.0 >> 16) as u8 as usize).min(State::COUNT - 1)]
+    }
+
+    pub(super) fn counts_as_half_open(self) -> bool {
+        self.0 & Head::HALF_OPEN != 0
+    }
+
+    /// The mark of a half-open connection can be lost, never won: once taken, by
+    /// [`Entry::take_half_open`] too, it is not counted again.
+    pub(super) fn with_state(self, state: State, was_half_open: bool) -> Head {
+        let half_open = if was_half_open && state.is_half_open() { Head::HALF_OPEN } else { 0 };
+        Head(self.0 & 0xffff | (state as u32) << 16 | half_open)
+    }
+}
+
+/// What packets of one direction write: 32 bytes.
+#[derive(Default)]
+#[repr(C)]
+struct Half {
+    end: AtomicU32,
+    ack: AtomicU32,
+    limit: AtomicU32,
+    /// `largest window | scale << 16 | high bits of packets << 20`.
+    window: AtomicU32,
+    /// When the last packet that restarts the idle time was forwarded, milliseconds.
+    seen: AtomicU32,
+    /// The low 32 bits of the packet count.
+    packets: AtomicU32,
+    bytes: AtomicU64,
+}
+
+/// Bits of `Half::window` that belong to the TCP window.
+const WINDOW_BITS: u32 = 0x000f_ffff;
+const PACKETS_SHIFT: u32 = 20;
+
+/// Stores only what changed: a store dirties a line that the other direction's worker may be reading.
+fn update(cell: &AtomicU32, value: u32) {
+    if cell.load(Relaxed) != value {
+        cell.store(value, Relaxed);
+    }
+}
+
+impl Half {
+    fn side(&self) -> Side {
+        let window = self.window.load(Relaxed);
+        Side {
+            end: Seq(self.end.load(Relaxed)),
+            ack: Seq(self.ack.load(Relaxed)),
+            limit: Seq(self.limit.load(Relaxed)),
+            window: window as u16,
+            scale: (window >> 16 & 0xf) as u8,
+        }
+    }
+
+    fn set_side(&self, side: &Side) {
+        update(&self.end, side.end.0);
+        update(&self.ack, side.ack.0);
+        update(&self.limit, side.limit.0);
+        let rest = self.window.load(Relaxed) & !WINDOW_BITS;
+        update(&self.window, rest | u32::from(side.window) | u32::from(side.scale & 0xf) << 16);
+    }
+
+    fn count(&self, bytes: u64) {
+        let packets = self.packets.load(Relaxed).wrapping_add(1);
+        self.packets.store(packets, Relaxed);
+        if packets == 0 {
+            let window = self.window.load(Relaxed);
+            self.window.store(window.wrapping_add(1 << PACKETS_SHIFT), Relaxed);
+        }
+        self.bytes.store(self.bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
+    }
+
+    fn packets(&self) -> u64 {
+        let high = self.window.load(Relaxed) >> PACKETS_SHIFT;
+        u64::from(high) << 32 | u64::from(self.packets.load(Relaxed))
+    }
+
+    fn reset(&self, side: &Side, now: u32) {
+        self.window.store(0, Relaxed);
+        self.set_side(side);
+        self.seen.store(now, Relaxed);
+        self.packets.store(0, Relaxed);
+        self.bytes.store(0, Relaxed);
+    }
+}
+
+/// One connection. IPv4: 32 + 2 × 32 bytes, aligned so that it never touches more than two cache lines.
+#[repr(C, align(32))]
+pub(super) struct Entry<K> {
+    key: K,
+    head: AtomicU32,
+    rule: AtomicU32,
+    /// 0 while somebody restamps the entry; generations start at 1.
+    generation: AtomicU32,
+    valid_until: AtomicU32,
+    /// The start time in ticks of 16 ms; once the entry is out of the index, the next entry of its chain.
+    start_or_link: AtomicU32,
+    halves: [Half; 2],
+}
+
+impl<K: Default> Default for Entry<K> {
+    fn default() -> Self {
+        Entry {
+            key: K::default(),
+            head: AtomicU32::new(0),
+            rule: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
+            valid_until: AtomicU32::new(0),
+            start_or_link: AtomicU32::new(0),
+            halves: Default::default(),
+        }
+    }
+}
+
+impl<K> Entry<K> {
+    /// Writes a whole new connection. Only for an entry that no worker can reach any more.
+    pub(super) fn fill<A: Family<Key = K>>(
+        &self,
+        tuple: &Tuple<A>,
+        opening: &Opening,
+        state: State,
+        sides: [Side; 2],
+    ) where
+        K: Key<A>,
+    {
+        // Whoever copies the entry without being a worker (`Map::summaries`) loads a field, passes an acquire fence
+        // and loads the slot word again: if it saw one of the stores below, it sees that the old word is gone.
+        fence(Release);
+        self.key.store(tuple);
+        self.head.store(Head::new(tuple.protocol, opening.ingress, state).0, Relaxed);
+        self.rule.store(opening.rule.0, Relaxed);
+        self.generation.store(opening.generation.0, Relaxed);
+        self.valid_until.store(opening.valid_until, Relaxed);
+        self.start_or_link.store((opening.now.millis() / START_TICK_MS) as u32, Relaxed);
+        for (half, side) in self.halves.iter().zip(&sides) {
+            half.reset(side, millis(opening.now));
+        }
+    }
+
+    /// Which way a packet with this tuple goes, or `None` when it is not of this connection.
+    #[inline]
+    pub(super) fn matches<A: Family<Key = K>>(&self, tuple: &Tuple<A>) -> Option<Direction>
+    where
+        K: Key<A>,
+    {
+        let direction = self.key.direction(tuple)?;
+        (self.head().protocol() == tuple.protocol).then_some(direction)
+    }
+
+    pub(super) fn original<A: Family<Key = K>>(&self) -> (Tuple<A>, PortId)
+    where
+        K: Key<A>,
+    {
+        let head = self.head();
+        (self.key.load(head.protocol()), head.ingress())
+    }
+
+    pub(super) fn head(&self) -> Head {
+        Head(self.head.load(Acquire))
+    }
+
+    pub(super) fn swap_head(&self, from: Head, to: Head) -> bool {
+        self.head.compare_exchange(from.0, to.0, AcqRel, Acquire).is_ok()
+    }
+
+    /// Takes the mark of a half-open connection; true for exactly one caller, and only while it is one.
+    pub(super) fn take_half_open(&self) -> bool {
+        self.head.fetch_and(!Head::HALF_OPEN, AcqRel) & Head::HALF_OPEN != 0
+    }
+
+    pub(super) fn sides(&self) -> [Side; 2] {
+        [self.halves[0].side(), self.halves[1].side()]
+    }
+
+    /// Stores the sender's side, and the receiver's only where it changed, as it does in the handshake.
+    pub(super) fn set_sides(&self, sender: Direction, before: &[Side; 2], after: &[Side; 2]) {
+        self.halves[sender as usize].set_side(&after[sender as usize]);
+        let receiver = sender.reverse() as usize;
+        if before[receiver] != after[receiver] {
+            self.halves[receiver].set_side(&after[receiver]);
+        }
+    }
+
+    /// Restarts the idle time.
+    pub(super) fn refresh(&self, direction: Direction, now: Now) {
+        update(&self.halves[direction as usize].seen, millis(now));
+    }
+
+    pub(super) fn count(&self, direction: Direction, bytes: u64) {
+        self.halves[direction as usize].count(bytes);
+    }
+
+    /// Milliseconds since the last packet, of either direction, that restarts the idle time.
+    #[inline]
+    pub(super) fn idle_ms(&self, now: u32) -> u32 {
+        let [a, b] = &self.halves;
+        age(now, a.seen.load(Relaxed)).min(age(now, b.seen.load(Relaxed)))
+    }
+
+    #[inline]
+    pub(super) fn expired(&self, now: u32, limits: &Limits) -> bool {
+        self.idle_ms(now) > limits.of(self.head().state())
+    }
+
+    /// The judgement it was let through by. Generation 0, which no policy has, while somebody is changing it.
+    #[inline]
+    pub(super) fn stamp(&self) -> Stamp {
+        let generation = self.generation.load(Acquire);
+        let rule = RuleId(self.rule.load(Relaxed));
+        let valid_until = self.valid_until.load(Relaxed);
+        fence(Acquire);
+        let stable = self.generation.load(Relaxed) == generation;
+        Stamp { generation: Generation(if stable { generation } else { 0 }), rule, valid_until }
+    }
+
+    /// Replaces the judgement `old` as a whole; not at all when somebody else did or is doing so.
+    pub(super) fn restamp(&self, old: Stamp, new: Stamp) -> bool {
+        if old.generation.0 == 0
+            || self.generation.compare_exchange(old.generation.0, 0, AcqRel, Relaxed).is_err()
+        {
+            return false;
+        }
+        // A reader that sees one of the next two stores also sees, after its fence, that the generation is not `old`.
+        fence(Release);
+        self.rule.store(new.rule.0, Relaxed);
+        self.valid_until.store(new.valid_until, Relaxed);
+        self.generation.store(new.generation.0, Release);
+        true
+    }
+
+    pub(super) fn link(&self) -> u32 {
+        self.start_or_link.load(Relaxed)
+    }
+
+    pub(super) fn set_link(&self, next: u32) {
+        self.start_or_link.store(next, Relaxed);
+    }
+
+    pub(super) fn summary<A: Family<Key = K>>(&self, now: Now, end: Option<End>) -> Summary
+    where
+        K: Key<A>,
+    {
+        let head = self.head();
+        let tuple = self.key.load(head.protocol());
+        let [a, b] = &self.halves;
+        Summary {
+            tuple: Tuple {
+                source: tuple.source.into(),
+                destination: tuple.destination.into(),
+                source_port: tuple.source_port,
+                destination_port: tuple.destination_port,
+                protocol: tuple.protocol,
+            },
+            ingress: head.ingress(),
+            stamp: self.stamp(),
+            state: head.state(),
+            opened_ms: u64::from(self.start_or_link.load(Relaxed)) * START_TICK_MS,
+            idle_ms: self.idle_ms(millis(now)),
+            packets: [a.packets(), b.packets()],
+            bytes: [a.bytes.load(Relaxed), b.bytes.load(Relaxed)],
+            end,
+        }
+    }
+}
+
+/// The state in which a connection of this protocol starts.
+pub(super) fn first_state(protocol: u8) -> State {
+    match protocol {
+        protocol::TCP => State::SynSent,
+        protocol::UDP => State::UdpUnreplied,
+        _ => State::EchoUnreplied,
+    }
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its idle time ran out.
+    Expired,
+    /// It was half-open or over, and made room for a new one.
+    Evicted,
+    /// [`Map::remove`](super::Map::remove): the caller knows why.
+    Removed,
+}
+
+/// A copy of a connection, for events and listings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The originating direction.
+    pub tuple: Tuple<IpAddr>,
+    /// The port by which the first packet came.
+    pub ingress: PortId,
+    /// The judgement that let it through last. Generation 0 when the copy was taken while it changed.
+    pub stamp: Stamp,
+    /// Its state.
+    pub state: State,
+    /// When it was opened: milliseconds on the clock of [`Now`], to 16 ms, modulo 795 days.
+    pub opened_ms: u64,
+    /// Milliseconds since its last packet.
+    pub idle_ms: u32,
+    /// Packets forwarded, by direction (modulo 2⁴⁴).
+    pub packets: [u64; 2],
+    /// Bytes of the IP packets forwarded, by direction.
+    pub bytes: [u64; 2],
+    /// Why it ended; `None` for a live one.
+    pub end: Option<End>,
+}

@@ -1,0 +1,271 @@
+//! What names a connection: the tuple as it is stored in an entry, and its keyed hash.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::headers::{Address, Tuple};
+use crate::sync::{AtomicU32, AtomicU64, Relaxed};
+use crate::verdict::Direction;
+
+/// An address family that has a connection map of its own.
+pub trait Family: Address {
+    /// Addresses and ports of the originating direction, as atomics in an entry.
+    type Key: Key<Self>;
+    /// Which of a worker's free lists is this family's: 0 for IPv4, 1 for IPv6.
+    const INDEX: usize;
+}
+
+/// Addresses and ports as they lie in an entry. Written only while nobody can find the entry.
+pub trait Key<A>: Default + Send + Sync {
+    /// Overwrites the key.
+    fn store(&self, tuple: &Tuple<A>);
+    /// The stored originating tuple; the protocol is kept elsewhere in the entry.
+    fn load(&self, protocol: u8) -> Tuple<A>;
+    /// Which way a packet with this tuple goes, or `None` when it is not this connection's. Ignores the protocol.
+    fn direction(&self, tuple: &Tuple<A>) -> Option<Direction>;
+}
+
+fn ports(source: u16, destination: u16) -> u32 {
+    u32::from(source) << 16 | u32::from(destination)
+}
+
+/// 12 bytes.
+#[derive(Default)]
+#[repr(C)]
+pub struct KeyV4 {
+    source: AtomicU32,
+    destination: AtomicU32,
+    ports: AtomicU32,
+}
+
+impl Family for Ipv4Addr {
+    type Key = KeyV4;
+    const INDEX: usize = 0;
+}
+
+impl Key<Ipv4Addr> for KeyV4 {
+    fn store(&self, tuple: &Tuple<Ipv4Addr>) {
+        self.source.store(tuple.source.to_bits(), Relaxed);
+        self.destination.store(tuple.destination.to_bits(), Relaxed);
+        self.ports.store(ports(tuple.source_port, tuple.destination_port), Relaxed);
+    }
+
+    fn load(&self, protocol: u8) -> Tuple<Ipv4Addr> {
+        let ports = self.ports.load(Relaxed);
+        Tuple {
+            source: Ipv4Addr::from_bits(self.source.load(Relaxed)),
+            destination: Ipv4Addr::from_bits(self.destination.load(Relaxed)),
+            source_port: (ports >> 16) as u16,
+            destination_port: ports as u16,
+            protocol,
+        }
+    }
+
+    #[inline]
+    fn direction(&self, tuple: &Tuple<Ipv4Addr>) -> Option<Direction> {
+        let stored = (self.source.load(Relaxed), self.destination.load(Relaxed), self.ports.load(Relaxed));
+        let (source, destination) = (tuple.source.to_bits(), tuple.destination.to_bits());
+        if stored == (source, destination, ports(tuple.source_port, tuple.destination_port)) {
+            Some(Direction::Original)
+        } else if stored == (destination, source, ports(tuple.destination_port, tuple.source_port)) {
+            Some(Direction::Reply)
+        } else {
+            None
+        }
+    }
+}
+
+/// 40 bytes.
+#[derive(Default)]
+#[repr(C)]
+pub struct KeyV6 {
+    source: [AtomicU64; 2],
+    destination: [AtomicU64; 2],
+    ports: AtomicU32,
+}
+
+fn halves(address: Ipv6Addr) -> [u64; 2] {
+    let bits = address.to_bits();
+    [(bits >> 64) as u64, bits as u64]
+}
+
+fn load_halves(halves: &[AtomicU64; 2]) -> [u64; 2] {
+    [halves[0].load(Relaxed), halves[1].load(Relaxed)]
+}
+
+fn join(halves: [u64; 2]) -> Ipv6Addr {
+    Ipv6Addr::from_bits(u128::from(halves[0]) << 64 | u128::from(halves[1]))
+}
+
+impl Family for Ipv6Addr {
+    type Key = KeyV6;
+    const INDEX: usize = 1;
+}
+
+impl Key<Ipv6Addr> for KeyV6 {
+    fn store(&self, tuple: &Tuple<Ipv6Addr>) {
+        for (to, from) in [(&self.source, tuple.source), (&self.destination, tuple.destination)] {
+            let [high, low] = halves(from);
+            to[0].store(high, Relaxed);
+            to[1].store(low, Relaxed);
+        }
+        self.ports.store(ports(tuple.source_port, tuple.destination_port), Relaxed);
+    }
+
+    fn load(&self, protocol: u8) -> Tuple<Ipv6Addr> {
+        let ports = self.ports.load(Relaxed);
+        Tuple {
+            source: join(load_halves(&self.source)),
+            destination: join(load_halves(&self.destination)),
+            source_port: (ports >> 16) as u16,
+            destination_port: ports as u16,
+            protocol,
+        }
+    }
+
+    #[inline]
+    fn direction(&self, tuple: &Tuple<Ipv6Addr>) -> Option<Direction> {
+        let stored = (load_halves(&self.source), load_halves(&self.destination), self.ports.load(Relaxed));
+        let (source, destination) = (halves(tuple.source), halves(tuple.destination));
+        if stored == (source, destination, ports(tuple.source_port, tuple.destination_port)) {
+            Some(Direction::Original)
+        } else if stored == (destination, source, ports(tuple.destination_port, tuple.source_port)) {
+            Some(Direction::Reply)
+        } else {
+            None
+        }
+    }
+}
+
+/// The hash of a tuple; the same for both directions of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hash(pub(super) u64);
+
+impl Hash {
+    /// What a slot stores of the hash. The low bits: the buckets are chosen by the high bits of each half.
+    pub(super) fn tag(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// The two different buckets, among `count` (at least 2), where the connection may lie, the preferred one first.
+    ///
+    /// A 32-bit half of the hash times the count, shifted by 32, spreads over any count without a division.
+    pub(super) fn buckets(self, count: u32) -> [usize; 2] {
+        let scale = |half: u32| (u64::from(half) * u64::from(count)) >> 32;
+        let first = scale(self.0 as u32);
+        let second = scale((self.0 >> 32) as u32);
+        let second = if second != first {
+            second
+        } else if first + 1 < u64::from(count) {
+            first + 1
+        } else {
+            0
+        };
+        [first as usize, second as usize]
+    }
+}
+
+/// The secret of one table's hash.
+///
+/// The hash is two rounds of folded multiplication (the 128-bit product's halves xored, as in wyhash) over words
+/// masked with 64-bit secrets: about 3 ns. The first round alone is a keyed universal hash (NH): without the
+/// secrets, two chosen tuples collide with negligible probability, and the second round hides the linear structure
+/// from whoever measures look-up times. The secrets come from the standard library's `RandomState`, which takes
+/// them from the kernel's random generator. Should somebody collide tags and buckets nevertheless, a look-up still
+/// compares at most 16 entries.
+pub(super) struct HashKey([u64; 6]);
+
+#[inline]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+impl HashKey {
+    pub(super) fn random() -> HashKey {
+        let state = RandomState::new();
+        HashKey(std::array::from_fn(|i| state.hash_one(i)))
+    }
+
+    /// A fixed key, so that a model explores the same buckets every time.
+    #[cfg(all(test, loom))]
+    pub(super) fn fixed(seed: u64) -> HashKey {
+        HashKey(std::array::from_fn(|i| (seed + 1 + i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+    }
+
+    #[inline]
+    pub(super) fn hash<A: Family>(&self, tuple: &Tuple<A>) -> Hash {
+        let HashKey(key) = self;
+        let a = (tuple.source.bits(), tuple.source_port);
+        let b = (tuple.destination.bits(), tuple.destination_port);
+        // Sorted ends make both directions equal.
+        let (low, high) = if a <= b { (a, b) } else { (b, a) };
+        let ports = u64::from(low.1) | u64::from(high.1) << 16 | u64::from(tuple.protocol) << 32;
+        let round = if A::INDEX == 0 {
+            // Two words: address, port and protocol below 64 bits each.
+            let first = low.0 as u64 | ports << 32;
+            let second = high.0 as u64 | (ports >> 32 | u64::from(high.1) << 8) << 32;
+            fold(first ^ key[0], second ^ key[1])
+        } else {
+            let ends = fold(low.0 as u64 ^ key[0], (low.0 >> 64) as u64 ^ key[1])
+                ^ fold(high.0 as u64 ^ key[2], (high.0 >> 64) as u64 ^ key[3]).rotate_left(23);
+            fold(ends ^ key[4], ports ^ key[5])
+        };
+        Hash(fold(round ^ key[4], key[5] | 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tuple(i: u32) -> Tuple<Ipv4Addr> {
+        Tuple {
+            source: Ipv4Addr::from_bits(0x0a00_0000 + i),
+            destination: Ipv4Addr::new(10, 20, 0, 1),
+            source_port: (i * 7) as u16,
+            destination_port: 443,
+            protocol: 6,
+        }
+    }
+
+    #[test]
+    fn both_directions_hash_equal_and_protocols_differ() {
+        let key = HashKey::random();
+        let six = Tuple {
+            source: Ipv6Addr::LOCALHOST,
+            destination: Ipv6Addr::UNSPECIFIED,
+            source_port: 1,
+            destination_port: 2,
+            protocol: 6,
+        };
+        assert_eq!(key.hash(&six), key.hash(&six.reverse()));
+        for i in 0..1000 {
+            let tuple = tuple(i);
+            assert_eq!(key.hash(&tuple), key.hash(&tuple.reverse()));
+            assert_ne!(key.hash(&tuple), key.hash(&Tuple { protocol: 17, ..tuple }));
+            let swapped =
+                Tuple { source_port: tuple.destination_port, destination_port: tuple.source_port, ..tuple };
+            assert!(swapped == tuple || key.hash(&tuple) != key.hash(&swapped));
+        }
+    }
+
+    #[test]
+    fn the_two_buckets_always_differ_and_fill_evenly() {
+        let key = HashKey::random();
+        let mut load = [0u32; 61];
+        for i in 0..61 * 1000 {
+            let [first, second] = key.hash(&tuple(i)).buckets(61);
+            assert_ne!(first, second);
+            load[first] += 1;
+            load[second] += 1;
+        }
+        // Binomial with mean 2000 and deviation 45: ten deviations never happen by chance.
+        assert!(load.iter().all(|&n| (1550..2450).contains(&n)), "{load:?}");
+    }
+
+    #[test]
+    fn another_start_gives_another_hash() {
+        assert_ne!(HashKey::random().hash(&tuple(1)), HashKey::random().hash(&tuple(1)));
+    }
+}

@@ -1,0 +1,549 @@
+//! All connections of one address family.
+//!
+//! **When it is full.** Opening needs a place among the half-open connections, a place in the table and a free slot
+//! in one of its two buckets. Where one is missing, room is made among the connections of these two buckets and,
+//! unless it is the slot that is missing, of 64 further slots (a window that moves on each time, and goes on to 512
+//! slots while it finds nothing): an expired connection first, else one that is over (TIME-WAIT or reset), else the
+//! half-open one that has waited longest. A place among the half-open is only made by ending a half-open one. An
+//! established connection is never ended to make room. With no candidate, opening is refused:
+//! [`Reason::HalfOpenLimit`] or [`Reason::TableFull`]. So a flood of SYNs ends its own oldest handshakes, at a
+//! bounded price each.
+
+use crossbeam::utils::CachePadded;
+
+use super::entry::{Entry, first_state, millis};
+use super::index::{ENTRY_BITS, Index, Position, Settled, Word};
+use super::key::HashKey;
+use super::reclaim::{CHUNK, Cache, Epochs, Pool};
+use super::tcp::{self, Outcome};
+use super::timeouts::Limits;
+use super::window::{self, Seq, Side};
+use super::{ENDED, End, Family, Hash, Hit, Opening, Stamp, State, Summary, TableConfig, Timeouts, Worker};
+use crate::headers::{TcpSegment, Transport, Tuple, protocol};
+use crate::sync::{AcqRel, Acquire, AtomicU32, Relaxed, fence};
+use crate::verdict::{Direction, Now, PortId, Reason};
+
+/// Slots beyond the two buckets that are looked at to make room.
+const SAMPLE: usize = 64;
+
+/// How many are looked at while there is no candidate at all.
+const MAX_SAMPLE: usize = 512;
+
+/// How often opening starts over because other workers were faster with the same tuple.
+const ATTEMPTS: usize = 16;
+
+/// What [`Map::open`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// A new connection; its first packet counts as tracked.
+    New(Hit),
+    /// Another worker was first: track the packet as one of this connection.
+    Existing(Hit),
+}
+
+/// What a packet did to its connection's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Track {
+    /// Nothing worth telling.
+    Passed,
+    /// The handshake is complete, or the first reply has come.
+    Established,
+    /// The first FIN.
+    Closing,
+    /// Reset, or both FINs acknowledged. The entry stays until its time runs out, or a new SYN comes.
+    Closed,
+    /// A SYN over a finished connection: [`Map::remove`] it and treat the packet as the first of a new one.
+    Reopen,
+}
+
+/// The connections of one family.
+pub struct Map<A: Family> {
+    index: Index,
+    entries: Box<[Entry<A::Key>]>,
+    pool: Pool,
+    key: HashKey,
+    limits: Limits,
+    capacity: u32,
+    half_open_limit: u32,
+    len: CachePadded<AtomicU32>,
+    half_open: CachePadded<AtomicU32>,
+}
+
+/// Adds one, unless the limit is reached.
+fn reserve(counter: &AtomicU32, limit: u32) -> bool {
+    counter.fetch_update(AcqRel, Relaxed, |n| (n < limit).then_some(n + 1)).is_ok()
+}
+
+impl<A: Family> Map<A> {
+    pub(super) fn new(capacity: u32, config: &TableConfig, workers: usize, key: HashKey) -> Map<A> {
+        let capacity = capacity.min(1 << (ENTRY_BITS - 1));
+        // Every worker may hold nearly two chunks; the rest is for entries in limbo.
+        let spare = if cfg!(loom) { 4 } else { capacity / 32 + 2 * CHUNK * workers as u32 + 64 };
+        let entries: Box<[_]> = (0..capacity + spare).map(|_| Entry::default()).collect();
+        let share = u64::from(config.half_open_share_percent.min(100));
+        Map {
+            index: Index::new(capacity),
+            pool: Pool::new(&entries),
+            entries,
+            key,
+            limits: Limits::new(&config.timeouts),
+            capacity,
+            half_open_limit: (u64::from(capacity) * share).div_ceil(100) as u32,
+            len: CachePadded::new(AtomicU32::new(0)),
+            half_open: CachePadded::new(AtomicU32::new(0)),
+        }
+    }
+
+    pub(super) fn set_timeouts(&self, timeouts: &Timeouts) {
+        self.limits.replace(timeouts);
+    }
+
+    pub(super) fn seal(&self, cache: &mut Cache, epochs: &Epochs) {
+        cache.seal(&self.entries, epochs);
+    }
+
+    pub(super) fn collect(&self, cache: &mut Cache, epochs: &Epochs) {
+        cache.collect(&self.entries, &self.pool, epochs);
+    }
+
+    pub(super) fn abandon(&self, cache: &mut Cache) {
+        cache.abandon(&self.entries, &self.pool);
+    }
+
+    pub(super) fn dissolve(&self, cache: &mut Cache) {
+        cache.dissolve(&self.entries, &self.pool);
+    }
+
+    /// Connections. Exact whenever nobody is opening or removing one.
+    pub fn len(&self) -> u32 {
+        self.len.load(Relaxed)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Half-open connections: handshake incomplete, or no reply yet. Exact as [`Map::len`] is.
+    pub fn half_open(&self) -> u32 {
+        self.half_open.load(Relaxed)
+    }
+
+    /// How many connections fit.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// How many half-open ones are let in.
+    pub fn half_open_limit(&self) -> u32 {
+        self.half_open_limit
+    }
+
+    /// Slots of the index.
+    pub fn slots(&self) -> usize {
+        self.index.positions()
+    }
+
+    /// Bytes that the map has allocated.
+    pub fn memory_bytes(&self) -> usize {
+        self.entries.len() * size_of::<Entry<A::Key>>() + self.slots() * size_of::<u64>()
+    }
+
+    fn entry(&self, hit: Hit) -> &Entry<A::Key> {
+        &self.entries[hit.entry as usize]
+    }
+
+    /// The same for both directions.
+    #[inline]
+    pub fn hash(&self, tuple: &Tuple<A>) -> Hash {
+        self.key.hash(tuple)
+    }
+
+    /// Loads the first word of the hash's bucket, so that its line is in the cache when [`Map::find`] comes. The
+    /// result is only there so that the load is not optimised away: pass it to `std::hint::black_box`.
+    #[inline]
+    pub fn touch(&self, hash: Hash) -> u64 {
+        self.index.touch(hash).0
+    }
+
+    /// The connection of a packet; none when its idle time has run out. Never writes.
+    #[inline]
+    pub fn find(&self, hash: Hash, tuple: &Tuple<A>, now: Now) -> Option<Hit> {
+        self.look_up(hash, tuple).filter(|&hit| !self.entry(hit).expired(millis(now), &self.limits))
+    }
+
+    #[inline]
+    fn look_up(&self, hash: Hash, tuple: &Tuple<A>) -> Option<Hit> {
+        let (position, word, (entry, direction)) = self.index.find(hash, |entry| {
+            self.entries[entry as usize].matches(tuple).map(|direction| (entry, direction))
+        })?;
+        Some(Hit { entry, position, word: word.0, direction })
+    }
+
+    /// The connection to which a packet quoted in an ICMP error belongs; the direction is the quoted packet's. The
+    /// caller still has to see that the error goes to the quoted packet's sender, and to
+    /// [`Map::check_quote_sequence`]. Nothing about an error changes the connection (RFC 5508, REQ-4 and REQ-5).
+    pub fn find_quote(&self, tuple: &Tuple<A>, now: Now) -> Option<Hit> {
+        self.find(self.hash(tuple), tuple, now)
+    }
+
+    /// Whether a quoted TCP sequence number is of data in flight (RFC 5927, section 4.1): sent, and not acknowledged.
+    /// `direction` is the quoted packet's. The end itself counts: pure acknowledgements carry it.
+    pub fn check_quote_sequence(&self, hit: Hit, direction: Direction, sequence: u32) -> bool {
+        let sides = self.entry(hit).sides();
+        let (sender, receiver) = (sides[direction as usize], sides[direction.reverse() as usize]);
+        !Seq(sequence).is_after(sender.end) && !receiver.ack.is_after(Seq(sequence))
+    }
+
+    /// Opens a connection for its first packet, which the policy has allowed.
+    ///
+    /// # Errors
+    /// [`Reason::NoConnection`] for a TCP segment that is no SYN; [`Reason::HalfOpenLimit`] and
+    /// [`Reason::TableFull`] as the head of this file says.
+    pub fn open(
+        &self,
+        worker: &mut Worker,
+        hash: Hash,
+        tuple: &Tuple<A>,
+        opening: &Opening,
+    ) -> Result<Opened, Reason> {
+        let sides = match opening.segment {
+            Some(segment) if tuple.protocol == protocol::TCP => {
+                if !tcp::may_open(segment) {
+                    return Err(Reason::NoConnection);
+                }
+                let (original, reply) = window::opening(segment);
+                [original, reply]
+            }
+            None if tuple.protocol == protocol::TCP => return Err(Reason::NoConnection),
+            _ => [Side::default(); 2],
+        };
+        for _ in 0..ATTEMPTS {
+            if let Some(hit) = self.look_up(hash, tuple) {
+                if !self.entry(hit).expired(millis(opening.now), &self.limits) {
+                    return Ok(Opened::Existing(hit));
+                }
+                self.end(worker, hit.position, Word(hit.word), opening.now, End::Expired);
+                continue;
+            }
+            self.make_room(worker, hash, opening.now)?;
+            let Some(entry) = self.take(worker) else {
+                self.cancel();
+                return Err(Reason::TableFull);
+            };
+            self.entries[entry as usize].fill(tuple, opening, first_state(tuple.protocol), sides);
+            if let Some(hit) = self.publish(worker, hash, entry, opening.now)? {
+                return Ok(Opened::New(hit));
+            }
+        }
+        Err(Reason::TableFull)
+    }
+
+    fn take(&self, worker: &mut Worker) -> Option<u32> {
+        worker.caches[A::INDEX].take(&self.entries, &self.pool, &worker.table.epochs)
+    }
+
+    /// Reserves one connection, half-open as all begin.
+    fn make_room(&self, worker: &mut Worker, hash: Hash, now: Now) -> Result<(), Reason> {
+        if !reserve(&self.half_open, self.half_open_limit) {
+            self.evict(worker, hash, now, Room::HalfOpen);
+            if !reserve(&self.half_open, self.half_open_limit) {
+                return Err(Reason::HalfOpenLimit);
+            }
+        }
+        if !reserve(&self.len, self.capacity) {
+            self.evict(worker, hash, now, Room::Entry);
+            if !reserve(&self.len, self.capacity) {
+                self.half_open.fetch_sub(1, AcqRel);
+                return Err(Reason::TableFull);
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes `make_room`.
+    fn cancel(&self) {
+        self.half_open.fetch_sub(1, AcqRel);
+        self.len.fetch_sub(1, AcqRel);
+    }
+
+    /// Puts a filled entry into the index. `None`: another one with this key was first.
+    fn publish(&self, worker: &mut Worker, hash: Hash, entry: u32, now: Now) -> Result<Option<Hit>, Reason> {
+        let placed = self.index.place(hash, entry).or_else(|| {
+            self.evict(worker, hash, now, Room::Slot);
+            self.index.place(hash, entry)
+        });
+        let Some((position, word)) = placed else {
+            worker.caches[A::INDEX].give_back(&self.entries, entry);
+            self.cancel();
+            return Err(Reason::TableFull);
+        };
+        let same_key = |a: u32, b: u32| {
+            let (tuple, _) = self.entries[a as usize].original();
+            self.entries[b as usize].matches(&tuple).is_some()
+        };
+        let cache = &mut worker.caches[A::INDEX];
+        match self.index.settle(hash, position, word, &same_key, &mut |entry| self.retire(cache, entry)) {
+            Settled::Live => {
+                let word = Index::live(word).0;
+                Ok(Some(Hit { entry, position, word, direction: Direction::Original }))
+            }
+            Settled::Gone => Ok(None),
+        }
+    }
+
+    /// For whoever emptied the entry's word.
+    fn retire(&self, cache: &mut Cache, entry: u32) {
+        if self.entries[entry as usize].take_half_open() {
+            self.half_open.fetch_sub(1, AcqRel);
+        }
+        self.len.fetch_sub(1, AcqRel);
+        cache.retire(&self.entries, entry);
+    }
+
+    /// Removes a connection; the summary goes to exactly one caller, whose reason it also is.
+    pub fn remove(&self, worker: &mut Worker, hit: Hit, now: Now) -> Option<Summary> {
+        self.cut(worker, hit.position, Word(hit.word), now, End::Removed)
+    }
+
+    fn cut(
+        &self,
+        worker: &mut Worker,
+        position: Position,
+        word: Word,
+        now: Now,
+        end: End,
+    ) -> Option<Summary> {
+        if !self.index.empty(position, word) {
+            return None;
+        }
+        // Before retiring, which overwrites the start time.
+        let summary = self.entries[word.entry() as usize].summary(now, Some(end));
+        self.retire(&mut worker.caches[A::INDEX], word.entry());
+        Some(summary)
+    }
+
+    /// Ends a connection in favour of a new one, and leaves the report to the next sweep. Without room for the
+    /// report nothing is ended.
+    fn end(&self, worker: &mut Worker, position: Position, word: Word, now: Now, end: End) -> bool {
+        if worker.ended.len() == ENDED {
+            return false;
+        }
+        let summary = self.cut(worker, position, word, now, end);
+        worker.ended.extend(summary);
+        summary.is_some()
+    }
+
+    /// Ends one connection to make room, if there is one that may be ended. See the head of this file.
+    fn evict(&self, worker: &mut Worker, hash: Hash, now: Now, room: Room) -> bool {
+        let ms = millis(now);
+        let mut best: Option<Candidate> = None;
+        for position in self.index.candidates(hash) {
+            best = best.max(self.candidate(position, ms, room));
+        }
+        if room != Room::Slot {
+            for looked in 0..MAX_SAMPLE.min(self.slots()) {
+                if looked >= SAMPLE && best.is_some() {
+                    break;
+                }
+                let position = worker.hand as usize % self.slots();
+                worker.hand = worker.hand.wrapping_add(1);
+                best = best.max(self.candidate(position as Position, ms, room));
+            }
+        }
+        let Some(Candidate { rank, position, word, .. }) = best else { return false };
+        let end = if rank == Rank::Expired { End::Expired } else { End::Evicted };
+        self.end(worker, position, Word(word), now, end)
+    }
+
+    fn candidate(&self, position: Position, now: u32, room: Room) -> Option<Candidate> {
+        let word = self.index.word(position);
+        if !word.is_live() {
+            return None;
+        }
+        let entry = &self.entries[word.entry() as usize];
+        let head = entry.head();
+        if room == Room::HalfOpen && !head.counts_as_half_open() {
+            return None;
+        }
+        let rank = match head.state() {
+            _ if entry.expired(now, &self.limits) => Rank::Expired,
+            state if state.is_over() => Rank::Over,
+            state if state.is_half_open() => Rank::HalfOpen,
+            _ => return None,
+        };
+        Some(Candidate { rank, idle_ms: entry.idle_ms(now), position, word: word.0 })
+    }
+
+    /// By which judgement the connection passes.
+    #[inline]
+    pub fn stamp(&self, hit: Hit) -> Stamp {
+        self.entry(hit).stamp()
+    }
+
+    /// Replaces the judgement that [`Map::stamp`] returned; false, and nothing happens, when another worker did so
+    /// meanwhile.
+    pub fn restamp(&self, hit: Hit, old: Stamp, new: Stamp) -> bool {
+        self.entry(hit).restamp(old, new)
+    }
+
+    /// The originating direction and the port by which it came.
+    pub fn original(&self, hit: Hit) -> (Tuple<A>, PortId) {
+        self.entry(hit).original()
+    }
+
+    /// Its state.
+    pub fn state(&self, hit: Hit) -> State {
+        self.entry(hit).head().state()
+    }
+
+    /// Checks a TCP segment against its connection and takes the state on.
+    ///
+    /// A SYN alone from the *responder* (simultaneous open) lets the responder speak first: the caller must have
+    /// asked the policy about the reverse tuple before.
+    ///
+    /// # Errors
+    /// [`Reason::TcpInvalid`] and [`Reason::TcpOutOfWindow`]; then nothing has changed.
+    #[inline]
+    pub fn track_tcp(&self, hit: Hit, segment: &TcpSegment, now: Now) -> Result<Track, Reason> {
+        let entry = self.entry(hit);
+        loop {
+            let head = entry.head();
+            let sides = entry.sides();
+            match tcp::judge(head.state(), sides, hit.direction, segment)? {
+                Outcome::Pass => return Ok(Track::Passed),
+                Outcome::Reopen => return Ok(Track::Reopen),
+                Outcome::Next(next, after) => {
+                    if next == head.state() {
+                        entry.set_sides(hit.direction, &sides, &after);
+                        return Ok(Track::Passed);
+                    }
+                    // Sides first: whoever sees the new state sees the windows that belong to it. If another
+                    // segment changes the state meanwhile, this one is judged again by the new state.
+                    entry.set_sides(hit.direction, &sides, &after);
+                    if self.advance(hit, head, next, now) {
+                        return Ok(match next {
+                            State::Established => Track::Established,
+                            State::FinOriginal | State::FinReply => Track::Closing,
+                            State::TimeWait | State::Closed => Track::Closed,
+                            _ => Track::Passed,
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn advance(&self, hit: Hit, head: super::entry::Head, next: State, now: Now) -> bool {
+        let entry = self.entry(hit);
+        let new = head.with_state(next, head.counts_as_half_open());
+        if !entry.swap_head(head, new) {
+            return false;
+        }
+        if head.counts_as_half_open() && !new.counts_as_half_open() {
+            self.half_open.fetch_sub(1, AcqRel);
+        }
+        entry.refresh(hit.direction, now);
+        true
+    }
+
+    /// Takes a UDP or ICMP echo connection on.
+    ///
+    /// # Errors
+    /// [`Reason::NoConnection`] for an echo request from the responder or a reply from the originator: both ends
+    /// happen to use one identifier, and this one's request is not what the policy has allowed.
+    #[inline]
+    pub fn track_other(&self, hit: Hit, transport: &Transport, now: Now) -> Result<Track, Reason> {
+        let next = match (transport, hit.direction) {
+            (Transport::Udp, Direction::Reply) => State::UdpReplied,
+            (Transport::EchoReply, Direction::Reply) => State::EchoReplied,
+            (Transport::Udp | Transport::EchoRequest, Direction::Original) => return Ok(Track::Passed),
+            _ => return Err(Reason::NoConnection),
+        };
+        loop {
+            let head = self.entry(hit).head();
+            if head.state() == next {
+                return Ok(Track::Passed);
+            }
+            if self.advance(hit, head, next, now) {
+                return Ok(Track::Established);
+            }
+        }
+    }
+
+    /// Counts a packet that is really forwarded, `bytes` long from its IP header on, and restarts the idle time.
+    #[inline]
+    pub fn account(&self, hit: Hit, bytes: usize, now: Now) {
+        let entry = self.entry(hit);
+        entry.count(hit.direction, bytes as u64);
+        if entry.head().state().is_refreshed() {
+            entry.refresh(hit.direction, now);
+        }
+    }
+
+    pub(super) fn sweep(
+        &self,
+        worker: &mut Worker,
+        now: Now,
+        from: usize,
+        count: usize,
+        emit: &mut impl FnMut(Summary),
+    ) {
+        for position in from..from + count {
+            let position = position as Position;
+            let word = self.index.word(position);
+            if word.is_live()
+                && self.entries[word.entry() as usize].expired(millis(now), &self.limits)
+                && let Some(summary) = self.cut(worker, position, word, now, End::Expired)
+            {
+                emit(summary);
+            }
+        }
+    }
+
+    /// Consistent copies of the connections from this slot on; start with 0, go on with [`Hit::next_position`].
+    /// For any thread. Connections that come or go meanwhile may be missed. To a thread without a [`Worker`] that is
+    /// online, the hits are good for [`Map::remove`] only.
+    pub fn summaries(&self, from: usize, now: Now) -> impl Iterator<Item = (Hit, Summary)> + '_ {
+        (from..self.slots()).filter_map(move |position| {
+            let position = position as Position;
+            let word = self.index.word(position);
+            if !word.is_live() {
+                return None;
+            }
+            let summary = self.entries[word.entry() as usize].summary(now, None);
+            // The copy is of one connection only if that is still there; see `Entry::fill`.
+            fence(Acquire);
+            let hit = Hit { entry: word.entry(), position, word: word.0, direction: Direction::Original };
+            (self.index.word(position) == word).then_some((hit, summary))
+        })
+    }
+}
+
+/// What may be ended to make room, the best last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    HalfOpen,
+    Over,
+    Expired,
+}
+
+/// A connection that may be ended; ordered by rank, then by how long it has been idle.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    rank: Rank,
+    idle_ms: u32,
+    position: Position,
+    word: u64,
+}
+
+/// What is missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// A place among the half-open connections.
+    HalfOpen,
+    /// A place in the table.
+    Entry,
+    /// A slot in one of the two buckets.
+    Slot,
+}

@@ -1,0 +1,382 @@
+//! The states of a connection, and what a TCP segment does to them (RFC 9293, seen from the middle).
+//!
+//! [`NEXT`] is the whole state machine: state × direction × kind of segment. A cell that is not there is invalid.
+//! [`judge`] adds the sequence numbers. It is pure: state, both sides and a segment in, the new ones or a reason out.
+
+use super::window::{self, Seq, Side, span};
+use crate::headers::{TcpSegment, tcp_flags};
+use crate::verdict::{Direction, Reason};
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// The originator's SYN was seen.
+    SynSent = 0,
+    /// Both have sent a SYN, neither a SYN-ACK: simultaneous open (RFC 9293, figure 8), or the start of a split
+    /// handshake, which never gets further because it lacks the responder's SYN-ACK.
+    SimultaneousSyn,
+    /// Simultaneous open, and the originator has sent its SYN-ACK.
+    SimultaneousOriginal,
+    /// Simultaneous open, and the responder has sent its SYN-ACK.
+    SimultaneousReply,
+    /// The responder's SYN-ACK was seen.
+    SynReceived,
+    /// The handshake is complete.
+    Established,
+    /// The originator has sent its FIN.
+    FinOriginal,
+    /// The responder has sent its FIN.
+    FinReply,
+    /// Both have sent a FIN; not both are acknowledged.
+    FinBoth,
+    /// Both FINs were acknowledged.
+    TimeWait,
+    /// Reset.
+    Closed,
+    /// UDP from the originator only.
+    UdpUnreplied,
+    /// UDP in both directions.
+    UdpReplied,
+    /// ICMP echo requests, no reply yet.
+    EchoUnreplied,
+    /// ICMP echo requests and replies.
+    EchoReplied,
+}
+
+impl State {
+    /// How many states there are.
+    pub const COUNT: usize = 15;
+
+    /// Every state, in the order of their numbers.
+    pub const ALL: [State; State::COUNT] = [
+        State::SynSent,
+        State::SimultaneousSyn,
+        State::SimultaneousOriginal,
+        State::SimultaneousReply,
+        State::SynReceived,
+        State::Established,
+        State::FinOriginal,
+        State::FinReply,
+        State::FinBoth,
+        State::TimeWait,
+        State::Closed,
+        State::UdpUnreplied,
+        State::UdpReplied,
+        State::EchoUnreplied,
+        State::EchoReplied,
+    ];
+
+    /// Whether it still waits for the other end: the handshake is incomplete, or nothing came back yet.
+    pub fn is_half_open(self) -> bool {
+        matches!(
+            self,
+            State::SynSent
+                | State::SimultaneousSyn
+                | State::SimultaneousOriginal
+                | State::SimultaneousReply
+                | State::SynReceived
+                | State::UdpUnreplied
+                | State::EchoUnreplied
+        )
+    }
+
+    /// Whether it is over, and kept only to name late segments.
+    pub fn is_over(self) -> bool {
+        matches!(self, State::TimeWait | State::Closed)
+    }
+
+    /// Whether forwarded packets restart its idle time; a handshake and a closed connection run out regardless.
+    pub fn is_refreshed(self) -> bool {
+        !self.is_over()
+            && (!self.is_half_open() || matches!(self, State::UdpUnreplied | State::EchoUnreplied))
+    }
+
+    /// The stable name used in listings.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::SynSent => "syn_sent",
+            State::SimultaneousSyn => "simultaneous_syn",
+            State::SimultaneousOriginal => "simultaneous_original",
+            State::SimultaneousReply => "simultaneous_reply",
+            State::SynReceived => "syn_received",
+            State::Established => "established",
+            State::FinOriginal => "fin_original",
+            State::FinReply => "fin_reply",
+            State::FinBoth => "fin_both",
+            State::TimeWait => "time_wait",
+            State::Closed => "closed",
+            State::UdpUnreplied => "udp_unreplied",
+            State::UdpReplied => "udp_replied",
+            State::EchoUnreplied => "echo_unreplied",
+            State::EchoReplied => "echo_replied",
+        }
+    }
+}
+
+/// What a segment is to the state machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Syn = 0,
+    SynAck = 1,
+    Ack = 2,
+    Fin = 3,
+    Rst = 4,
+}
+
+impl Kind {
+    /// `None` for combinations that no TCP sends. PSH, URG and the ECN bits never matter.
+    fn of(segment: &TcpSegment) -> Option<Kind> {
+        use tcp_flags::{ACK, FIN, RST, SYN};
+        match segment.flags & (SYN | ACK | FIN | RST) {
+            SYN => Some(Kind::Syn),
+            f if f == SYN | ACK => Some(Kind::SynAck),
+            ACK => Some(Kind::Ack),
+            f if f == FIN | ACK => Some(Kind::Fin),
+            RST => Some(Kind::Rst),
+            f if f == RST | ACK => Some(Kind::Rst),
+            _ => None,
+        }
+    }
+}
+
+/// One cell of the state machine.
+#[derive(Clone, Copy)]
+enum Cell {
+    /// Invalid.
+    No,
+    /// To this state, when the sequence numbers fit.
+    To(State),
+    /// May pass without telling anything about the connection.
+    Pass,
+    /// A SYN over a finished connection: it opens a new one, when its sequence number is new.
+    Reopen,
+}
+
+const TCP_STATES: usize = 11;
+
+/// The state machine: `NEXT[state][direction][kind]`.
+const NEXT: [[[Cell; 5]; 2]; TCP_STATES] = {
+    use Cell::{No, Pass, Reopen, To};
+    use State::*;
+    use {Direction::Original as O, Direction::Reply as R};
+    let mut t = [[[No; 5]; 2]; TCP_STATES];
+    macro_rules! cell {
+        ($state:ident, $from:ident, $kind:ident, $cell:expr) => {
+            t[$state as usize][$from as usize][Kind::$kind as usize] = $cell
+        };
+    }
+
+    cell!(SynSent, O, Syn, To(SynSent)); // retransmission, or a restarted originator's new SYN
+    cell!(SynSent, O, Rst, Pass); // the originator gives up, or answers a challenge ACK; checked in `judge`
+    cell!(SynSent, R, Syn, To(SimultaneousSyn)); // crossing SYNs
+    cell!(SynSent, R, SynAck, To(SynReceived)); // the usual second step
+    cell!(SynSent, R, Ack, Pass); // challenge ACK of a responder that remembers an older connection (RFC 5961, 4)
+    cell!(SynSent, R, Rst, To(Closed)); // refused
+
+    cell!(SimultaneousSyn, O, Syn, To(SimultaneousSyn)); // retransmission
+    cell!(SimultaneousSyn, R, Syn, To(SimultaneousSyn)); // retransmission
+    cell!(SimultaneousSyn, O, SynAck, To(SimultaneousOriginal)); // answers the responder's SYN
+    cell!(SimultaneousSyn, R, SynAck, To(SimultaneousReply)); // answers the originator's SYN
+    cell!(SimultaneousSyn, O, Rst, To(Closed)); // gives up
+    cell!(SimultaneousSyn, R, Rst, To(Closed)); // gives up
+
+    cell!(SimultaneousOriginal, O, SynAck, To(SimultaneousOriginal)); // retransmission
+    cell!(SimultaneousOriginal, R, SynAck, To(Established)); // both have acknowledged
+    cell!(SimultaneousOriginal, O, Rst, To(Closed)); // gives up
+    cell!(SimultaneousOriginal, R, Rst, To(Closed)); // gives up
+
+    cell!(SimultaneousReply, R, SynAck, To(SimultaneousReply)); // retransmission
+    cell!(SimultaneousReply, O, SynAck, To(Established)); // both have acknowledged
+    cell!(SimultaneousReply, O, Ack, To(Established)); // answers the SYN-ACK as any client does
+    cell!(SimultaneousReply, O, Rst, To(Closed)); // gives up
+    cell!(SimultaneousReply, R, Rst, To(Closed)); // gives up
+
+    cell!(SynReceived, O, Syn, To(SynReceived)); // retransmission: the SYN-ACK was lost
+    cell!(SynReceived, R, SynAck, To(SynReceived)); // retransmission: the ACK was lost or is late
+    cell!(SynReceived, O, Ack, To(Established)); // the third step
+    cell!(SynReceived, O, Fin, To(FinOriginal)); // the third step with a FIN
+    cell!(SynReceived, R, Ack, To(SynReceived)); // data after TCP Fast Open (RFC 7413)
+    cell!(SynReceived, O, Rst, To(Closed)); // gives up
+    cell!(SynReceived, R, Rst, To(Closed)); // gives up
+
+    cell!(Established, O, Syn, Pass); // restarted originator; the responder answers a challenge ACK (RFC 5961, 4)
+    cell!(Established, R, SynAck, To(Established)); // retransmission: the ACK was lost behind us
+    cell!(Established, O, Ack, To(Established)); // data
+    cell!(Established, R, Ack, To(Established)); // data
+    cell!(Established, O, Fin, To(FinOriginal)); // the originator is done sending
+    cell!(Established, R, Fin, To(FinReply)); // the responder is done sending
+    cell!(Established, O, Rst, To(Closed)); // reset
+    cell!(Established, R, Rst, To(Closed)); // reset
+
+    cell!(FinOriginal, O, Syn, Pass); // as in Established
+    cell!(FinOriginal, O, Ack, To(FinOriginal)); // retransmission, or ACK of the responder's data
+    cell!(FinOriginal, R, Ack, To(FinOriginal)); // the responder may go on sending
+    cell!(FinOriginal, O, Fin, To(FinOriginal)); // retransmission
+    cell!(FinOriginal, R, Fin, To(FinBoth)); // the responder is done, too
+    cell!(FinOriginal, O, Rst, To(Closed)); // reset
+    cell!(FinOriginal, R, Rst, To(Closed)); // reset
+
+    cell!(FinReply, O, Syn, Pass); // as in Established
+    cell!(FinReply, O, Ack, To(FinReply)); // the originator may go on sending
+    cell!(FinReply, R, Ack, To(FinReply)); // retransmission, or ACK of the originator's data
+    cell!(FinReply, O, Fin, To(FinBoth)); // the originator is done, too
+    cell!(FinReply, R, Fin, To(FinReply)); // retransmission
+    cell!(FinReply, O, Rst, To(Closed)); // reset
+    cell!(FinReply, R, Rst, To(Closed)); // reset
+
+    cell!(FinBoth, O, Syn, Pass); // as in Established
+    cell!(FinBoth, O, Ack, To(FinBoth)); // retransmission, or the last ACK: then `judge` goes on to TimeWait
+    cell!(FinBoth, R, Ack, To(FinBoth)); // likewise
+    cell!(FinBoth, O, Fin, To(FinBoth)); // retransmission
+    cell!(FinBoth, R, Fin, To(FinBoth)); // retransmission
+    cell!(FinBoth, O, Rst, To(Closed)); // reset
+    cell!(FinBoth, R, Rst, To(Closed)); // reset
+
+    cell!(TimeWait, O, Syn, Reopen); // RFC 9293, 3.6.1
+    cell!(TimeWait, R, Syn, Reopen); // the former responder may originate, if the policy says so
+    cell!(TimeWait, O, Ack, To(TimeWait)); // retransmission
+    cell!(TimeWait, R, Ack, To(TimeWait)); // retransmission
+    cell!(TimeWait, O, Fin, To(TimeWait)); // retransmission: the last ACK was lost
+    cell!(TimeWait, R, Fin, To(TimeWait)); // retransmission: the last ACK was lost
+    cell!(TimeWait, O, Rst, To(TimeWait)); // passes, but does not end TIME-WAIT (RFC 1337)
+    cell!(TimeWait, R, Rst, To(TimeWait)); // likewise
+
+    cell!(Closed, O, Syn, Reopen); // a new connection
+    cell!(Closed, R, Syn, Reopen); // a new connection from the other end, if the policy says so
+    t
+};
+
+/// What a segment does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The connection's state and both sides after it: originator, responder.
+    Next(State, [Side; 2]),
+    /// The segment may pass and changes nothing.
+    Pass,
+    /// The segment opens a new connection in place of this one.
+    Reopen,
+}
+
+/// Whether a segment may open a connection: a SYN alone.
+pub fn may_open(segment: &TcpSegment) -> bool {
+    Kind::of(segment) == Some(Kind::Syn)
+}
+
+/// Decides about one segment of a known connection.
+pub fn judge(
+    state: State,
+    sides: [Side; 2],
+    direction: Direction,
+    segment: &TcpSegment,
+) -> Result<Outcome, Reason> {
+    let kind = Kind::of(segment).ok_or(Reason::TcpInvalid)?;
+    let cells = NEXT.get(state as usize).ok_or(Reason::TcpInvalid)?;
+    let sender = sides[direction as usize];
+    let receiver = sides[direction.reverse() as usize];
+    let out_of_window = Err(Reason::TcpOutOfWindow);
+    let (seq, end) = span(segment);
+    let next = match cells[direction as usize][kind as usize] {
+        Cell::No => return Err(Reason::TcpInvalid),
+        Cell::Pass => return pass(state, &sides, kind, segment),
+        Cell::Reopen if state == State::Closed || !sender.end.is_after(seq) => return Ok(Outcome::Reopen),
+        Cell::Reopen => return out_of_window,
+        Cell::To(next) => next,
+    };
+    let (sender, receiver) = match (state, kind) {
+        (_, Kind::Rst) if reset_fits(state, &sender, &receiver, segment) => (sender, receiver),
+        (State::SynSent, Kind::Syn) if direction == Direction::Original => {
+            // A new SYN of an originator that started over replaces the old one.
+            if end == sender.end { (sender, receiver) } else { window::opening(segment) }
+        }
+        (State::SynSent, Kind::Syn) => swap(window::answering(&receiver, &sender, segment)),
+        (State::SynSent, Kind::SynAck) if acknowledges_syn(&sender, &receiver, segment) => {
+            swap(window::answering(&receiver, &sender, segment))
+        }
+        // Retransmitted SYN, possibly without the data of a first one with TCP Fast Open.
+        (_, Kind::Syn) if end == sender.end || seq.plus(1) == sender.end => (sender, receiver),
+        (State::SimultaneousSyn | State::SimultaneousOriginal | State::SimultaneousReply, Kind::SynAck)
+            if end == sender.end && acknowledges_syn(&sender, &receiver, segment) =>
+        {
+            (window::advance(&sender, segment), receiver)
+        }
+        // `receiver.ack` is still this SYN-ACK's own initial sequence number.
+        (State::SynReceived, Kind::SynAck) if seq != receiver.ack => return out_of_window,
+        // The third step must acknowledge the responder's SYN, not just fall into its window.
+        (State::SynReceived | State::SimultaneousReply, Kind::Ack | Kind::Fin)
+            if direction == Direction::Original && !Seq(segment.acknowledgement).is_after(sender.ack) =>
+        {
+            return out_of_window;
+        }
+        (_, Kind::SynAck | Kind::Ack | Kind::Fin)
+            if !matches!(state, State::SynSent | State::SimultaneousSyn)
+                && window::within(&sender, &receiver, segment, finished(state, direction)) =>
+        {
+            (window::advance(&sender, segment), receiver)
+        }
+        _ => return out_of_window,
+    };
+    let sides = match direction {
+        Direction::Original => [sender, receiver],
+        Direction::Reply => [receiver, sender],
+    };
+    Ok(Outcome::Next(if next == State::FinBoth { close(sides) } else { next }, sides))
+}
+
+fn swap<T>((a, b): (T, T)) -> (T, T) {
+    (b, a)
+}
+
+/// Segments that pass without changing anything, once their numbers are plausible.
+fn pass(state: State, sides: &[Side; 2], kind: Kind, segment: &TcpSegment) -> Result<Outcome, Reason> {
+    match (state, kind) {
+        // The originator gives up. Any other number answers a challenge ACK and means an older connection.
+        (State::SynSent, Kind::Rst) if Seq(segment.sequence) == sides[0].end => {
+            Ok(Outcome::Next(State::Closed, *sides))
+        }
+        // A challenge ACK carries nothing.
+        (State::SynSent, Kind::Ack) if segment.payload > 0 => Err(Reason::TcpInvalid),
+        _ => Ok(Outcome::Pass),
+    }
+}
+
+/// Whether the acknowledgement covers the peer's SYN and nothing that the peer did not send (RFC 9293, 3.10.7.3).
+/// Before its first acknowledgement, `sender.ack` is the peer's initial sequence number.
+fn acknowledges_syn(sender: &Side, receiver: &Side, segment: &TcpSegment) -> bool {
+    let ack = Seq(segment.acknowledgement);
+    let retransmitted = ack == sender.ack && ack == receiver.end;
+    (ack.is_after(sender.ack) || retransmitted) && !ack.is_after(receiver.end)
+}
+
+/// Whether a reset may be believed (RFC 5961, section 3): only with exactly the expected number, which is what the
+/// receiver has acknowledged or, with data still on its way, the end of what the sender sent. Once a FIN was seen,
+/// anything in the window will do: a closed socket answers late data with a number of its own.
+/// An inexact one is refused, although the receiver would answer it with a challenge ACK: a reset that is meant is
+/// repeated with the exact number.
+fn reset_fits(state: State, sender: &Side, receiver: &Side, segment: &TcpSegment) -> bool {
+    let seq = Seq(segment.sequence);
+    match state {
+        // The answer to a SYN: its own number is free, the acknowledgement is not.
+        State::SynSent => segment.flags & tcp_flags::ACK != 0 && acknowledges_syn(sender, receiver, segment),
+        State::FinOriginal | State::FinReply | State::FinBoth | State::TimeWait => {
+            let oldest = sender.end.minus(receiver.largest_window());
+            !oldest.is_after(seq) && !seq.is_after(receiver.limit.max(sender.end))
+        }
+        _ => seq == sender.end || seq == receiver.ack,
+    }
+}
+
+fn finished(state: State, direction: Direction) -> bool {
+    match state {
+        State::FinBoth | State::TimeWait => true,
+        State::FinOriginal => direction == Direction::Original,
+        State::FinReply => direction == Direction::Reply,
+        _ => false,
+    }
+}
+
+/// Both FINs were sent: are both acknowledged?
+fn close([original, reply]: [Side; 2]) -> State {
+    let open = original.end.is_after(reply.ack) || reply.end.is_after(original.ack);
+    if open { State::FinBoth } else { State::TimeWait }
+}

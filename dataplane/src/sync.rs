@@ -1,0 +1,56 @@
+//! The one place where the packet path gets its atomics, so that loom sees all of them.
+//!
+//! Normally these are the standard library's; under `--cfg loom` they are loom's, whose model checker runs every
+//! interleaving and every value that a relaxed load may return. What loom does not see here: reference counts
+//! (`std::sync::Arc`) and the inside of [`Queue`], which is crossbeam's and, in a model, a list behind loom's mutex.
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, fence};
+
+pub(crate) use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+
+/// A bounded queue for several producers and consumers that neither locks nor allocates after its creation.
+#[cfg(not(loom))]
+pub(crate) struct Queue<T>(crossbeam::queue::ArrayQueue<T>);
+
+#[cfg(not(loom))]
+impl<T> Queue<T> {
+    pub(crate) fn new(capacity: usize) -> Queue<T> {
+        Queue(crossbeam::queue::ArrayQueue::new(capacity))
+    }
+
+    /// Gives the value back when the queue is full.
+    pub(crate) fn push(&self, value: T) -> Result<(), T> {
+        self.0.push(value)
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.0.pop()
+    }
+}
+
+/// The queue as loom sees it: only its effect, not its inside.
+#[cfg(loom)]
+pub(crate) struct Queue<T>(loom::sync::Mutex<std::collections::VecDeque<T>>, usize);
+
+#[cfg(loom)]
+impl<T> Queue<T> {
+    pub(crate) fn new(capacity: usize) -> Queue<T> {
+        Queue(loom::sync::Mutex::new(std::collections::VecDeque::new()), capacity)
+    }
+
+    pub(crate) fn push(&self, value: T) -> Result<(), T> {
+        let mut list = self.0.lock().unwrap();
+        if list.len() == self.1 {
+            return Err(value);
+        }
+        list.push_back(value);
+        Ok(())
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.0.lock().unwrap().pop_front()
+    }
+}
