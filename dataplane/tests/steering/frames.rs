@@ -144,3 +144,17 @@ pub fn tagged(mut frame: Vec<u8>, vlan: u16) -> Vec<u8> {
     frame.splice(12..12, [0x81, 0x00, high, low]);
     frame
 }
+
+/// The two fragments of an IPv4 UDP frame: its UDP header, and the rest.
+#[allow(dead_code)] // Only the tests in namespaces use it.
+pub fn fragments(frame: &[u8]) -> [Vec<u8>; 2] {
+    let split = NETWORK + 20 + 8;
+    let part = |payload: &[u8], flags: u8, offset: u8| {
+        let mut part = frame[..NETWORK + 20].to_vec();
+        part.extend(payload);
+        let bytes = (part.len() - NETWORK) as u16;
+        part[NETWORK + 2..NETWORK + 4].copy_from_slice(&bytes.to_be_bytes());
+        rechecked(bent(bent(part, NETWORK + 6, flags), NETWORK + 7, offset))
+    };
+    [part(&frame[NETWORK + 20..split], 0x20, 0), part(&frame[split..], 0, 1)]
+}
