@@ -7,5 +7,8 @@ pub mod explain;
 pub mod model;
 
 pub mod netlink;
+pub mod topology;
+
+pub mod forwarding;
 
 pub mod lab;

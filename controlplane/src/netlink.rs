@@ -6,12 +6,15 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use bulkhead_dataplane::topology::Mac;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// The kernel builds dumps in pieces of at most 32 KiB when the reader's buffer allows it
 /// (net/netlink/af_netlink.c, `netlink_dump`); a single message, a link with many virtual functions, may be longer.
@@ -129,6 +132,48 @@ impl Netlink {
     }
 }
 
+/// One interface, as the kernel reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index in its namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its Ethernet address; zeros for loopback and for what is not Ethernet.
+    pub mac: Mac,
+    /// Largest IP packet, bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Connected: for a veth, its other end is up too.
+    pub carrier: bool,
+}
+
+/// All interfaces of the socket's namespace, loopback included.
+pub fn links(netlink: &mut Netlink) -> io::Result<Vec<Link>> {
+    netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |object| {
+        let RouteNetlinkMessage::NewLink(message) = object else { return None };
+        let mut link = Link {
+            index: message.header.index,
+            name: String::new(),
+            mac: Mac::default(),
+            mtu: 0,
+            up: message.header.flags.contains(LinkFlags::Up),
+            carrier: false,
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Address(bytes) => link.mac = bytes.try_into().unwrap_or_default(),
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Carrier(carrier) => link.carrier = carrier != 0,
+                _ => {}
+            }
+        }
+        Some(link)
+    })
+}
+
 /// A socket that hears what changes.
 pub struct Notifications {
     socket: Socket,
@@ -140,8 +185,8 @@ impl Notifications {
     pub fn subscribe(groups: &[u32]) -> io::Result<Notifications> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
-        // More than net.core.rmem_max is refused without error; loss is reported and repaired anyway.
-        let _ = socket.set_rx_buf_sz(NOTIFICATION_BYTES as libc::c_int);
+        // Needs CAP_NET_ADMIN in the first user namespace. Without it the default serves: loss is reported.
+        let _ = setsockopt(&socket, sockopt::RcvBufForce, &NOTIFICATION_BYTES);
         for group in groups {
             socket.add_membership(*group)?;
         }
@@ -205,7 +250,6 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Option<NetlinkMessage<Rout
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netlink_packet_route::link::LinkMessage;
 
     fn link_request() -> Vec<u8> {
         let message = RouteNetlinkMessage::GetLink(LinkMessage::default());

@@ -23,27 +23,10 @@ use netlink_packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::Namespace;
-use crate::netlink::Netlink;
+use crate::netlink::Link;
 
 /// `TCA_OPTIONS` (linux/rtnetlink.h). For pfifo it carries `struct tc_fifo_qopt`, one u32, and no attributes.
 const TCA_OPTIONS: u16 = 2;
-
-/// One interface, as the kernel reports it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Interface index in its namespace.
-    pub index: u32,
-    /// Its name.
-    pub name: String,
-    /// Its Ethernet address; zeros for loopback.
-    pub mac: Mac,
-    /// Largest IP packet, bytes.
-    pub mtu: u32,
-    /// Administratively up.
-    pub up: bool,
-    /// Its other end is up too.
-    pub carrier: bool,
-}
 
 /// How a veth pair is made.
 #[derive(Clone, Debug)]
@@ -309,28 +292,4 @@ fn family(address: IpAddr) -> AddressFamily {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
     }
-}
-
-pub(super) fn dump(netlink: &mut Netlink) -> io::Result<Vec<Link>> {
-    netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |object| {
-        let RouteNetlinkMessage::NewLink(message) = object else { return None };
-        let mut link = Link {
-            index: message.header.index,
-            name: String::new(),
-            mac: Mac::default(),
-            mtu: 0,
-            up: message.header.flags.contains(LinkFlags::Up),
-            carrier: false,
-        };
-        for attribute in message.attributes {
-            match attribute {
-                LinkAttribute::IfName(name) => link.name = name,
-                LinkAttribute::Address(bytes) => link.mac = bytes.try_into().unwrap_or_default(),
-                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-                LinkAttribute::Carrier(carrier) => link.carrier = carrier != 0,
-                _ => {}
-            }
-        }
-        Some(link)
-    })
 }

@@ -9,7 +9,8 @@ mod namespace;
 mod raw_port;
 mod zones;
 
-pub use links::{Link, RouteTarget, VethOptions};
+pub use crate::netlink::Link;
+pub use links::{RouteTarget, VethOptions};
 pub use namespace::{Child, Namespace};
 pub use raw_port::RawPort;
 pub use zones::{Host, Lab, Neighbours, Zone};

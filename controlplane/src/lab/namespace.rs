@@ -11,8 +11,7 @@ use std::thread;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::links;
-use crate::netlink::Netlink;
+use crate::netlink::{self, Link, Netlink};
 
 /// The settings of a new namespace, below `net`; a new namespace may inherit those for IPv4 from the host's. No
 /// forwarding and no source check by the kernel; IPv6 usable at once and quiet: no duplicate address detection, no
@@ -134,8 +133,8 @@ impl Namespace {
     }
 
     /// The interfaces, loopback included.
-    pub fn links(&self) -> io::Result<Vec<links::Link>> {
-        self.netlink(links::dump)
+    pub fn links(&self) -> io::Result<Vec<Link>> {
+        self.netlink(netlink::links)
     }
 }
 
