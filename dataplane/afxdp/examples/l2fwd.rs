@@ -115,6 +115,11 @@ fn forward(arguments: &Arguments) -> Result<(), Error> {
         );
     }
     for (interface, socket) in arguments.interfaces.iter().zip([&a, &b]) {
+        if arguments.options.busy_poll && !socket.busy_polls() {
+            println!(
+                "{interface}: not tied to a NAPI instance: the loop span, but interrupts did the polling"
+            );
+        }
         println!("{interface}: {:?}", socket.statistics()?);
     }
     Ok(())

@@ -42,7 +42,8 @@ pub enum Mode {
     Copy,
 }
 
-/// Preferred busy polling: the driver's NAPI runs inside [`Socket::kick_rx`] and not in an interrupt.
+/// Preferred busy polling: the driver's NAPI runs inside [`Socket::kick_rx`] and not in an interrupt, where kernel and
+/// driver can; see [`Socket::busy_polls`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BusyPoll {
     /// SO_BUSY_POLL in microseconds.
@@ -167,6 +168,7 @@ pub struct Socket<'u> {
     /// How the socket is named in errors.
     name: String,
     refused: Vec<Error>,
+    asked_to_busy_poll: bool,
     bad_descriptors: u64,
     /// The four rings' memory; the rings point into it.
     _memory: [Mapping; 4],
@@ -233,6 +235,7 @@ impl<'u> Socket<'u> {
             queue: config.queue,
             name,
             refused,
+            asked_to_busy_poll: config.busy_poll.is_some(),
             bad_descriptors: 0,
             _memory: memory,
         };
@@ -355,6 +358,16 @@ impl<'u> Socket<'u> {
     /// One empty receive: runs the driver's NAPI under preferred busy polling, wakes the driver in zero-copy mode.
     pub fn kick_rx(&self) -> Result<(), Error> {
         self.settle(sys::kick_rx(self.as_fd()), "receive on")
+    }
+
+    /// Whether [`kick_rx`](Self::kick_rx) really runs the driver's NAPI: busy polling was asked for and the kernel has
+    /// tied the socket to a NAPI instance (SO_INCOMING_NAPI_ID). Where it has not, napi_defer_hard_irqs must stay 0, or
+    /// packets arrive by its timer alone. Up to Linux 6.13 the tie comes with the first packet; newer kernels make it in
+    /// bind, and for drivers that name their NAPI instances only: veth in copy mode on 6.18 never is tied.
+    pub fn busy_polls(&self) -> bool {
+        let mut napi = 0i32;
+        let tied = sys::option(self.as_fd(), libc::SOL_SOCKET, libc::SO_INCOMING_NAPI_ID, &mut napi).is_ok();
+        self.asked_to_busy_poll && tied && napi != 0
     }
 
     fn kick_tx(&self) -> Result<(), Error> {

@@ -416,4 +416,22 @@ mod tests {
         assert!(umem.transmitted(slot, addr) && !umem.transmitted(slot, addr));
         assert_eq!(umem.free_frames(), 4);
     }
+
+    #[test]
+    fn a_closed_socket_loses_exactly_what_the_kernel_may_still_use() {
+        for (rx_is_quiet, lost) in [(true, 1), (false, 2)] {
+            let umem = small();
+            let tenant = Tenant { fd: -1, mode: Mode::Copy, ifindex: 1, queue: 0 };
+            let (slot, other) = (umem.admit(tenant).expect("a slot"), umem.admit(tenant).expect("a slot"));
+            umem.lend_for_rx(slot).expect("a frame");
+            let elsewhere = umem.lend_for_rx(other).expect("a frame");
+            let (sent, _) = umem.allocate().expect("a frame").into_kernel(slot);
+            umem.dismiss(slot, rx_is_quiet);
+            assert_eq!((umem.lost_frames(), umem.free_frames()), (lost, 3 - lost));
+            // Whoever gets the slot next has no claim on what was lost.
+            let heir = umem.admit(tenant).expect("a slot");
+            assert!(heir == slot && !umem.transmitted(heir, sent));
+            assert!(umem.received(other, elsewhere, 60).is_some(), "other sockets are not affected");
+        }
+    }
 }

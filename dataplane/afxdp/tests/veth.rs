@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -267,6 +268,7 @@ fn busy_polling_and_budgets_are_set_or_reported() {
         let mut socket = Socket::open(&umem, &config).expect("open");
         let redirect = Redirect::attach("x0", Otherwise::Drop).expect("attach");
         redirect.add(&socket).expect("enter the socket");
+        assert!(!open(&umem, "w0").busy_polls(), "not asked for");
         for refusal in socket.refused() {
             assert!(refusal.asked().contains("x0 queue 0") && refusal.errno() != 0, "{refusal}");
         }
@@ -304,5 +306,39 @@ fn a_device_tells_its_driver_and_queues_and_turns_offloads_off() {
         );
         device::set_queues("x0", queues.rx).expect("the present number");
         assert!(device::set_queues("x0", 100_000).is_err());
+    });
+}
+
+#[test]
+fn two_queues_of_one_device_share_the_memory() {
+    in_namespace("two queues", || {
+        veth("w0", "x0");
+        if device::queues("x0").expect("queues").max_tx < 2 {
+            // A veth device has as many queues as the machine has CPUs.
+            let _ = writeln!(std::io::stderr(), "SKIP two queues: this machine has one CPU");
+            return;
+        }
+        device::set_queues("x0", 2).expect("two queues");
+        assert_eq!(device::queues("x0").expect("queues").usable(), 2);
+        let umem = memory();
+        let wire = Wire::open("w0");
+        let queue = |queue| Socket::open(&umem, &SocketConfig { queue, ..config("x0") });
+        let mut sockets = [queue(0).expect("queue 0"), queue(1).expect("queue 1")];
+        assert_eq!(queue(2).err().expect("only two queues").kind(), Kind::NoSuchDevice);
+        let redirect = Redirect::attach("x0", Otherwise::Drop).expect("attach");
+        for socket in &mut sockets {
+            redirect.add(socket).expect("enter the socket");
+            for i in 0..100 {
+                socket.send(numbered(&umem, i)).expect("room");
+            }
+            drain(socket);
+            assert_eq!(wire.numbers(), (0..100).collect::<Vec<_>>());
+        }
+        // w0 has one TX queue, so its packets come in by queue 0 and never by queue 1.
+        wire.send(&packet(7));
+        assert_eq!(collect(&mut sockets[0], 1).len(), 1);
+        assert_eq!(sockets[1].receive(&mut Vec::new(), 64), 0);
+        drop(sockets);
+        assert_eq!((umem.free_frames(), umem.lost_frames()), (4096, 0));
     });
 }

@@ -129,7 +129,7 @@ impl Error {
                 "It takes CAP_NET_ADMIN in the network namespace's user namespace: run as root"
             }
             Some(Errno::ERANGE | Errno::EINVAL) => {
-                "Most often the MTU is too large for XDP, of the interface or of its veth peer: 3,498 bytes is the \
+                "Most often the MTU is too large for XDP, of the interface or of its veth peer: about 3,500 bytes is the \
                  most on veth with 4 KiB pages. Large receive offload and too few queues are refused like this as well"
             }
             Some(Errno::EOPNOTSUPP) => {

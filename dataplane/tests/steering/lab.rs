@@ -3,7 +3,7 @@
 //! its own there. The namespace is a thread's, so it is gone with the test, also after a panic.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 use std::{fs, panic, thread};
 
@@ -142,7 +142,6 @@ impl Lab {
 
     /// Attaches somebody's program by netlink, or with `None` detaches whatever is there.
     pub fn set_program(&self, program: Option<&ProgramFd>, mode: u32) {
-        use std::os::fd::AsFd;
         let fd = program.map_or(-1, |program| program.as_fd().as_raw_fd());
         change_link("port", |link| {
             link.attributes.push(LinkAttribute::Xdp(vec![LinkXdp::Fd(fd), LinkXdp::Flags(mode)]));

@@ -5,10 +5,12 @@ mod frames;
 mod lab;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use afxdp::{Socket, SocketConfig, Umem, UmemConfig};
 use aya::programs::XdpMode;
 use bulkhead_dataplane::steering::{
     AttachMode, Error, LocalService, PortSteering, SteeringCounters, attached_program, detach,
@@ -125,6 +127,35 @@ fn a_declared_service_is_reached_over_ipv6_unless_an_extension_header_comes_firs
             steering.counters().unwrap(),
             SteeringCounters { to_host: 1, redirected: 0, no_worker: 1 }
         );
+    });
+}
+
+#[test]
+fn a_worker_gets_what_the_kernel_does_not_until_its_socket_closes() {
+    in_namespace(|lab| {
+        let mut steering = attached(&lab);
+        let umem =
+            Umem::new(&UmemConfig { frames: 256, huge_pages: false, ..UmemConfig::default() }).unwrap();
+        let small = SocketConfig { rx_entries: 64, tx_entries: 64, ..SocketConfig::new(lab.ifindex, 0) };
+        let mut worker = Socket::open(&umem, &small).unwrap();
+        steering.register(0, worker.as_fd()).unwrap();
+        let transit = Ends { v4: Ipv4Addr::new(10, 2, 0, 7), ..ENDS };
+        let sent = [udp4(&transit, DECLARED), tagged(arp_request(&ENDS), 10), udp4(&ENDS, UNDECLARED)];
+        sent.iter().for_each(|frame| lab.send(frame));
+        lab.send(&arp_request(&ENDS));
+        lab.expect("ARP reply", arp_reply);
+
+        let mut got = Vec::new();
+        worker.receive(&mut got, 64);
+        let got: Vec<Vec<u8>> = got.iter().map(|frame| frame.to_vec()).collect();
+        assert_eq!(got, sent);
+        let counted = SteeringCounters { to_host: 1, redirected: 3, no_worker: 0 };
+        assert_eq!(steering.counters().unwrap(), counted);
+
+        // As when the worker's process dies. The kernel takes a closed socket out of the map.
+        drop(worker);
+        sent.iter().for_each(|frame| lab.send(frame));
+        assert_eq!(steering.counters().unwrap(), SteeringCounters { no_worker: 3, ..counted });
     });
 }
 
