@@ -117,6 +117,7 @@ fn the_kernel_gets_arp_neighbour_discovery_and_declared_services() {
             ("don't fragment", bent(udp4(&ENDS, 53), NETWORK + 6, 0x40)),
             ("another own address", udp4(&Ends { v4: OTHER_OWN_V4, ..ENDS }, 53)),
             ("another own IPv6 address", udp6(&Ends { v6: OTHER_OWN_V6, ..ENDS }, 53)),
+            ("a source just outside ::/80", udp6(&v6_from("::1:0:0:1"), 53)),
         ],
         true,
     );
