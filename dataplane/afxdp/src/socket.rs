@@ -264,7 +264,7 @@ impl<'u> Socket<'u> {
     }
 
     /// Moves up to `max` received packets into `out` and answers how many. Also returns transmitted frames to the pool, refills
-    /// the fill ring from the pool, and wakes the driver when it asks for that.
+    /// the fill ring from the pool, and wakes the driver when it asks for that. Allocates only where `out` lacks capacity.
     pub fn receive(&mut self, out: &mut Vec<Frame<'u>>, max: usize) -> usize {
         let mut count = 0;
         while count < max {

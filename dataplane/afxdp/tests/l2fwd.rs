@@ -58,7 +58,7 @@ fn both_directions_are_forwarded_with_rewritten_destinations_and_counted_exactly
                 }
                 for (wire, address) in [(&left, addresses[0]), (&right, addresses[1])] {
                     for i in 0..1500 {
-                        let got = wire.receive().unwrap_or_else(|| panic!("packet {i} is missing"));
+                        let got = wire.wait().unwrap_or_else(|| panic!("packet {i} is missing"));
                         assert_eq!((number(&got), &got[..6]), (i, &address[..]));
                         assert_eq!(got[6..], packet(i)[6..]);
                     }

@@ -25,7 +25,7 @@ fn open<'u>(umem: &'u Umem, interface: &str) -> Socket<'u> {
     Socket::open(umem, &config(interface)).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Receives until `count` packets are there or a second has passed.
+/// Receives until `count` packets are there or five seconds have passed.
 fn collect<'u>(socket: &mut Socket<'u>, count: usize) -> Vec<Frame<'u>> {
     let mut frames = Vec::new();
     until(|| {
@@ -35,9 +35,9 @@ fn collect<'u>(socket: &mut Socket<'u>, count: usize) -> Vec<Frame<'u>> {
     frames
 }
 
-/// Tries again until it is so; false after a second.
+/// Tries again until it is so; false after five seconds.
 fn until(mut so: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + Duration::from_secs(1);
+    let end = Instant::now() + Duration::from_secs(5);
     loop {
         if so() {
             return true;

@@ -29,7 +29,8 @@ pub fn in_namespace(name: &str, test: impl FnOnce() + Send) {
         });
         if is_ready.recv() == Ok(false) {
             // Not through the print macros, which the test runner swallows.
-            let _ = writeln!(std::io::stderr(), "SKIP {name}: needs root or CAP_SYS_ADMIN and CAP_NET_ADMIN");
+            let line = format!("SKIP {name}: needs root or CAP_SYS_ADMIN and CAP_NET_ADMIN\n");
+            let _ = std::io::stderr().write_all(line.as_bytes());
         }
         if let Err(panic) = thread.join() {
             std::panic::resume_unwind(panic);
@@ -187,6 +188,11 @@ impl Wire {
                 return Some(packet);
             }
         }
+    }
+
+    /// The next packet, however slow the machine; `None` after 5 s.
+    pub fn wait(&self) -> Option<Vec<u8>> {
+        (0..25).find_map(|_| self.receive())
     }
 
     /// All numbers that arrive until 200 ms of silence.
