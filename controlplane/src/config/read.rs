@@ -72,7 +72,13 @@ impl Reader<'_> {
             self.mismatch(value, "a string");
             return None;
         };
-        Some(Located { value: text.to_owned(), at: self.at(value.span()) })
+        let at = self.at(value.span());
+        // Texts are printed on terminals by many commands; none of them should have to think of escape sequences.
+        if text.contains(|c: char| c.is_control() && c != '\n' && c != '\t') {
+            self.report.error(at, "control characters do not belong here");
+            return None;
+        }
+        Some(Located { value: text.to_owned(), at })
     }
 
     /// A string, or a list of strings. An empty list is an error: it would match nothing while looking like a rule.

@@ -197,6 +197,9 @@ fn root_is_missing_version(table: &DeTable<'_>) -> bool {
     table.get("version").is_none()
 }
 
+/// Bytes of `sun_path` (unix(7)), its NUL included.
+const SOCKET_PATH: usize = 108;
+
 fn gateway(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Gateway {
     let Some(mut table) = reader.table(value, "[gateway]") else { return Gateway::default() };
     if let Some(mode) = reader.string(table.take("mode")) {
@@ -212,8 +215,16 @@ fn gateway(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Gateway {
             }
         }
     }
+    let control = reader.string(table.take("control"));
+    if let Some(path) = &control
+        && !(path.value.starts_with('/') && path.value.len() < SOCKET_PATH)
+    {
+        let message = format!("{} cannot be the control socket", quoted(&path.value));
+        let hint = format!("write an absolute path of fewer than {SOCKET_PATH} bytes");
+        reader.report.error(path.at, message).hint(hint);
+    }
     let gateway = Gateway {
-        control: reader.string(table.take("control")),
+        control,
         workers: reader.integer(table.take("workers"), 1..65),
         connections: reader.integer(table.take("connections"), 1024..(1 << 28) + 1),
         connections_v6: reader.integer(table.take("connections_v6"), 1024..(1 << 28) + 1),

@@ -423,6 +423,21 @@ fn bytes_that_are_not_utf8_are_an_error_with_line_and_column() {
 }
 
 #[test]
+fn control_characters_in_texts_are_refused() {
+    append("owner = \"\\u001b[2J\"\n", &["19:9 control characters do not belong here"]);
+    append(
+        "description = \"two\\nlines\"\n[gateway]\ncontrol = \"run.sock\"\n",
+        &["21:11 `run.sock` cannot be the control socket | write an absolute path of fewer than 108 bytes"],
+    );
+}
+
+#[test]
+fn line_ends_and_byte_order_marks_of_windows_do_not_shift_places() {
+    let text = GOOD.replace("\"wan\"", "\"wam\"").replace('\n', "\r\n");
+    says(&format!("\u{feff}{text}"), &["10:8 unknown port `wam` | did you mean `wan`?"]);
+}
+
+#[test]
 fn control_characters_never_reach_the_terminal() {
     let errors = model::parse("t.toml", "version = 1\n\"\\u001b[2J\" = 1\n").unwrap_err();
     assert!(!errors.to_string().contains('\u{1b}'), "{errors}");

@@ -21,7 +21,7 @@ const LOCAL_RANGE: u16 = 64;
 
 /// `report` may hold errors of reading already; then there is no model, but there may be more errors.
 pub(super) fn resolve(mut config: Config, report: Report) -> Result<Model, Diagnostics> {
-    let mut resolver = Resolver { report };
+    let mut resolver = Resolver { report, expanded: 0 };
     config.ports.sort_by(|a, b| a.name.value.cmp(&b.name.value));
     config.segments.sort_by(|a, b| a.name.value.cmp(&b.name.value));
     config.rules.sort_by(|a, b| text(&a.name).cmp(text(&b.name)));
@@ -81,6 +81,8 @@ type Services<'c> = HashMap<&'c str, Vec<Service>>;
 
 struct Resolver {
     report: Report,
+    /// List entries that names have been expanded to.
+    expanded: usize,
 }
 
 impl Resolver {
@@ -155,6 +157,8 @@ impl Resolver {
             } else if let Some((&inner, _)) = groups.get_key_value(member.value.as_str()) {
                 self.service_group(inner, groups, path, done);
                 list.extend_from_slice(&done[inner]);
+                list.sort();
+                list.dedup();
             } else {
                 self.unknown_service(member, groups.keys().copied());
             }
@@ -162,7 +166,21 @@ impl Resolver {
         path.pop();
         list.sort();
         list.dedup();
+        self.expand(list.len(), groups[name].name.at);
         done.insert(name, list);
+    }
+
+    /// Counts entries towards the limit, and reports once that it is passed. `false`: expand no more.
+    fn expand(&mut self, entries: usize, at: At) -> bool {
+        let before = self.expanded;
+        self.expanded = before.saturating_add(entries);
+        if before <= EXPANDED_LIMIT && self.expanded > EXPANDED_LIMIT {
+            self.report
+                .error(at, "the rules' lists of segments and services are too long when written out")
+                .label("the limit of 32 million entries is passed here")
+                .hint("many rules with \"any\" or with large services: merge them, or name fewer segments");
+        }
+        self.expanded <= EXPANDED_LIMIT
     }
 
     fn unknown_service<'a>(&mut self, name: &Text, candidates: impl Iterator<Item = &'a str>) {
@@ -343,13 +361,17 @@ impl Resolver {
             if let Some(name) = &rule.name {
                 self.claim("rule", name, &mut seen);
             }
+            let at = rule.name.as_ref().map_or(rule.at, |n| n.at);
             let resolved = Rule {
                 from: self.segment_list(&rule.from, segments),
                 to: self.segment_list(&rule.to, segments),
                 services: self.service_list(&rule.services, services),
                 action: self.action(&rule.action),
             };
-            let at = rule.name.as_ref().map_or(rule.at, |n| n.at);
+            let entries = resolved.from.len() + resolved.to.len() + resolved.services.len();
+            if !self.expand(entries, at) {
+                break;
+            }
             if clean && self.report.count() == before && !can_match(&resolved, &families) {
                 self.report
                     .error(at, format!("rule {} can never match", quoted(text(&rule.name))))
@@ -445,6 +467,10 @@ impl Resolver {
         }
     }
 }
+
+/// The most entries that all lists together may have when names and "any" are written out: bounds the memory of a
+/// model to some hundred MiB. 10,000 rules from any to any of 1,000 segments take 20 million.
+const EXPANDED_LIMIT: usize = 32_000_000;
 
 /// Deepest nesting of services in services: the flattening recurses.
 const GROUP_DEPTH: usize = 32;

@@ -27,3 +27,157 @@ fn every_shipped_configuration_loads_and_passes_its_tests() {
         }
     }
 }
+
+const TEXT: &str = r#"version = 1
+[gateway]
+local = ["icmp/echo-request"]
+[ports.in]
+interface = "eth1"
+local = ["tcp/22", "tcp/8000-8001"]
+[ports.out]
+interface = "eth2"
+[segments.outer]
+ports = ["out", "in"]
+networks = ["10.0.0.0/8"]
+[segments.first]
+port = "in"
+networks = ["10.0.0.0/24", "10.0.1.0/24"]
+[segments.six]
+port = "in"
+networks = ["fd00::/64"]
+[services.all]
+services = ["one", "two"]
+[services.one]
+ports = ["tcp/1", "udp/1"]
+[services.two]
+ports = ["tcp/2"]
+[[rule]]
+name = "b"
+from = "any"
+to = ["first", "outer"]
+services = ["all", "tcp/1"]
+[[rule]]
+name = "a"
+from = ["outer", "first"]
+to = "outer"
+services = "any"
+action = "reject"
+owner = "someone"
+[[test]]
+name = "t"
+from = "outer"
+to = "first"
+port = "tcp/2"
+expect = "allow"
+"#;
+
+fn model(text: &str) -> Model {
+    parse("t.toml", text).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The failures of a text's tests.
+fn failures(text: &str) -> Vec<Option<String>> {
+    let model = model(text);
+    model.run_tests(&model.compile().unwrap()).into_iter().map(|r| r.failure).collect()
+}
+
+#[test]
+fn names_become_numbers_in_the_order_of_names() {
+    let model = model(TEXT);
+    let names: Vec<_> = (0..3).map(|n| model.segment_name(SegmentId(n)).unwrap()).collect();
+    assert_eq!(names, ["first", "outer", "six"]);
+    assert_eq!(model.rule_name(RuleId(0)), Some("a"));
+    assert_eq!(model.rule_id("b"), Some(RuleId(1)));
+    assert_eq!(
+        (model.rule_id("c"), model.rule_name(RuleId(2)), model.rule_name(RuleId::NONE)),
+        (None, None, None)
+    );
+    assert_eq!((model.port_name(PortId(0)), model.port_name(PortId(2))), (Some("in"), None));
+    assert_eq!(model.rule_place(RuleId(1)).unwrap(), "t.toml:25:8");
+}
+
+#[test]
+fn services_and_any_are_expanded_sorted_and_deduplicated() {
+    use bulkhead_dataplane::policy::{Action, Rule, Service};
+    let model = model(TEXT);
+    let expected = Rule {
+        from: vec![SegmentId(0), SegmentId(1), SegmentId(2)],
+        to: vec![SegmentId(0), SegmentId(1)],
+        services: vec![Service::Tcp(1, 1), Service::Tcp(2, 2), Service::Udp(1, 1)],
+        action: Action::Allow,
+    };
+    assert_eq!(model.rules.rules[1], expected);
+    assert_eq!(model.rules.rules[0].action, Action::Reject);
+    assert_eq!(model.rules.segments[1].ports, [PortId(0), PortId(1)]);
+}
+
+#[test]
+fn a_port_answers_its_own_services_and_the_gateways() {
+    let model = model(TEXT);
+    let own =
+        [LocalService::Tcp(22), LocalService::Tcp(8000), LocalService::Tcp(8001), LocalService::IcmpEcho];
+    assert_eq!(model.ports[0].local, own);
+    assert_eq!(model.ports[1].local, [LocalService::IcmpEcho]);
+}
+
+#[test]
+fn the_order_and_comments_of_a_file_change_neither_rules_nor_digest_and_a_port_does() {
+    let original = model(TEXT);
+    let (head, rules) = TEXT.split_once("[[rule]]").unwrap();
+    let parts: Vec<&str> = rules.split("[[rule]]").collect();
+    let (second, tests) = parts[1].split_once("[[test]]").unwrap();
+    let shuffled = format!(
+        "{head}# a remark\n[[test]]{tests}[[rule]]{second}[[rule]]{}",
+        parts[0].replace("\"first\", \"outer\"", "\"outer\", \"first\"")
+    );
+    let shuffled = model(&shuffled);
+    assert_eq!(original.rules, shuffled.rules);
+    assert_eq!(original.digest, shuffled.digest);
+    assert_ne!(original.digest, model(&TEXT.replace("tcp/2\"]", "tcp/3\"]")).digest);
+    assert_ne!(original.digest, model(&TEXT.replace("eth2", "eth3")).digest);
+}
+
+#[test]
+fn a_segment_is_asked_for_by_an_address_of_its_own_not_of_a_smaller_network_inside() {
+    let model = model(TEXT);
+    let probe = Probe::parse("tcp/2").unwrap();
+    let ends = (model.endpoint("outer").unwrap(), model.endpoint("10.0.0.9").unwrap());
+    let queries = model.questions(ends.0, ends.1, probe).unwrap();
+    assert_eq!(queries.len(), 1);
+    assert_eq!(queries[0].source.to_string(), "10.0.2.0");
+    assert_eq!(queries[0].ingress, PortId(0));
+}
+
+#[test]
+fn a_test_fails_with_what_was_expected_and_what_came() {
+    assert_eq!(failures(TEXT), [None]);
+    let with = |expect: &str| failures(&TEXT.replace("expect = \"allow\"", expect)).remove(0);
+    let got = "got allow by rule `b`: 10.0.2.0 → 10.0.0.1 tcp/2";
+    assert_eq!(with("expect = \"deny\"").unwrap(), format!("expected deny, {got}"));
+    assert_eq!(
+        with("expect = { verdict = \"deny\", reason = \"no_rule\" }").unwrap(),
+        format!("expected deny (no_rule), {got}")
+    );
+    assert_eq!(
+        with("expect = { verdict = \"allow\", rule = \"a\" }").unwrap(),
+        format!("expected allow by rule `a`, {got}")
+    );
+    assert_eq!(with("expect = { verdict = \"allow\", rule = \"b\" }"), None);
+    let other_family = failures(&TEXT.replace("to = \"first\"\nport", "to = \"six\"\nport")).remove(0);
+    assert!(other_family.unwrap().contains("no address family"));
+}
+
+#[test]
+fn lists_that_grow_without_bound_when_written_out_are_refused() {
+    let mut text = String::from("version = 1\n[ports.p]\ninterface = \"eth1\"\n");
+    for n in 0..1500 {
+        let (high, low) = (n / 256, n % 256);
+        text += &format!("[segments.s{n}]\nport = \"p\"\nnetworks = [\"10.{high}.{low}.0/24\"]\n");
+    }
+    for n in 0..11_000 {
+        text += &format!("[[rule]]\nname = \"r{n}\"\nfrom = \"any\"\nto = \"any\"\nservices = \"any\"\n");
+    }
+    let errors = parse("t.toml", &text).unwrap_err();
+    assert_eq!(errors.list().len(), 1, "{errors}");
+    assert!(errors.to_string().contains("the limit of 32 million entries is passed here"), "{errors}");
+}

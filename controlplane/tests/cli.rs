@@ -1,0 +1,113 @@
+//! The offline verbs as a user meets them: output, errors and exit codes.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+struct Ended {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn bulkhead(args: &[&str]) -> Ended {
+    let output = Command::new(env!("CARGO_BIN_EXE_bulkhead")).args(args).output().unwrap();
+    Ended {
+        code: output.status.code().unwrap(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn minimal() -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/minimal.toml").display().to_string()
+}
+
+/// A file that goes with the test.
+struct File(PathBuf);
+
+impl File {
+    fn edited(name: &str, from: &str, to: &str) -> File {
+        let text = std::fs::read_to_string(minimal()).unwrap();
+        assert!(text.contains(from));
+        let path = std::env::temp_dir().join(format!("bulkhead-cli-{}-{name}.toml", std::process::id()));
+        std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        File(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn a_right_configuration_ends_with_0_and_a_summary() {
+    let ended = bulkhead(&["check", &minimal()]);
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    assert!(ended.out.ends_with(": ok: 2 ports, 2 segments, 1 rule, 4 tests passed\n"), "{}", ended.out);
+    let json: serde_json::Value =
+        serde_json::from_str(&bulkhead(&["check", "-o", "json", &minimal()]).out).unwrap();
+    assert_eq!((&json["ok"], &json["rules"], &json["tests_failed"]), (&true.into(), &1.into(), &0.into()));
+}
+
+#[test]
+fn errors_end_with_1_and_stand_on_standard_error() {
+    let file = File::edited(
+        "dangling",
+        "from = \"office\"\nto = \"servers\"\nservices",
+        "from = \"ofice\"\nto = \"servers\"\nservices",
+    );
+    let ended = bulkhead(&["check", file.path()]);
+    assert_eq!((ended.code, ended.out.as_str()), (1, ""));
+    assert!(ended.err.contains("unknown segment `ofice`") && ended.err.contains("did you mean `office`?"));
+    assert!(ended.err.contains(&format!("{}:31:8", file.path())), "{}", ended.err);
+    let ended = bulkhead(&["check", "--output", "json", file.path()]);
+    let json: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!((ended.code, &json["errors"][0]["line"]), (1, &31.into()));
+    assert_eq!(bulkhead(&["check", "/nonexistent/bulkhead.toml"]).code, 1);
+}
+
+#[test]
+fn failing_tests_end_with_3_and_are_named() {
+    let file = File::edited("failing", "expect = \"deny\"", "expect = \"allow\"");
+    let ended = bulkhead(&["check", file.path()]);
+    assert_eq!(ended.code, 3);
+    assert!(ended.out.contains("TESTS FAILED") && ended.out.contains("1 of 4 tests failed"), "{}", ended.out);
+    assert!(
+        ended.err.contains("test \"a server never opens a connection to the office\" failed"),
+        "{}",
+        ended.err
+    );
+}
+
+#[test]
+fn usage_errors_end_with_1_because_2_means_differences() {
+    assert_eq!(bulkhead(&["check"]).code, 1);
+    assert_eq!(bulkhead(&["frobnicate"]).code, 1);
+    assert_eq!(bulkhead(&["--help"]).code, 0);
+    assert_eq!(bulkhead(&["--version"]).code, 0);
+}
+
+#[test]
+fn explain_names_the_deciding_rule_or_the_nearest_one() {
+    let file = minimal();
+    let ask = |from, to, port| {
+        bulkhead(&["explain", "--config", &file, "--from", from, "--to", to, "--port", port])
+    };
+    let allowed = ask("10.1.0.5", "servers", "tcp/443");
+    assert_eq!(allowed.code, 0);
+    assert!(allowed.out.contains("ALLOW by rule `office-to-web` ("), "{}", allowed.out);
+    let denied = ask("office", "10.2.0.1", "tcp/22");
+    assert_eq!(denied.code, 0);
+    for part in ["DENY", "no_rule: ", "`office-to-web` (", "tcp/22 is not among its services (web, ping)"] {
+        assert!(denied.out.contains(part), "{part} is missing in {}", denied.out);
+    }
+    let nonsense = ask("ofice", "servers", "tcp/22");
+    assert_eq!(nonsense.code, 1);
+    assert!(nonsense.err.contains("did you mean `office`?"), "{}", nonsense.err);
+}
