@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bulkhead_dataplane::connection::MAX_TIMEOUT_MS;
 use toml::de::DeTable;
 
 use super::diagnostics::{At, Located, nearest, quoted};
@@ -148,8 +149,9 @@ pub const TIMEOUTS: &[&str] = &[
     "udp_replied",
     "icmp",
 ];
-/// The longest time-out: the connection table's ages must not reach half the range of 32-bit milliseconds.
+/// The longest time-out: 12 days, just under the connection table's own limit.
 const TIMEOUT_LIMIT: Duration = Duration::from_secs(12 * 86_400);
+const _: () = assert!(TIMEOUT_LIMIT.as_millis() < MAX_TIMEOUT_MS as u128);
 
 /// Reads one file's root table into the configuration.
 pub(super) fn root(reader: &mut Reader<'_>, table: &DeTable<'_>, at: At, main: bool, config: &mut Config) {
@@ -226,8 +228,8 @@ fn gateway(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Gateway {
     let gateway = Gateway {
         control,
         workers: reader.integer(table.take("workers"), 1..65),
-        connections: reader.integer(table.take("connections"), 1024..(1 << 28) + 1),
-        connections_v6: reader.integer(table.take("connections_v6"), 1024..(1 << 28) + 1),
+        connections: reader.integer(table.take("connections"), 1024..(1 << 27) + 1),
+        connections_v6: reader.integer(table.take("connections_v6"), 1024..(1 << 27) + 1),
         half_open_percent: reader.integer(table.take("half_open_percent"), 1..101),
         busy_poll: reader.boolean(table.take("busy_poll")),
         local: reader.strings(table.take("local")).unwrap_or_default(),

@@ -14,8 +14,13 @@ impl Model {
     /// change nothing.
     pub fn canonical(&self) -> Value {
         let gateway = &self.gateway;
-        let timeouts: serde_json::Map<String, Value> =
-            gateway.timeouts.iter().map(|(name, d)| (name.clone(), json!(d.as_millis() as u64))).collect();
+        let t = &gateway.timeouts;
+        let timeouts = json!({
+            "tcp_handshake_ms": t.tcp_handshake_ms, "tcp_established_ms": t.tcp_established_ms,
+            "tcp_closing_ms": t.tcp_closing_ms, "tcp_time_wait_ms": t.tcp_time_wait_ms,
+            "tcp_closed_ms": t.tcp_closed_ms, "udp_unreplied_ms": t.udp_unreplied_ms,
+            "udp_replied_ms": t.udp_replied_ms, "icmp_ms": t.icmp_ms,
+        });
         let ports: Vec<Value> = self
             .ports
             .iter()

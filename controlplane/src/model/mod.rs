@@ -10,8 +10,8 @@ mod trial;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use bulkhead_dataplane::connection::{TableConfig, Timeouts};
 use bulkhead_dataplane::policy::RuleSet;
 use bulkhead_dataplane::steering::LocalService;
 use bulkhead_dataplane::verdict::{PortId, Reason, RuleId, SegmentId};
@@ -57,8 +57,8 @@ pub struct Gateway {
     pub half_open_percent: u8,
     /// Whether workers ask the kernel for preferred busy polling.
     pub busy_poll: bool,
-    /// Time-outs given, by name; the others keep the connection table's defaults.
-    pub timeouts: Vec<(String, Duration)>,
+    /// How long idle connections are kept.
+    pub timeouts: Timeouts,
 }
 
 impl Default for Gateway {
@@ -70,7 +70,20 @@ impl Default for Gateway {
             connections_v6: 131_072,
             half_open_percent: 25,
             busy_poll: true,
-            timeouts: Vec::new(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+impl Gateway {
+    /// The connection table's settings.
+    pub fn table_config(&self) -> TableConfig {
+        TableConfig {
+            connections_v4: self.connections_v4 as u32,
+            connections_v6: self.connections_v6 as u32,
+            half_open_share_percent: self.half_open_percent,
+            workers: self.workers,
+            timeouts: self.timeouts,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use bulkhead_dataplane::connection::Timeouts;
 use bulkhead_dataplane::headers::protocol;
 use bulkhead_dataplane::policy::{Action, Rule, RuleSet, Segment, Service};
 use bulkhead_dataplane::steering::LocalService;
@@ -20,8 +21,13 @@ use crate::config::values::{self, Wrong};
 const LOCAL_RANGE: u16 = 64;
 
 /// `report` may hold errors of reading already; then there is no model, but there may be more errors.
-pub(super) fn resolve(mut config: Config, report: Report) -> Result<Model, Diagnostics> {
-    let mut resolver = Resolver { report, expanded: 0 };
+pub(super) fn resolve(config: Config, report: Report) -> Result<Model, Diagnostics> {
+    resolve_within(EXPANDED_LIMIT, config, report)
+}
+
+/// As [`resolve`], with a limit of one's own for the entries of written-out lists.
+pub(super) fn resolve_within(limit: usize, mut config: Config, report: Report) -> Result<Model, Diagnostics> {
+    let mut resolver = Resolver { report, expanded: 0, limit };
     config.ports.sort_by(|a, b| a.name.value.cmp(&b.name.value));
     config.segments.sort_by(|a, b| a.name.value.cmp(&b.name.value));
     config.rules.sort_by(|a, b| text(&a.name).cmp(text(&b.name)));
@@ -59,9 +65,11 @@ fn value(text: &Option<Text>) -> Option<String> {
 
 fn gateway(config: &Config) -> Gateway {
     let (written, default) = (&config.gateway, Gateway::default());
-    let mut timeouts: Vec<_> =
-        written.timeouts.iter().map(|(name, duration)| (name.value.clone(), *duration)).collect();
-    timeouts.sort();
+    let mut timeouts = default.timeouts;
+    for (name, duration) in &written.timeouts {
+        // Reading has bounded the duration, so that its milliseconds fit.
+        *timeout(&mut timeouts, &name.value) = duration.as_millis() as u32;
+    }
     let size = |given: &Option<crate::config::Located<u64>>, default: usize| {
         given.as_ref().map_or(default, |v| v.value as usize)
     };
@@ -76,6 +84,21 @@ fn gateway(config: &Config) -> Gateway {
     }
 }
 
+/// The time-out of this name, one of [`schema::TIMEOUTS`].
+fn timeout<'t>(timeouts: &'t mut Timeouts, name: &str) -> &'t mut u32 {
+    match name {
+        "tcp_handshake" => &mut timeouts.tcp_handshake_ms,
+        "tcp_established" => &mut timeouts.tcp_established_ms,
+        "tcp_closing" => &mut timeouts.tcp_closing_ms,
+        "tcp_time_wait" => &mut timeouts.tcp_time_wait_ms,
+        "tcp_closed" => &mut timeouts.tcp_closed_ms,
+        "udp_unreplied" => &mut timeouts.udp_unreplied_ms,
+        "udp_replied" => &mut timeouts.udp_replied_ms,
+        "icmp" => &mut timeouts.icmp_ms,
+        other => unreachable!("`{other}` is not in TIMEOUTS, and reading refuses it"),
+    }
+}
+
 /// Named services, flattened.
 type Services<'c> = HashMap<&'c str, Vec<Service>>;
 
@@ -83,6 +106,8 @@ struct Resolver {
     report: Report,
     /// List entries that names have been expanded to.
     expanded: usize,
+    /// The most it may come to.
+    limit: usize,
 }
 
 impl Resolver {
@@ -174,13 +199,13 @@ impl Resolver {
     fn expand(&mut self, entries: usize, at: At) -> bool {
         let before = self.expanded;
         self.expanded = before.saturating_add(entries);
-        if before <= EXPANDED_LIMIT && self.expanded > EXPANDED_LIMIT {
+        if before <= self.limit && self.expanded > self.limit {
             self.report
                 .error(at, "the rules' lists of segments and services are too long when written out")
-                .label("the limit of 32 million entries is passed here")
+                .label(format!("the limit of {} entries is passed here", self.limit))
                 .hint("many rules with \"any\" or with large services: merge them, or name fewer segments");
         }
-        self.expanded <= EXPANDED_LIMIT
+        self.expanded <= self.limit
     }
 
     fn unknown_service<'a>(&mut self, name: &Text, candidates: impl Iterator<Item = &'a str>) {

@@ -170,14 +170,45 @@ fn a_test_fails_with_what_was_expected_and_what_came() {
 #[test]
 fn lists_that_grow_without_bound_when_written_out_are_refused() {
     let mut text = String::from("version = 1\n[ports.p]\ninterface = \"eth1\"\n");
-    for n in 0..1500 {
-        let (high, low) = (n / 256, n % 256);
-        text += &format!("[segments.s{n}]\nport = \"p\"\nnetworks = [\"10.{high}.{low}.0/24\"]\n");
+    for n in 0..100 {
+        text += &format!("[segments.s{n}]\nport = \"p\"\nnetworks = [\"10.0.{n}.0/24\"]\n");
     }
-    for n in 0..11_000 {
+    for n in 0..20 {
         text += &format!("[[rule]]\nname = \"r{n}\"\nfrom = \"any\"\nto = \"any\"\nservices = \"any\"\n");
     }
-    let errors = parse("t.toml", &text).unwrap_err();
+    let within = |limit| {
+        let (config, report) = config::read_text("t.toml", &text);
+        resolve::resolve_within(limit, config.unwrap(), report)
+    };
+    assert_eq!(within(20 * 201).unwrap().rules.rules.len(), 20);
+    let errors = within(20 * 201 - 1).unwrap_err();
     assert_eq!(errors.list().len(), 1, "{errors}");
-    assert!(errors.to_string().contains("the limit of 32 million entries is passed here"), "{errors}");
+    assert!(errors.to_string().contains("the limit of 4019 entries is passed here"), "{errors}");
+}
+
+#[test]
+fn settings_given_replace_defaults_and_every_time_out_has_its_place() {
+    assert_eq!(model(TEXT).gateway, Gateway::default());
+    let mut text =
+        TEXT.replacen("[gateway]", "[gateway]\nworkers = 3\nbusy_poll = false\nconnections = 4096", 1);
+    text += "[gateway.timeouts]\n";
+    for (n, name) in config::schema::TIMEOUTS.iter().enumerate() {
+        text += &format!("{name} = \"{}s\"\n", n + 1);
+    }
+    let gateway = model(&text).gateway;
+    let t = gateway.timeouts;
+    let all = [
+        t.tcp_handshake_ms,
+        t.tcp_established_ms,
+        t.tcp_closing_ms,
+        t.tcp_time_wait_ms,
+        t.tcp_closed_ms,
+        t.udp_unreplied_ms,
+        t.udp_replied_ms,
+        t.icmp_ms,
+    ];
+    assert_eq!(all, [1000, 2000, 3000, 4000, 5000, 6000, 7000, 8000]);
+    let table = gateway.table_config();
+    assert_eq!((table.workers, table.connections_v4, table.connections_v6), (3, 4096, 131_072));
+    assert!(!gateway.busy_poll);
 }
