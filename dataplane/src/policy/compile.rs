@@ -143,7 +143,7 @@ pub fn compile(rules: &RuleSet) -> Result<Policy, CompileError> {
     let (entries, lists) = blocks.lists_of_cells(&from, &to);
     let (policies, tables) = blocks.policies(rules, &lists)?;
     Ok(Policy {
-        trie: Trie::new(networks.iter().map(|(net, segment)| (*net, places[segment.0 as usize]))),
+        trie: Trie::new(&networks, places),
         matrix: Matrix::new(from.classes, to.classes, &entries),
         policies,
         tables,
