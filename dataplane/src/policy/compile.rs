@@ -17,18 +17,18 @@ use std::fmt;
 
 use ipnet::IpNet;
 
+use super::Policy;
 use super::classes::Side;
 use super::matrix::{self, Matrix};
-use super::ports::{Cell, Painter, Piece, PortTables, Span, TableInterner};
+use super::ports::{Cell, Painter, PairPolicy, Piece, PortTables, Span, TableInterner};
 use super::rules::{RuleSet, Service};
 use super::trie::{Place, Trie};
-use super::{PairPolicy, Policy};
 use crate::verdict::{MAX_PORTS, PortId, RuleId, SegmentId};
 
 /// The most segments of a rule set.
 pub const MAX_SEGMENTS: usize = 1 << 16;
-/// The most networks over all segments.
-pub const MAX_NETWORKS: usize = 1 << 20;
+/// The most networks over all segments: bounds the nodes of the tries to 128 MiB, however the networks lie.
+pub const MAX_NETWORKS: usize = 1 << 17;
 /// The most rules of a rule set.
 pub const MAX_RULES: usize = 1 << 20;
 /// The most pairs of a block (rules with the same `from` and `to`) and a matrix cell that it covers: bounds the
@@ -324,12 +324,8 @@ impl Blocks {
                 let block = &self.0[list[0] as usize];
                 return Err(CompileError::TooManyPieces(RuleId(block.rules[0])));
             }
-            policies.push(PairPolicy {
-                tcp: interner.intern(&policy.tcp),
-                udp: interner.intern(&policy.udp),
-                icmp: policy.icmp,
-                icmpv6: policy.icmpv6,
-            });
+            let Painted { tcp, udp, icmp, icmpv6 } = policy;
+            policies.push(PairPolicy::new(tcp, udp, *icmp, *icmpv6, &mut interner));
         }
         Ok((policies, interner.tables))
     }

@@ -1,8 +1,7 @@
 //! Policy: resolved rules, the compiled tables, and the slow obvious evaluator that proves them right.
 //!
-//! A question is answered in four loads that do not depend on the number of rules: source and destination address
-//! find their place in a trie each, the pair of classes finds a policy in the matrix, the protocol a table in it,
-//! and the port a cell in the table.
+//! A question is answered in steps that do not depend on the number of rules: source and destination address find
+//! their place in a trie each, the pair of classes finds a policy in the matrix, and protocol and port a cell in it.
 
 mod classes;
 pub mod compile;
@@ -22,20 +21,10 @@ pub use compile::{CompileError, compile};
 pub use explain::{Clause, Explanation, explain};
 pub use rules::{Action, Decision, Query, Rule, RuleSet, Segment, Service};
 
-use crate::headers::protocol;
 use crate::verdict::{PortId, Reason, SegmentId};
 use matrix::Matrix;
-use ports::{Cell, PortTables, Table};
+use ports::{PairPolicy, PortTables};
 use trie::Trie;
-
-/// What one class of sources may ask of one class of destinations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct PairPolicy {
-    tcp: Table,
-    udp: Table,
-    icmp: Cell,
-    icmpv6: Cell,
-}
 
 /// A compiled rule set, immutable. The default is that of the empty rule set: it refuses everything.
 #[derive(Clone, Default)]
@@ -60,14 +49,7 @@ impl Policy {
             return Decision::refused(Reason::NoRule);
         }
         let pair = &self.policies[self.matrix.find(source.row, destination.column) as usize];
-        let cell = match query.protocol {
-            protocol::TCP => self.tables.find(pair.tcp, query.destination_port),
-            protocol::UDP => self.tables.find(pair.udp, query.destination_port),
-            protocol::ICMP => pair.icmp,
-            protocol::ICMPV6 => pair.icmpv6,
-            _ => Cell::NONE,
-        };
-        cell.decision()
+        pair.find(&self.tables, query.protocol, query.destination_port).decision()
     }
 
     /// The segment of a source address, if the address may enter by this port; asked for every packet.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::rules::{Action, Decision};
+use crate::headers::protocol;
 use crate::verdict::{Reason, RuleId};
 
 /// The deciding action and rule in one number, ordered so that the smaller one wins: deny before reject before
@@ -111,19 +112,24 @@ impl Painter {
 }
 
 /// Where a table lies in [`PortTables`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Table {
+#[derive(Clone, Copy)]
+struct Table {
     offset: u32,
     len: u32,
 }
+
+/// The number of a table in [`PortTables`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TableId(u32);
 
 /// A table of at most this many pieces is padded to it and searched by comparing all of it at once, which costs
 /// two 128-bit compares and no branch.
 const LANES: usize = 16;
 
-/// All tables of a policy, back to back: one cache line of boundaries is what most look-ups touch.
+/// All tables of a policy, back to back.
 #[derive(Clone, Default)]
 pub(super) struct PortTables {
+    tables: Vec<Table>,
     starts: Vec<u16>,
     cells: Vec<Cell>,
 }
@@ -131,7 +137,8 @@ pub(super) struct PortTables {
 impl PortTables {
     /// The cell of a port.
     #[inline]
-    pub(super) fn find(&self, table: Table, port: u16) -> Cell {
+    pub(super) fn find(&self, table: TableId, port: u16) -> Cell {
+        let table = self.tables[table.0 as usize];
         let offset = table.offset as usize;
         // The first boundary is port 0, so at least one is at or below the port.
         let at_or_below = if table.len as usize <= LANES {
@@ -148,7 +155,7 @@ impl PortTables {
         self.starts.len()
     }
 
-    fn push(&mut self, pieces: &[Piece]) -> Table {
+    fn push(&mut self, pieces: &[Piece]) -> TableId {
         let table = Table { offset: self.starts.len() as u32, len: pieces.len() as u32 };
         self.starts.extend(pieces.iter().map(|(start, _)| *start));
         self.cells.extend(pieces.iter().map(|(_, cell)| *cell));
@@ -157,7 +164,8 @@ impl PortTables {
         let padded = table.offset as usize + pieces.len().max(LANES);
         self.starts.resize(padded, u16::MAX);
         self.cells.resize(padded, last);
-        table
+        self.tables.push(table);
+        TableId(self.tables.len() as u32 - 1)
     }
 }
 
@@ -165,17 +173,74 @@ impl PortTables {
 #[derive(Default)]
 pub(super) struct TableInterner {
     pub tables: PortTables,
-    known: HashMap<Vec<Piece>, Table>,
+    known: HashMap<Vec<Piece>, TableId>,
 }
 
 impl TableInterner {
-    pub(super) fn intern(&mut self, pieces: &[Piece]) -> Table {
+    pub(super) fn intern(&mut self, pieces: &[Piece]) -> TableId {
         if let Some(table) = self.known.get(pieces) {
             return *table;
         }
         let table = self.tables.push(pieces);
         self.known.insert(pieces.to_vec(), table);
         table
+    }
+}
+
+/// Pieces of TCP ports that a [`PairPolicy`] holds itself: four separate ranges.
+const INLINE: usize = 8;
+
+/// What one class of sources may ask of one class of destinations. One cache line, so that TCP, and echo requests,
+/// take one miss in the largest policy; only UDP and the TCP of pairs with many ranges go on to a table.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct PairPolicy {
+    starts: [u16; INLINE],
+    cells: [Cell; INLINE],
+    /// Set when there are more than [`INLINE`] pieces; numbers of tables do not reach [`PairPolicy::NO_TABLE`].
+    tcp: TableId,
+    udp: TableId,
+    icmp: Cell,
+    icmpv6: Cell,
+}
+
+impl PairPolicy {
+    const NO_TABLE: TableId = TableId(u32::MAX);
+
+    pub(super) fn new(
+        tcp: &[Piece],
+        udp: &[Piece],
+        icmp: Cell,
+        icmpv6: Cell,
+        interner: &mut TableInterner,
+    ) -> PairPolicy {
+        // Padding as in a table.
+        let mut starts = [u16::MAX; INLINE];
+        let mut cells = [tcp[tcp.len() - 1].1; INLINE];
+        for (index, (start, cell)) in tcp.iter().take(INLINE).enumerate() {
+            starts[index] = *start;
+            cells[index] = *cell;
+        }
+        let fits = tcp.len() <= INLINE;
+        let tcp = if fits { PairPolicy::NO_TABLE } else { interner.intern(tcp) };
+        PairPolicy { starts, cells, tcp, udp: interner.intern(udp), icmp, icmpv6 }
+    }
+
+    /// The cell of a protocol and port.
+    #[inline]
+    pub(super) fn find(&self, tables: &PortTables, protocol: u8, port: u16) -> Cell {
+        match protocol {
+            protocol::TCP if self.tcp == PairPolicy::NO_TABLE => {
+                let at_or_below = self.starts.iter().map(|start| u16::from(*start <= port)).sum::<u16>();
+                // The first boundary is port 0, so at least one is at or below the port.
+                self.cells[usize::from(at_or_below) - 1]
+            }
+            protocol::TCP => tables.find(self.tcp, port),
+            protocol::UDP => tables.find(self.udp, port),
+            protocol::ICMP => self.icmp,
+            protocol::ICMPV6 => self.icmpv6,
+            _ => Cell::NONE,
+        }
     }
 }
 
@@ -192,7 +257,9 @@ mod tests {
         let mut interner = TableInterner::default();
         // Something before it, so that offsets matter.
         interner.intern(&[(0, cell(999)), (7, Cell::NONE)]);
-        let table = interner.intern(painter.resolve(&mut spans.to_vec()));
+        let pieces = painter.resolve(&mut spans.to_vec()).to_vec();
+        let table = interner.intern(&pieces);
+        let policy = PairPolicy::new(&pieces, &pieces, cell(7), cell(8), &mut interner);
         for port in 0..=u16::MAX {
             let expected = spans
                 .iter()
@@ -201,7 +268,14 @@ mod tests {
                 .min()
                 .unwrap_or(Cell::NONE);
             assert_eq!(interner.tables.find(table, port), expected, "port {port} under {spans:?}");
+            for protocol in [protocol::TCP, protocol::UDP] {
+                let cell = policy.find(&interner.tables, protocol, port);
+                assert_eq!(cell, expected, "protocol {protocol} port {port} under {spans:?}");
+            }
         }
+        assert_eq!(policy.find(&interner.tables, protocol::ICMP, 0), cell(7));
+        assert_eq!(policy.find(&interner.tables, protocol::ICMPV6, 0), cell(8));
+        assert_eq!(policy.find(&interner.tables, 47, 0), Cell::NONE);
     }
 
     fn span(low: u16, high: u16, rule: u32) -> Span {
@@ -235,7 +309,7 @@ mod tests {
 
     #[test]
     fn tables_at_and_around_the_vector_width_agree_with_a_scan() {
-        for spans in [6, 7, 8, 9, 300] {
+        for spans in [2, 3, 4, 5, 6, 7, 8, 9, 300] {
             let spans: Vec<Span> = (0..spans).map(|i| span(100 * i as u16, 100 * i as u16 + 50, i)).collect();
             check(&spans);
             // The last boundary at the last port, where padding also starts.
@@ -243,6 +317,11 @@ mod tests {
             edge.push(span(u16::MAX, u16::MAX, 4000));
             check(&edge);
         }
+    }
+
+    #[test]
+    fn the_policy_of_a_pair_is_one_cache_line() {
+        assert_eq!((size_of::<PairPolicy>(), align_of::<PairPolicy>()), (64, 64));
     }
 
     #[test]
