@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
+use afxdp::device::{Offloads, disable_offloads};
 use bulkhead_dataplane::topology::Mac;
 use ipnet::IpNet;
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -269,6 +270,13 @@ impl Namespace {
         };
         message.attributes = vec![NeighbourAttribute::Destination(address.into())];
         Ok(message)
+    }
+
+    /// Turns offloads of an interface off. A veth end that sends towards AF_XDP needs [`Offloads::sending`] off, or
+    /// local packets arrive with unfinished checksums and as frames of up to 64 KiB.
+    pub fn disable_offloads(&self, name: &str, which: Offloads) -> io::Result<()> {
+        self.run(|| disable_offloads(name, which))
+            .map_err(|error| self.context(io::Error::other(error), format!("offloads of {name}")))
     }
 
     /// Puts a `pfifo` of this many packets in front of an interface. With a queueing discipline a veth whose peer

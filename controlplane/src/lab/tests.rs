@@ -179,3 +179,18 @@ fn routes_of_every_kind_are_added_and_deleted() {
     space.add_neighbour("a", hops4[0].0, [2, 1, 1, 1, 1, 1]).unwrap();
     space.delete_neighbour("a", hops4[0].0).unwrap();
 }
+
+#[test]
+fn a_zones_veth_finishes_its_checksums_and_segments_before_it_sends() {
+    if skipped() {
+        return;
+    }
+    let lab = Lab::new(&two_zones()).unwrap();
+    for host in lab.hosts() {
+        let ends = [(&lab.gateway, host.zone.as_str()), (&host.namespace, host.interface)];
+        for (namespace, name) in ends {
+            let on = namespace.run(|| afxdp::device::offloads(name)).unwrap();
+            assert!(!on.tx_checksum && !on.tso && !on.gso, "{name}: {on:?}");
+        }
+    }
+}

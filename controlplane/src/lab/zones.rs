@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use afxdp::device::Offloads;
 use bulkhead_dataplane::topology::Mac;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -87,7 +88,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Builds it, ready for use: addresses, default routes, links up.
+    /// Builds it, ready for use: addresses, default routes, links up, and offloads off that AF_XDP does not go with.
     pub fn new(zones: &[Zone]) -> io::Result<Lab> {
         let gateway = Namespace::new("gateway")?;
         let mut hosts = Vec::new();
@@ -137,6 +138,9 @@ fn host(gateway: &Namespace, index: usize, zone: &Zone) -> io::Result<Host> {
         up: true,
     };
     Namespace::veth((gateway, &zone.name), (&namespace, HOST_INTERFACE), &options)?;
+    gateway.disable_offloads(&zone.name, Offloads::sending())?;
+    // GRO too: it would show the host merged packets where the gateway sent single ones.
+    namespace.disable_offloads(HOST_INTERFACE, Offloads { gro: true, ..Offloads::sending() })?;
     let v4: Vec<Ipv4Addr> = zone.v4.hosts().take(zone.addresses + 1).collect();
     // `hosts` begins with the network's own address for IPv6, which is the routers' anycast address (RFC 4291, 2.6.1).
     let v6: Vec<Ipv6Addr> = zone.v6.hosts().skip(1).take(zone.addresses + 1).collect();
