@@ -4,7 +4,7 @@
 //! Neighbours are compiled into the route tries as host routes, so that one longest-prefix look-up gives the port,
 //! both MAC addresses and the MTU.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -136,9 +136,12 @@ impl Topology {
     /// Compiles plain lists into look-up tables.
     pub fn new(spec: TopologySpec) -> Topology {
         let mut topology = Topology::default();
-        let resolved = |port: PortId, address: IpAddr| {
-            spec.neighbours.iter().find(|n| n.port == port && n.address == address)
-        };
+        // By look-up: many routes usually share few gateways, but lists of both may be long.
+        let macs: HashMap<(PortId, IpAddr), Mac> = spec
+            .neighbours
+            .iter()
+            .map(|neighbour| ((neighbour.port, neighbour.address), neighbour.mac))
+            .collect();
         let hop = |port: PortId, destination: Mac| {
             let state = &spec.ports[usize::from(port.0)];
             Hop { port, destination, source: state.mac, mtu: state.mtu }
@@ -150,8 +153,8 @@ impl Topology {
                     Next::Refused(Reason::PortDown)
                 }
                 RouteKind::Via(port, None) => Next::OnLink(port),
-                RouteKind::Via(port, Some(gateway)) => match resolved(port, gateway) {
-                    Some(neighbour) => Next::Hop(hop(port, neighbour.mac)),
+                RouteKind::Via(port, Some(gateway)) => match macs.get(&(port, gateway)) {
+                    Some(mac) => Next::Hop(hop(port, *mac)),
                     None => Next::Resolve(port, gateway),
                 },
             };
