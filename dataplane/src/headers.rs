@@ -49,7 +49,7 @@ impl Address for Ipv6Addr {
     }
 }
 
-/// What names a connection in one direction. For ICMP echo both ports hold the identifier.
+/// What names a connection in one direction. For ICMP echo the requester's port is the identifier, the other 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple<A> {
     /// Source address.
@@ -157,9 +157,9 @@ pub enum Transport {
 pub struct Headers {
     /// Source and destination address.
     pub addresses: Addresses,
-    /// Source port, or the echo identifier; 0 for ICMP errors.
+    /// Source port, or the identifier of an echo request; else 0.
     pub source_port: u16,
-    /// Destination port, or the echo identifier; 0 for ICMP errors.
+    /// Destination port, or the identifier of an echo reply; else 0.
     pub destination_port: u16,
     /// The transport protocol number, after any extension headers.
     pub protocol: u8,
@@ -195,9 +195,9 @@ impl Headers {
 pub struct Quote {
     /// Source and destination of the quoted packet.
     pub addresses: Addresses,
-    /// Quoted source port, or echo identifier.
+    /// Quoted source port, or the identifier of an echo request; else 0.
     pub source_port: u16,
-    /// Quoted destination port, or echo identifier.
+    /// Quoted destination port, or the identifier of an echo reply; else 0.
     pub destination_port: u16,
     /// Quoted transport protocol.
     pub protocol: u8,

@@ -1,16 +1,25 @@
-//! The packet path of Bulkhead, in the order a packet meets it.
+//! The packet path of Bulkhead.
 //!
-//! Pure modules (`headers`, `connection`, `policy`, `topology`, `pipeline`) know neither sockets nor clocks nor
-//! names; `worker` and `engine` are the shell around them.
+//! In the order in which a packet meets them: `steering`, `port`, `headers`, `sanity`, `connection`, `policy`,
+//! `topology`, then `rewrite` or `answer`. The pure modules (`headers`, `sanity`, `connection`, `policy`, `topology`,
+//! `rewrite`, `answer`, `pipeline`) know neither sockets nor clocks nor names; `worker` and `engine` are the shell.
 
 pub mod answer;
 pub mod connection;
+pub mod counters;
+pub mod engine;
+pub mod event;
 pub mod headers;
 pub mod packet;
+pub mod pipeline;
 pub mod policy;
+pub mod port;
 pub mod rewrite;
+pub mod sanity;
+pub mod snapshot;
 pub mod steering;
 pub(crate) mod sync;
 pub mod topology;
 pub mod verdict;
 pub mod wire;
+pub mod worker;

@@ -4,7 +4,7 @@
 //! Neighbours are compiled into the route tries as host routes, so that one longest-prefix look-up gives the port,
 //! both MAC addresses and the MTU.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -110,8 +110,10 @@ pub struct Topology {
     spec: TopologySpec,
     v4: Trie4,
     v6: Trie6,
-    own: HashSet<IpAddr>,
-    broadcasts: HashSet<Ipv4Addr>,
+    /// Sorted; a handful, so a binary search beats hashing.
+    own_v4: Vec<Ipv4Addr>,
+    own_v6: Vec<Ipv6Addr>,
+    broadcasts: Vec<Ipv4Addr>,
 }
 
 /// Newtypes only because `Poptrie` has no `Default`.
@@ -136,12 +138,8 @@ impl Topology {
     /// Compiles plain lists into look-up tables.
     pub fn new(spec: TopologySpec) -> Topology {
         let mut topology = Topology::default();
-        // By look-up: many routes usually share few gateways, but lists of both may be long.
-        let macs: HashMap<(PortId, IpAddr), Mac> = spec
-            .neighbours
-            .iter()
-            .map(|neighbour| ((neighbour.port, neighbour.address), neighbour.mac))
-            .collect();
+        let known: HashMap<(PortId, IpAddr), Mac> =
+            spec.neighbours.iter().map(|n| ((n.port, n.address), n.mac)).collect();
         let hop = |port: PortId, destination: Mac| {
             let state = &spec.ports[usize::from(port.0)];
             Hop { port, destination, source: state.mac, mtu: state.mtu }
@@ -153,8 +151,8 @@ impl Topology {
                     Next::Refused(Reason::PortDown)
                 }
                 RouteKind::Via(port, None) => Next::OnLink(port),
-                RouteKind::Via(port, Some(gateway)) => match macs.get(&(port, gateway)) {
-                    Some(mac) => Next::Hop(hop(port, *mac)),
+                RouteKind::Via(port, Some(gateway)) => match known.get(&(port, gateway)) {
+                    Some(&mac) => Next::Hop(hop(port, mac)),
                     None => Next::Resolve(port, gateway),
                 },
             };
@@ -171,8 +169,13 @@ impl Topology {
                     .insert(IpNet::from(neighbour.address), Next::Hop(hop(neighbour.port, neighbour.mac)));
             }
         }
-        topology.own = spec.own_addresses.iter().copied().collect();
-        topology.own.extend(spec.ports.iter().flat_map(|p| &p.addresses).map(IpNet::addr));
+        let of_ports = spec.ports.iter().flat_map(|p| &p.addresses).map(IpNet::addr);
+        for address in spec.own_addresses.iter().copied().chain(of_ports) {
+            match address {
+                IpAddr::V4(address) => topology.own_v4.push(address),
+                IpAddr::V6(address) => topology.own_v6.push(address),
+            }
+        }
         topology.broadcasts = spec
             .ports
             .iter()
@@ -183,6 +186,9 @@ impl Topology {
             })
             .flatten()
             .collect();
+        topology.own_v4.sort_unstable();
+        topology.own_v6.sort_unstable();
+        topology.broadcasts.sort_unstable();
         topology.spec = spec;
         topology
     }
@@ -223,13 +229,18 @@ impl Topology {
     }
 
     /// Whether the address is one of the gateway's own.
-    pub fn is_own(&self, address: IpAddr) -> bool {
-        self.own.contains(&address)
+    pub fn is_own_v4(&self, address: Ipv4Addr) -> bool {
+        self.own_v4.binary_search(&address).is_ok()
+    }
+
+    /// Whether the address is one of the gateway's own.
+    pub fn is_own_v6(&self, address: Ipv6Addr) -> bool {
+        self.own_v6.binary_search(&address).is_ok()
     }
 
     /// Whether the address is the network or broadcast address of a network the gateway is attached to.
     pub fn is_directed_broadcast(&self, address: Ipv4Addr) -> bool {
-        self.broadcasts.contains(&address)
+        self.broadcasts.binary_search(&address).is_ok()
     }
 
     /// The address the gateway answers from on a port, for a peer of this family.

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::ip::address6;
-use super::transport::{icmp4, icmp6};
+use super::transport::{echo_ports, icmp4, icmp6};
 use super::{Addresses, Headers, Quote, Transport, extension, protocol};
 use crate::verdict::Reason;
 use crate::wire::{be16, be32, chunk, icmp, ipv4, ipv6};
@@ -74,7 +74,7 @@ fn read6(quoted: &[u8], mtu: Option<u32>) -> Option<Quote> {
 fn transport(segment: &[u8], addresses: Addresses, protocol: u8, mtu: Option<u32>) -> Option<Quote> {
     let header = segment.first_chunk::<TRANSPORT_BYTES>()?;
     let echo = |kind: Option<Transport>| match kind? {
-        Transport::EchoRequest | Transport::EchoReply => Some((be16(header, 4), be16(header, 4))),
+        kind @ (Transport::EchoRequest | Transport::EchoReply) => Some(echo_ports(kind, be16(header, 4))),
         _ => None,
     };
     let (source_port, destination_port) = match (protocol, &addresses) {

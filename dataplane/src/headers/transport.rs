@@ -97,12 +97,18 @@ fn parse_icmp(
     headers.icmp_type = header[0];
     headers.icmp_code = header[1];
     headers.transport = classify(header[0], header[1]).ok_or(Reason::IcmpTypeDenied)?;
-    if headers.transport != Transport::IcmpError {
-        let identifier = be16(header, 4);
-        headers.source_port = identifier;
-        headers.destination_port = identifier;
-    }
+    (headers.source_port, headers.destination_port) = echo_ports(headers.transport, be16(header, 4));
     Ok(())
+}
+
+/// The identifier stands at the requester's end only: so a request that goes the other way with the same identifier
+/// (some systems always use 1) is another connection's, not this one's reply.
+pub(super) fn echo_ports(transport: Transport, identifier: u16) -> (u16, u16) {
+    match transport {
+        Transport::EchoRequest => (identifier, 0),
+        Transport::EchoReply => (0, identifier),
+        _ => (0, 0),
+    }
 }
 
 /// Echo has code 0 only; errors may have codes that are not known yet.

@@ -1,0 +1,572 @@
+//! The one handler: a burst of frames, a snapshot, the connection table and a clock reading in; a verdict for every
+//! frame out, and the frame rewritten where it goes on. No I/O and no time source inside, so tests, benches, fuzzing
+//! and the live worker run the very same code.
+//!
+//! Two passes over the burst: *prepare* parses, checks addresses and starts loading the connection's bucket; *decide*
+//! then finds the bucket in the cache. Every packet starts as a drop, and [`Verdict::Forward`] is assigned in one place.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use crate::answer::{self, IcmpError, RateLimiter};
+use crate::connection::{self, Family, Hash, Hit, Map, Opened, Opening, Stamp, Summary, Table, Track};
+use crate::event::{Event, EventKind, EventQueue};
+use crate::headers::{
+    self, Addresses, Headers, Quote, Transport, Tuple, parse_quote, tcp_flags, verify_transport_checksum,
+};
+use crate::packet::FrameBuf;
+use crate::policy::Query;
+use crate::rewrite;
+use crate::sanity;
+use crate::snapshot::Snapshot;
+use crate::topology::{Egress, Hop};
+use crate::verdict::{Direction, Now, PortId, Reason, RuleId, Verdict};
+
+/// The most frames handled together.
+pub const BURST: usize = 64;
+
+/// What a burst is judged by.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The clock, read once for the burst.
+    pub now: Now,
+    /// Policy and topology.
+    pub snapshot: &'a Snapshot,
+    /// The connection table shared by all workers.
+    pub table: &'a Table,
+}
+
+/// One worker's pipeline: its handle of the connection table, its rate limiter, its event queue.
+pub struct Pipeline {
+    index: usize,
+    connections: connection::Worker,
+    limiter: RateLimiter,
+    events: Arc<EventQueue>,
+    /// The next hops that held packets wait for, for the worker to have resolved; emptied by it.
+    unresolved: Vec<(PortId, IpAddr)>,
+    prepared: Vec<Prepared>,
+}
+
+/// A frame after the first pass.
+#[derive(Clone, Copy)]
+enum Prepared {
+    Refused(Reason),
+    V4(Headers, Tuple<Ipv4Addr>, Hash),
+    V6(Headers, Tuple<Ipv6Addr>, Hash),
+    Error(Headers),
+}
+
+/// What to tell the sender of a packet that is not forwarded.
+#[derive(Clone, Copy)]
+enum Tell {
+    Reset,
+    Icmp(IcmpError),
+}
+
+/// Why a packet is not forwarded, and whom to tell.
+#[derive(Clone, Copy)]
+enum Refusal {
+    Silent(Reason),
+    Told(Reason, Tell),
+    Hold(PortId, IpAddr),
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Refusal::Silent(reason)
+    }
+}
+
+impl Pipeline {
+    /// The pipeline of worker number `index`, which must be below the worker count of the table and of the policies.
+    pub fn new(
+        index: usize,
+        connections: connection::Worker,
+        limiter: RateLimiter,
+        events: Arc<EventQueue>,
+    ) -> Self {
+        Pipeline {
+            index,
+            connections,
+            limiter,
+            events,
+            unresolved: Vec::with_capacity(BURST),
+            prepared: Vec::with_capacity(BURST),
+        }
+    }
+
+    /// Judges a burst that came in by one port. `verdicts` is cleared and gets one verdict for each frame.
+    pub fn process<F: FrameBuf>(
+        &mut self,
+        context: &Context<'_>,
+        ingress: PortId,
+        frames: &mut [F],
+        verdicts: &mut Vec<Verdict>,
+    ) {
+        self.prepared.clear();
+        verdicts.clear();
+        for frame in frames.iter() {
+            self.prepared.push(prepare(context, ingress, frame.bytes()));
+        }
+        for (index, frame) in frames.iter_mut().enumerate() {
+            let prepared = self.prepared[index];
+            verdicts.push(self.decide(context, ingress, frame, &prepared));
+        }
+    }
+
+    /// The next hops that held packets wait for; at most a burst's worth since the last call.
+    pub fn take_unresolved(&mut self) -> std::vec::Drain<'_, (PortId, IpAddr)> {
+        self.unresolved.drain(..)
+    }
+
+    /// The verdict for a packet whose next hop did not answer in time: its sender is told (RFC 1812, section 5.2.7.1).
+    pub fn give_up<F: FrameBuf>(&mut self, context: &Context<'_>, ingress: PortId, frame: &mut F) -> Verdict {
+        let reason = Reason::HeldTooLong;
+        match headers::parse(frame.bytes()) {
+            Ok(headers) => {
+                self.tell(context, ingress, frame, &headers, reason, Tell::Icmp(IcmpError::HostUnreachable))
+            }
+            Err(_) => Verdict::Drop(reason),
+        }
+    }
+
+    /// Tells the table that this worker holds no reference from before: between two bursts.
+    pub fn quiesce(&mut self) {
+        self.connections.quiesce();
+    }
+
+    /// Before sleeping: the other workers need not wait for this one until its next [`Pipeline::quiesce`].
+    pub fn pause(&mut self) {
+        self.connections.pause();
+    }
+
+    /// Reports what the last burst ended, and ends what has timed out among the next `budget` slots of the table.
+    pub fn sweep(&mut self, context: &Context<'_>, budget: usize) {
+        let Pipeline { connections, events, .. } = self;
+        context.table.sweep(connections, context.now, budget, &mut |ended| {
+            events.record(ended_event(context.now, &ended, EventKind::Closed));
+        });
+    }
+
+    fn decide<F: FrameBuf>(
+        &mut self,
+        context: &Context<'_>,
+        ingress: PortId,
+        frame: &mut F,
+        prepared: &Prepared,
+    ) -> Verdict {
+        let (headers, outcome) = match prepared {
+            Prepared::Refused(reason) => return Verdict::Drop(*reason),
+            Prepared::V4(headers, tuple, hash) => (
+                headers,
+                self.track(context, ingress, frame.bytes(), headers, &context.table.v4, tuple, *hash),
+            ),
+            Prepared::V6(headers, tuple, hash) => (
+                headers,
+                self.track(context, ingress, frame.bytes(), headers, &context.table.v6, tuple, *hash),
+            ),
+            Prepared::Error(headers) => (headers, self.relate(context, ingress, frame.bytes(), headers)),
+        };
+        match outcome {
+            Ok(hop) if rewrite::forward(frame.bytes_mut(), headers, &hop) => Verdict::Forward(hop.port),
+            Ok(_) => Verdict::Drop(Reason::HopLimitExceeded),
+            Err(Refusal::Silent(reason)) => Verdict::Drop(reason),
+            Err(Refusal::Told(reason, tell)) => self.tell(context, ingress, frame, headers, reason, tell),
+            Err(Refusal::Hold(port, next_hop)) => {
+                self.unresolved.push((port, next_hop));
+                Verdict::Hold
+            }
+        }
+    }
+
+    /// A TCP, UDP or echo packet: of a known connection, or one that may open one.
+    #[allow(clippy::too_many_arguments, reason = "one packet's facts; a struct would only rename them")]
+    fn track<A: Family>(
+        &mut self,
+        context: &Context<'_>,
+        ingress: PortId,
+        frame: &[u8],
+        headers: &Headers,
+        map: &Map<A>,
+        tuple: &Tuple<A>,
+        hash: Hash,
+    ) -> Result<Hop, Refusal> {
+        let bytes = headers.ip_len();
+        if let Some(hit) = map.find(hash, tuple, context.now) {
+            let stamp = self.current(context, map, hit)?;
+            let hop = self.pass_connection(context, ingress, headers, map, hit)?;
+            self.check_second_originator(context, ingress, headers, map, hit, tuple)?;
+            if follow(map, hit, headers, context.now)? != Track::Reopen {
+                map.account(hit, bytes, context.now);
+                self.rule_hit(context, stamp.rule, bytes);
+                return Ok(hop);
+            }
+            // The old connection is over (TIME-WAIT) and this SYN starts a new one in its place.
+            self.end(context, map, hit, EventKind::Closed);
+        }
+        self.open(context, ingress, frame, headers, map, tuple, hash)
+    }
+
+    /// A packet of no known connection: opens one if it may.
+    #[allow(clippy::too_many_arguments, reason = "one packet's facts; a struct would only rename them")]
+    fn open<A: Family>(
+        &mut self,
+        context: &Context<'_>,
+        ingress: PortId,
+        frame: &[u8],
+        headers: &Headers,
+        map: &Map<A>,
+        tuple: &Tuple<A>,
+        hash: Hash,
+    ) -> Result<Hop, Refusal> {
+        let policy = &context.snapshot.policy;
+        // Whoever lies about their address gets that reason, whatever else is wrong with the packet.
+        if policy.policy.source_segment(ingress, tuple.source.into()).is_none() {
+            return Err(Reason::SpoofedSource.into());
+        }
+        let segment = match &headers.transport {
+            Transport::Tcp(segment)
+                if segment.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN =>
+            {
+                Some(segment)
+            }
+            Transport::Udp | Transport::EchoRequest => None,
+            _ => return Err(Reason::NoConnection.into()),
+        };
+        verify_transport_checksum(frame, headers)?;
+        let decision = policy.policy.judge(&query(ingress, tuple));
+        if let Some(reason) = decision.refusal {
+            self.rule_hit(context, decision.rule, headers.ip_len());
+            self.record(context, ingress, tuple, EventKind::Denied(reason), decision.rule);
+            return Err(match (reason, segment) {
+                (Reason::RuleRejected, Some(_)) => Refusal::Told(reason, Tell::Reset),
+                (Reason::RuleRejected, None) => Refusal::Told(reason, Tell::Icmp(IcmpError::AdminProhibited)),
+                _ => reason.into(),
+            });
+        }
+        let hop = route(context, headers)?;
+        let opening = Opening {
+            ingress,
+            rule: decision.rule,
+            generation: policy.generation,
+            valid_until: 0,
+            now: context.now,
+            segment,
+        };
+        let hit = match map.open(&mut self.connections, hash, tuple, &opening)? {
+            Opened::New(hit) => {
+                policy.counters.open(self.index, decision.rule);
+                self.record(context, ingress, tuple, EventKind::Opened, decision.rule);
+                hit
+            }
+            // Another worker was first with this very connection.
+            Opened::Existing(hit) => {
+                follow(map, hit, headers, context.now)?;
+                hit
+            }
+        };
+        map.account(hit, headers.ip_len(), context.now);
+        self.rule_hit(context, decision.rule, headers.ip_len());
+        Ok(hop)
+    }
+
+    /// The connection's stamp, after judging it again if the policy has changed since (promise P3).
+    fn current<A: Family>(&mut self, context: &Context<'_>, map: &Map<A>, hit: Hit) -> Result<Stamp, Reason> {
+        let policy = &context.snapshot.policy;
+        loop {
+            let stamp = map.stamp(hit);
+            // A stamp newer than this worker's snapshot was made by a worker that is ahead by one publication.
+            if context.snapshot.generation().0.wrapping_sub(stamp.generation.0) as i32 <= 0 {
+                return Ok(stamp);
+            }
+            let (tuple, ingress) = map.original(hit);
+            let decision = policy.policy.judge(&query(ingress, &tuple));
+            if !decision.allows() {
+                self.end(context, map, hit, EventKind::Cut(Reason::PolicyRevoked));
+                return Err(Reason::PolicyRevoked);
+            }
+            let fresh = Stamp { generation: policy.generation, rule: decision.rule, ..stamp };
+            // If another worker was faster, its stamp decides.
+            if map.restamp(hit, stamp, fresh) {
+                return Ok(fresh);
+            }
+        }
+    }
+
+    /// A SYN from the responder of a TCP connection that is not over (simultaneous open, RFC 9293, section 3.5) makes
+    /// the responder an originator as well, so the policy must allow that direction too.
+    fn check_second_originator<A: Family>(
+        &mut self,
+        context: &Context<'_>,
+        ingress: PortId,
+        headers: &Headers,
+        map: &Map<A>,
+        hit: Hit,
+        tuple: &Tuple<A>,
+    ) -> Result<(), Reason> {
+        let Transport::Tcp(segment) = &headers.transport else { return Ok(()) };
+        let is_syn = segment.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
+        if !is_syn || hit.direction == Direction::Original || map.state(hit).is_over() {
+            return Ok(());
+        }
+        let decision = context.snapshot.policy.policy.judge(&query(ingress, tuple));
+        match decision.refusal {
+            None => Ok(()),
+            Some(reason) => {
+                self.record(context, ingress, tuple, EventKind::Denied(reason), decision.rule);
+                Err(reason)
+            }
+        }
+    }
+
+    /// Checks that a known connection's packet comes in and leaves by ports of its segments, and finds its next hop.
+    fn pass_connection<A: Family>(
+        &self,
+        context: &Context<'_>,
+        ingress: PortId,
+        headers: &Headers,
+        map: &Map<A>,
+        hit: Hit,
+    ) -> Result<Hop, Refusal> {
+        // By this port the originator's packets come in and the replies leave. It was checked against the segments
+        // when the connection was judged, so agreeing with it is enough.
+        let (_, original) = map.original(hit);
+        let policy = &context.snapshot.policy.policy;
+        let is_checked = hit.direction == Direction::Original && ingress == original;
+        if !is_checked && policy.source_segment(ingress, headers.addresses.source()).is_none() {
+            return Err(Reason::SpoofedSource.into());
+        }
+        let hop = next_hop(context, headers)?;
+        let is_checked = hit.direction == Direction::Reply && hop.port == original;
+        if !is_checked && policy.source_segment(hop.port, headers.addresses.destination()).is_none() {
+            return Err(Reason::RouteRefused.into());
+        }
+        Ok(hop)
+    }
+
+    /// An ICMP error: passes only to the sender of the packet that it quotes, and only for a known connection. It
+    /// neither refreshes nor ends anything (RFC 5508, section 4.2; RFC 5927).
+    fn relate(
+        &mut self,
+        context: &Context<'_>,
+        ingress: PortId,
+        frame: &[u8],
+        headers: &Headers,
+    ) -> Result<Hop, Refusal> {
+        let policy = &context.snapshot.policy.policy;
+        if policy.source_segment(ingress, headers.addresses.source()).is_none() {
+            return Err(Reason::SpoofedSource.into());
+        }
+        verify_transport_checksum(frame, headers)?;
+        let quote = parse_quote(frame, headers)?;
+        if quote.addresses.source() != headers.addresses.destination() {
+            return Err(Reason::IcmpUnrelated.into());
+        }
+        match quote.addresses {
+            Addresses::V4(source, destination) => {
+                // RFC 791: every IPv4 link carries 68 bytes, and no honest one reports less than 576 today.
+                let too_small = quote.mtu.is_some_and(|mtu| mtu != 0 && mtu < 576);
+                self.relate_quote(context, headers, &context.table.v4, &quote, source, destination, too_small)
+            }
+            Addresses::V6(source, destination) => {
+                let too_small = quote.mtu.is_some_and(|mtu| mtu < 1280);
+                self.relate_quote(context, headers, &context.table.v6, &quote, source, destination, too_small)
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one packet's facts; a struct would only rename them")]
+    fn relate_quote<A: Family>(
+        &mut self,
+        context: &Context<'_>,
+        headers: &Headers,
+        map: &Map<A>,
+        quote: &Quote,
+        source: A,
+        destination: A,
+        mtu_too_small: bool,
+    ) -> Result<Hop, Refusal> {
+        let tuple = Tuple {
+            source,
+            destination,
+            source_port: quote.source_port,
+            destination_port: quote.destination_port,
+            protocol: quote.protocol,
+        };
+        let hit = map.find_quote(&tuple, context.now).ok_or(Reason::IcmpUnrelated)?;
+        let outside =
+            quote.tcp_sequence.is_some_and(|seq| !map.check_quote_sequence(hit, hit.direction, seq));
+        if mtu_too_small || outside {
+            return Err(Reason::IcmpBadQuote.into());
+        }
+        let stamp = self.current(context, map, hit)?;
+        let hop = route(context, headers)?;
+        self.rule_hit(context, stamp.rule, headers.ip_len());
+        Ok(hop)
+    }
+
+    /// Answers the sender in place, within the rate limit.
+    fn tell<F: FrameBuf>(
+        &mut self,
+        context: &Context<'_>,
+        ingress: PortId,
+        frame: &mut F,
+        headers: &Headers,
+        reason: Reason,
+        tell: Tell,
+    ) -> Verdict {
+        if !self.limiter.allow(context.now, headers.addresses.source()) {
+            return Verdict::Drop(reason);
+        }
+        let topology = &context.snapshot.topology;
+        let answered = match tell {
+            Tell::Reset => answer::tcp_reset(frame, headers),
+            Tell::Icmp(error) => topology
+                .answer_address(ingress, &headers.addresses)
+                .is_some_and(|own| answer::icmp_error(frame, headers, error, own)),
+        };
+        if answered { Verdict::Answer(ingress, reason) } else { Verdict::Drop(reason) }
+    }
+
+    fn end<A: Family>(&mut self, context: &Context<'_>, map: &Map<A>, hit: Hit, kind: EventKind) {
+        if let Some(ended) = map.remove(&mut self.connections, hit, context.now) {
+            self.events.record(ended_event(context.now, &ended, kind));
+        }
+    }
+
+    fn rule_hit(&self, context: &Context<'_>, rule: RuleId, bytes: usize) {
+        context.snapshot.policy.counters.hit(self.index, rule, bytes, context.now);
+    }
+
+    fn record<A: Family>(
+        &self,
+        context: &Context<'_>,
+        ingress: PortId,
+        tuple: &Tuple<A>,
+        kind: EventKind,
+        rule: RuleId,
+    ) {
+        self.events.record(Event {
+            at: context.now,
+            kind,
+            ingress,
+            source: tuple.source.into(),
+            destination: tuple.destination.into(),
+            source_port: tuple.source_port,
+            destination_port: tuple.destination_port,
+            protocol: tuple.protocol,
+            rule,
+            generation: context.snapshot.generation(),
+            packets: 0,
+            bytes: 0,
+        });
+    }
+}
+
+/// The first pass over one frame.
+fn prepare(context: &Context<'_>, ingress: PortId, frame: &[u8]) -> Prepared {
+    let headers = match headers::parse(frame) {
+        Ok(headers) => headers,
+        Err(reason) => return Prepared::Refused(reason),
+    };
+    if let Err(reason) = sanity::check(frame, &headers, ingress, &context.snapshot.topology) {
+        return Prepared::Refused(reason);
+    }
+    if headers.transport == Transport::IcmpError {
+        return Prepared::Error(headers);
+    }
+    match headers.addresses {
+        Addresses::V4(source, destination) => {
+            let tuple = tuple(&headers, source, destination);
+            let hash = context.table.v4.hash(&tuple);
+            black_box(context.table.v4.touch(hash));
+            Prepared::V4(headers, tuple, hash)
+        }
+        Addresses::V6(source, destination) => {
+            let tuple = tuple(&headers, source, destination);
+            let hash = context.table.v6.hash(&tuple);
+            black_box(context.table.v6.touch(hash));
+            Prepared::V6(headers, tuple, hash)
+        }
+    }
+}
+
+fn tuple<A>(headers: &Headers, source: A, destination: A) -> Tuple<A> {
+    Tuple {
+        source,
+        destination,
+        source_port: headers.source_port,
+        destination_port: headers.destination_port,
+        protocol: headers.protocol,
+    }
+}
+
+fn query<A: Family>(ingress: PortId, tuple: &Tuple<A>) -> Query {
+    Query {
+        ingress,
+        source: tuple.source.into(),
+        destination: tuple.destination.into(),
+        protocol: tuple.protocol,
+        destination_port: tuple.destination_port,
+    }
+}
+
+/// Lets the connection's state follow the packet.
+fn follow<A: Family>(map: &Map<A>, hit: Hit, headers: &Headers, now: Now) -> Result<Track, Reason> {
+    match &headers.transport {
+        Transport::Tcp(segment) => map.track_tcp(hit, segment, now),
+        transport => map.track_other(hit, transport, now),
+    }
+}
+
+/// The next hop, out of a port behind which the destination's segment lies: a route that leads elsewhere would carry
+/// the packet around the policy.
+fn route(context: &Context<'_>, headers: &Headers) -> Result<Hop, Refusal> {
+    let hop = next_hop(context, headers)?;
+    let destination = headers.addresses.destination();
+    match context.snapshot.policy.policy.source_segment(hop.port, destination) {
+        Some(_) => Ok(hop),
+        None => Err(Reason::RouteRefused.into()),
+    }
+}
+
+fn next_hop(context: &Context<'_>, headers: &Headers) -> Result<Hop, Refusal> {
+    if headers.hop_limit == 0 {
+        return Err(Reason::HopLimitExceeded.into());
+    }
+    if headers.hop_limit == 1 {
+        return Err(Refusal::Told(Reason::HopLimitExceeded, Tell::Icmp(IcmpError::TimeExceeded)));
+    }
+    let hop = match context.snapshot.topology.egress(headers.addresses.destination()) {
+        Egress::Send(hop) => hop,
+        Egress::Resolve(port, next_hop) => return Err(Refusal::Hold(port, next_hop)),
+        Egress::Refuse(reason) => return Err(Refusal::Told(reason, Tell::Icmp(IcmpError::NoRoute))),
+    };
+    if headers.ip_len() > usize::from(hop.mtu) {
+        // Without DF a router would fragment. We do not: the sender is not told, for RFC 1191 does not foresee it.
+        return Err(match headers.may_fragment {
+            true => Reason::PacketTooBig.into(),
+            false => Refusal::Told(Reason::PacketTooBig, Tell::Icmp(IcmpError::TooBig { mtu: hop.mtu })),
+        });
+    }
+    Ok(hop)
+}
+
+/// The event for a connection that ended.
+pub fn ended_event(now: Now, ended: &Summary, kind: EventKind) -> Event {
+    Event {
+        at: now,
+        kind,
+        ingress: ended.ingress,
+        source: ended.tuple.source,
+        destination: ended.tuple.destination,
+        source_port: ended.tuple.source_port,
+        destination_port: ended.tuple.destination_port,
+        protocol: ended.tuple.protocol,
+        rule: ended.stamp.rule,
+        generation: ended.stamp.generation,
+        packets: ended.packets.iter().sum(),
+        bytes: ended.bytes.iter().sum(),
+    }
+}

@@ -1,0 +1,297 @@
+//! One worker: owns queue *i* of every port, runs to completion. Generic over [`PortIo`], so that the same loop runs
+//! on AF_XDP and on memory.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::queue::ArrayQueue;
+
+use crate::connection::Table;
+use crate::counters::{Ledger, SharedLedger};
+use crate::event::EventQueue;
+use crate::packet::FrameBuf;
+use crate::pipeline::{BURST, Context, Pipeline};
+use crate::port::PortIo;
+use crate::snapshot::{Mailbox, Snapshot};
+use crate::verdict::{Now, PortId, Reason, Verdict};
+
+/// The most packets that wait for next hops, per worker.
+pub const HELD_MAX: usize = 256;
+/// The most packets that wait for one next hop, per worker.
+pub const HELD_PER_HOP_MAX: usize = 8;
+/// How long a packet waits for its next hop, nanoseconds: as long as the kernel asks (three times a second apart).
+pub const HOLD_NS: u64 = 3_000_000_000;
+/// How often held packets and the table are looked after, nanoseconds.
+const HOUSEKEEPING_NS: u64 = 1_000_000;
+
+/// What a worker shares with the rest of the process.
+pub struct Shared {
+    /// Where its snapshots arrive.
+    pub mailbox: Mailbox,
+    /// Its ledger, as of its last burst.
+    pub ledger: SharedLedger,
+    /// What happened to connections.
+    pub events: Arc<EventQueue>,
+    /// Next hops to resolve. What does not fit is asked for again by the next packet that waits.
+    pub resolve: ArrayQueue<(PortId, IpAddr)>,
+    /// How many rounds it has made: a worker whose count stands still is stuck.
+    pub rounds: AtomicU64,
+}
+
+impl Shared {
+    /// With room for this many events.
+    pub fn new(events: usize) -> Shared {
+        Shared {
+            mailbox: Mailbox::default(),
+            ledger: SharedLedger::default(),
+            events: Arc::new(EventQueue::new(events)),
+            resolve: ArrayQueue::new(HELD_MAX),
+            rounds: AtomicU64::new(0),
+        }
+    }
+}
+
+/// A packet that waits for its next hop.
+struct Held<F> {
+    frame: F,
+    ingress: PortId,
+    next_hop: (PortId, IpAddr),
+    until: Now,
+}
+
+/// One worker with its ports; index of `ports` is the [`PortId`].
+pub struct Worker<P: PortIo> {
+    ports: Vec<P>,
+    pipeline: Pipeline,
+    table: Arc<Table>,
+    shared: Arc<Shared>,
+    snapshot: Arc<Snapshot>,
+    ledger: Ledger,
+    held: Vec<Held<P::Frame>>,
+    frames: Vec<P::Frame>,
+    verdicts: Vec<Verdict>,
+    housekeeping: Now,
+    /// This worker's share of the table's slots, so that all workers together visit each about once a second.
+    slots_per_ms: usize,
+}
+
+impl<P: PortIo> Worker<P> {
+    /// One of `workers` workers. It judges by `snapshot` until its mailbox says otherwise.
+    pub fn new(
+        ports: Vec<P>,
+        pipeline: Pipeline,
+        table: Arc<Table>,
+        shared: Arc<Shared>,
+        snapshot: Arc<Snapshot>,
+        workers: usize,
+    ) -> Worker<P> {
+        let slots_per_ms = table.slots().div_ceil(1000 * workers.max(1));
+        shared.mailbox.acknowledge(snapshot.version);
+        Worker {
+            ports,
+            pipeline,
+            table,
+            shared,
+            snapshot,
+            ledger: Ledger::default(),
+            held: Vec::with_capacity(HELD_MAX),
+            frames: Vec::with_capacity(BURST),
+            verdicts: Vec::with_capacity(BURST),
+            housekeeping: Now(0),
+            slots_per_ms,
+        }
+    }
+
+    /// The ports, for the shell to sleep on or reopen.
+    pub fn ports_mut(&mut self) -> &mut [P] {
+        &mut self.ports
+    }
+
+    /// Before sleeping: lets the others reuse what this worker might have looked at.
+    pub fn pause(&mut self) {
+        self.pipeline.pause();
+    }
+
+    /// How many packets wait for a next hop.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// One round: a new snapshot if there is one, a burst from every port, and every millisecond the housekeeping.
+    /// Returns how many packets it received.
+    pub fn round(&mut self, now: Now) -> usize {
+        self.pipeline.quiesce();
+        self.adopt_snapshot(now);
+        let mut received = 0;
+        for port in 0..self.ports.len() {
+            received += self.burst(PortId(port as u8), now);
+        }
+        let since = now.0.wrapping_sub(self.housekeeping.0);
+        let mut budget = 0;
+        if since >= HOUSEKEEPING_NS {
+            self.housekeeping = now;
+            self.give_up_waiting(now);
+            budget = self.slots_per_ms * usize::try_from(since / HOUSEKEEPING_NS).unwrap_or(1000).min(1000);
+        }
+        let Worker { pipeline, snapshot, table, .. } = self;
+        pipeline.sweep(&Context { now, snapshot, table }, budget);
+        for port in &mut self.ports {
+            port.flush();
+        }
+        if received > 0 {
+            self.publish_ledger();
+        }
+        let rounds = &self.shared.rounds;
+        rounds.store(rounds.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        received
+    }
+
+    /// Drops what waits, and publishes the last ledger.
+    pub fn finish(&mut self) {
+        for _ in self.held.drain(..) {
+            self.ledger.drop_for(Reason::ShutDown);
+        }
+        self.publish_ledger();
+    }
+
+    fn publish_ledger(&mut self) {
+        self.ledger.held = self.held.len() as u64;
+        self.shared.ledger.publish(&self.ledger);
+    }
+
+    /// Takes a new snapshot, judges by it what waits, and only then acknowledges it.
+    fn adopt_snapshot(&mut self, now: Now) {
+        let Some(snapshot) = self.shared.mailbox.take(self.snapshot.version) else { return };
+        let version = snapshot.version;
+        // The publisher holds the old one until every worker has acknowledged, so it is not freed here.
+        self.snapshot = snapshot;
+        if !self.held.is_empty() {
+            let waiting: Vec<_> = self.held.drain(..).collect();
+            for held in waiting {
+                self.frames.push(held.frame);
+                self.judge(held.ingress, now, Some(held.until));
+            }
+            self.publish_ledger();
+        }
+        self.shared.mailbox.acknowledge(version);
+    }
+
+    fn burst(&mut self, ingress: PortId, now: Now) -> usize {
+        debug_assert!(self.frames.is_empty());
+        self.ports[usize::from(ingress.0)].receive(&mut self.frames, BURST);
+        let received = self.frames.len();
+        if received > 0 {
+            self.ledger.received += received as u64;
+            self.ledger.received_bytes += self.frames.iter().map(|f| f.bytes().len() as u64).sum::<u64>();
+            self.judge(ingress, now, None);
+        }
+        received
+    }
+
+    /// Judges the frames gathered in `self.frames` and carries the verdicts out. A packet that already waited keeps
+    /// its deadline.
+    fn judge(&mut self, ingress: PortId, now: Now, deadline: Option<Now>) {
+        let Worker { pipeline, snapshot, table, frames, verdicts, .. } = self;
+        pipeline.process(&Context { now, snapshot, table }, ingress, frames, verdicts);
+        let mut frames = std::mem::take(&mut self.frames);
+        let verdicts = std::mem::take(&mut self.verdicts);
+        let mut next_hops = self.pipeline.take_unresolved();
+        for (frame, &verdict) in frames.drain(..).zip(&verdicts) {
+            match verdict {
+                Verdict::Drop(reason) => self.ledger.drop_for(reason),
+                Verdict::Hold => {
+                    let until = deadline.unwrap_or(Now(now.0 + HOLD_NS));
+                    match next_hops.next() {
+                        Some(next_hop) => {
+                            let held = Held { frame, ingress, next_hop, until };
+                            hold(&mut self.held, &mut self.ledger, &self.shared, held);
+                        }
+                        None => self.ledger.drop_for(Reason::HoldQueueFull),
+                    }
+                }
+                Verdict::Forward(_) | Verdict::Answer(..) => {
+                    send(&mut self.ports, &mut self.ledger, frame, verdict);
+                }
+            }
+        }
+        drop(next_hops);
+        self.frames = frames;
+        self.verdicts = verdicts;
+    }
+
+    /// Ends the wait of packets whose next hop did not answer, and tells their senders.
+    fn give_up_waiting(&mut self, now: Now) {
+        let mut index = 0;
+        let before = self.held.len();
+        while index < self.held.len() {
+            if now < self.held[index].until {
+                index += 1;
+                continue;
+            }
+            // Packets keep their order: of one connection, too, some may still wait.
+            let mut held = self.held.remove(index);
+            let Worker { pipeline, snapshot, table, .. } = self;
+            let context = Context { now, snapshot, table };
+            match pipeline.give_up(&context, held.ingress, &mut held.frame) {
+                Verdict::Drop(reason) => self.ledger.drop_for(reason),
+                verdict => send(&mut self.ports, &mut self.ledger, held.frame, verdict),
+            }
+        }
+        if self.held.len() != before {
+            self.publish_ledger();
+        }
+    }
+}
+
+/// Lets a packet wait, within the limits, and asks for its next hop.
+fn hold<F>(waiting: &mut Vec<Held<F>>, ledger: &mut Ledger, shared: &Shared, held: Held<F>) {
+    let for_this_hop = waiting.iter().filter(|h| h.next_hop == held.next_hop).count();
+    if waiting.len() >= HELD_MAX || for_this_hop >= HELD_PER_HOP_MAX {
+        ledger.drop_for(Reason::HoldQueueFull);
+        return;
+    }
+    if for_this_hop == 0 {
+        // A full queue loses nothing: whoever empties it asks for all that wait there, and the sender tries again.
+        let _ = shared.resolve.push(held.next_hop);
+    }
+    waiting.push(held);
+}
+
+/// Sends a forwarded packet or our answer, and counts it as what then really became of it.
+fn send<P: PortIo>(ports: &mut [P], ledger: &mut Ledger, frame: P::Frame, verdict: Verdict) {
+    let (port, reason) = match verdict {
+        Verdict::Forward(port) => (port, None),
+        Verdict::Answer(port, reason) => (port, Some(reason)),
+        Verdict::Drop(reason) => return ledger.drop_for(reason),
+        Verdict::Hold => return ledger.drop_for(Reason::HoldQueueFull),
+    };
+    let bytes = frame.bytes().len() as u64;
+    let failure = match ports.get_mut(usize::from(port.0)) {
+        None => Some(Reason::PortDown),
+        Some(port) if !port.is_up() => Some(Reason::PortDown),
+        Some(port) => match port.send(frame) {
+            Ok(()) => None,
+            Err(frame) => {
+                // A full ring: have the kernel take some, then try once more.
+                port.flush();
+                port.send(frame).is_err().then_some(Reason::TxRingFull)
+            }
+        },
+    };
+    match (reason, failure) {
+        (None, None) => {
+            ledger.forwarded += 1;
+            ledger.forwarded_bytes += bytes;
+        }
+        (None, Some(failure)) => ledger.drop_for(failure),
+        (Some(reason), None) => {
+            ledger.drop_for(reason);
+            ledger.answered += 1;
+        }
+        (Some(reason), Some(_)) => {
+            ledger.drop_for(reason);
+            ledger.answers_lost += 1;
+        }
+    }
+}

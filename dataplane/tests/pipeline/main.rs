@@ -1,0 +1,292 @@
+//! The worker's loop over ports in memory: frames in, frames out, and which counters move; every other must not.
+
+mod gateway;
+
+use bulkhead_dataplane::connection::TableConfig;
+use bulkhead_dataplane::event::EventKind;
+use bulkhead_dataplane::packet::{FrameBuf, MemoryFrame};
+use bulkhead_dataplane::policy::{Action, Service};
+use bulkhead_dataplane::verdict::Reason;
+use bulkhead_dataplane::worker::{HELD_PER_HOP_MAX, HOLD_NS};
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use gateway::{CLIENT, CLIENTS, Gateway, SERVER, SERVERS, allow, echo, rule, tcp, tcp_flags, udp, udp6};
+
+const SECOND: u64 = 1_000_000_000;
+
+#[test]
+fn nothing_crosses_without_a_policy() {
+    let mut gateway = Gateway::new(&[]);
+    for frame in [udp(CLIENT, SERVER, 1000, 53), tcp(CLIENT, SERVER, 1000, 443, tcp_flags::SYN, 1, 0)] {
+        assert_eq!(gateway.send(CLIENTS, &frame), Err(Reason::NoRule));
+    }
+    gateway.assert_ledger(&[(Reason::NoRule, 2)]);
+}
+
+#[test]
+fn an_allowed_datagram_crosses_with_only_addresses_and_ttl_changed_and_so_does_its_reply() {
+    let mut gateway = Gateway::new(&[allow(Service::Udp(53, 53))]);
+    let query = udp(CLIENT, SERVER, 1000, 53);
+    let out = gateway.send(CLIENTS, &query).unwrap();
+    assert_eq!(out[..6], SERVER.mac);
+    assert_eq!(out[6..12], SERVERS.mac);
+    let mut expected = query.clone();
+    expected[..12].copy_from_slice(&out[..12]);
+    expected[22] -= 1;
+    expected[24..26].copy_from_slice(&out[24..26]);
+    assert_eq!(out, expected);
+    assert!(SlicedPacket::from_ethernet(&out).is_ok());
+    assert!(gateway.send(SERVERS, &udp(SERVER, CLIENT, 53, 1000)).is_ok());
+    // The other way round nothing was allowed.
+    assert_eq!(gateway.send(SERVERS, &udp(SERVER, CLIENT, 53, 1001)), Err(Reason::NoRule));
+    gateway.assert_ledger(&[(Reason::NoRule, 1)]);
+    assert_eq!(gateway.rule_hits(0).packets, 2);
+    assert_eq!(gateway.rule_hits(0).connections, 1);
+}
+
+#[test]
+fn ipv6_crosses_by_the_same_rule() {
+    let mut gateway = Gateway::new(&[allow(Service::Udp(53, 53))]);
+    let out = gateway.send(CLIENTS, &udp6("fd00:1::9", "fd00:2::9", 1000, 53)).unwrap();
+    assert_eq!(out[21], 63);
+    assert!(gateway.send(SERVERS, &udp6("fd00:2::9", "fd00:1::9", 53, 1000)).is_ok());
+    gateway.assert_ledger(&[]);
+}
+
+#[test]
+fn a_tcp_connection_lives_from_syn_to_time_wait() {
+    let mut gateway = Gateway::new(&[allow(Service::Tcp(443, 443))]);
+    assert_eq!(
+        gateway.send(CLIENTS, &tcp(CLIENT, SERVER, 1000, 443, tcp_flags::ACK, 1, 1)),
+        Err(Reason::NoConnection)
+    );
+    gateway.handshake(1000, 443);
+    let ack = tcp_flags::ACK;
+    let data = tcp(CLIENT, SERVER, 1000, 443, ack | tcp_flags::PSH, 101, 501);
+    assert!(gateway.send(CLIENTS, &data).is_ok());
+    let injected = tcp(SERVER, CLIENT, 443, 1000, ack, 501_000_000, 101);
+    assert_eq!(gateway.send(SERVERS, &injected), Err(Reason::TcpOutOfWindow));
+    for (port, frame) in [
+        (CLIENTS, tcp(CLIENT, SERVER, 1000, 443, ack | tcp_flags::FIN, 101, 501)),
+        (SERVERS, tcp(SERVER, CLIENT, 443, 1000, ack | tcp_flags::FIN, 501, 102)),
+        (CLIENTS, tcp(CLIENT, SERVER, 1000, 443, ack, 102, 502)),
+    ] {
+        assert!(gateway.send(port, &frame).is_ok());
+    }
+    gateway.assert_ledger(&[(Reason::NoConnection, 1), (Reason::TcpOutOfWindow, 1)]);
+}
+
+#[test]
+fn a_changed_policy_cuts_a_live_connection_in_either_direction_and_leaves_the_other_alone() {
+    for reverse in [false, true] {
+        let mut gateway = Gateway::new(&[allow(Service::Tcp(443, 443)), allow(Service::Tcp(80, 80))]);
+        gateway.handshake(1000, 443);
+        gateway.handshake(1001, 80);
+        gateway.publish(&[allow(Service::Tcp(443, 443))]);
+        let (port, frame) = match reverse {
+            false => (CLIENTS, tcp(CLIENT, SERVER, 1001, 80, tcp_flags::ACK, 101, 501)),
+            true => (SERVERS, tcp(SERVER, CLIENT, 80, 1001, tcp_flags::ACK, 501, 101)),
+        };
+        assert_eq!(gateway.send(port, &frame), Err(Reason::PolicyRevoked));
+        assert_eq!(gateway.send(port, &frame), Err(Reason::NoConnection));
+        assert!(gateway.send(CLIENTS, &tcp(CLIENT, SERVER, 1000, 443, tcp_flags::ACK, 101, 501)).is_ok());
+        let cut = gateway.events().into_iter().find(|e| matches!(e.kind, EventKind::Cut(_))).unwrap();
+        assert_eq!(cut.kind, EventKind::Cut(Reason::PolicyRevoked));
+        assert_eq!((cut.source, cut.destination_port), (CLIENT.address.parse().unwrap(), 80));
+        gateway.assert_ledger(&[(Reason::PolicyRevoked, 1), (Reason::NoConnection, 1)]);
+    }
+}
+
+#[test]
+fn a_spoofed_source_is_named_so_before_any_rule() {
+    let mut gateway = Gateway::new(&[allow(Service::Any)]);
+    let mut forged = CLIENT;
+    forged.address = "10.2.0.77";
+    assert_eq!(gateway.send(CLIENTS, &udp(forged, SERVER, 1, 2)), Err(Reason::SpoofedSource));
+    forged.address = "10.9.9.9";
+    assert_eq!(gateway.send(CLIENTS, &udp(forged, SERVER, 1, 2)), Err(Reason::SpoofedSource));
+    gateway.assert_ledger(&[(Reason::SpoofedSource, 2)]);
+}
+
+#[test]
+fn a_rejected_tcp_is_reset_and_a_rejected_udp_is_told_by_icmp() {
+    let mut gateway = Gateway::new(&[rule(Action::Reject, Service::Any)]);
+    let syn = tcp(CLIENT, SERVER, 1000, 443, tcp_flags::SYN, 100, 0);
+    assert_eq!(gateway.send(CLIENTS, &syn), Err(Reason::RuleRejected));
+    let answer = gateway.sent_by(CLIENTS).unwrap();
+    let parsed = SlicedPacket::from_ethernet(&answer).unwrap();
+    let Some(TransportSlice::Tcp(reset)) = parsed.transport else { panic!("no TCP") };
+    assert!(reset.rst() && reset.ack() && reset.acknowledgment_number() == 101);
+    assert_eq!(answer[..6], CLIENT.mac);
+    assert_eq!(gateway.send(CLIENTS, &udp(CLIENT, SERVER, 1000, 53)), Err(Reason::RuleRejected));
+    let answer = gateway.sent_by(CLIENTS).unwrap();
+    assert_eq!((answer[34], answer[35]), (3, 13), "administratively prohibited");
+    gateway.assert_ledger(&[(Reason::RuleRejected, 2)]);
+    assert_eq!(gateway.ledger().answered, 2);
+}
+
+#[test]
+fn the_last_hop_is_answered_with_time_exceeded_from_the_gateway() {
+    let mut gateway = Gateway::new(&[allow(Service::Any)]);
+    let mut frame = udp(CLIENT, SERVER, 1000, 53);
+    gateway::set_ttl(&mut frame, 1);
+    assert_eq!(gateway.send(CLIENTS, &frame), Err(Reason::HopLimitExceeded));
+    let answer = gateway.sent_by(CLIENTS).unwrap();
+    let parsed = SlicedPacket::from_ethernet(&answer).unwrap();
+    let Some(NetSlice::Ipv4(ip)) = parsed.net else { panic!("no IPv4") };
+    assert_eq!(ip.header().source_addr().to_string(), CLIENTS.address);
+    assert_eq!((answer[34], answer[35]), (11, 0));
+    gateway::set_ttl(&mut frame, 0);
+    assert_eq!(gateway.send(CLIENTS, &frame), Err(Reason::HopLimitExceeded));
+    assert_eq!(gateway.sent_by(CLIENTS), None);
+    gateway.assert_ledger(&[(Reason::HopLimitExceeded, 2)]);
+}
+
+#[test]
+fn what_does_not_fit_the_egress_mtu_is_told_with_that_mtu() {
+    let mut gateway = Gateway::new(&[allow(Service::Any)]);
+    gateway.change_topology(|spec| spec.ports[1].mtu = 1000);
+    let mut frame = gateway::udp_of(CLIENT, SERVER, 1000, 53, &[7; 1200]);
+    gateway::set_dont_fragment(&mut frame);
+    assert_eq!(gateway.send(CLIENTS, &frame), Err(Reason::PacketTooBig));
+    let answer = gateway.sent_by(CLIENTS).unwrap();
+    assert_eq!((answer[34], answer[35]), (3, 4));
+    assert_eq!(u16::from_be_bytes([answer[40], answer[41]]), 1000);
+    gateway.assert_ledger(&[(Reason::PacketTooBig, 1)]);
+}
+
+#[test]
+fn packets_wait_for_an_unknown_neighbour_and_leave_in_order_once_it_is_known() {
+    let mut gateway = Gateway::new(&[allow(Service::Any)]);
+    gateway.change_topology(|spec| spec.neighbours.retain(|n| n.port.0 == 0));
+    for port in 0..HELD_PER_HOP_MAX as u16 {
+        assert_eq!(gateway.put(CLIENTS, &udp(CLIENT, SERVER, 1000 + port, 53)), None);
+    }
+    assert_eq!(gateway.send(CLIENTS, &udp(CLIENT, SERVER, 2000, 53)), Err(Reason::HoldQueueFull));
+    assert_eq!(gateway.unresolved(), vec![(gateway::id(SERVERS), SERVER.address.parse().unwrap())]);
+    assert_eq!(gateway.ledger().held, HELD_PER_HOP_MAX as u64);
+    gateway.change_topology(|spec| spec.neighbours.push(gateway::neighbour(SERVERS, SERVER)));
+    for port in 0..HELD_PER_HOP_MAX as u16 {
+        let out = gateway.sent_by(SERVERS).unwrap();
+        assert_eq!(out[34..36], (1000 + port).to_be_bytes());
+        assert_eq!(out[22], 63, "a packet that waited loses one hop, not two");
+    }
+    gateway.assert_ledger(&[(Reason::HoldQueueFull, 1)]);
+}
+
+#[test]
+fn a_packet_that_waits_is_judged_by_the_policy_of_the_day_it_leaves() {
+    let mut gateway = Gateway::new(&[allow(Service::Any)]);
+    gateway.change_topology(|spec| spec.neighbours.retain(|n| n.port.0 == 0));
+    assert_eq!(gateway.put(CLIENTS, &udp(CLIENT, SERVER, 1000, 53)), None);
+    gateway.publish(&[]);
+    gateway.assert_ledger(&[(Reason::NoRule, 1)]);
+}
+
+#[test]
+fn a_neighbour_that_never_answers_ends_the_wait_with_host_unreachable() {
+    let mut gateway = Gateway::new(&[allow(Service::Any)]);
+    gateway.change_topology(|spec| spec.neighbours.retain(|n| n.port.0 == 0));
+    assert_eq!(gateway.put(CLIENTS, &udp(CLIENT, SERVER, 1000, 53)), None);
+    gateway.advance(HOLD_NS - SECOND);
+    assert_eq!(gateway.ledger().held, 1);
+    gateway.advance(SECOND + 1);
+    let answer = gateway.sent_by(CLIENTS).unwrap();
+    assert_eq!((answer[34], answer[35]), (3, 1));
+    gateway.assert_ledger(&[(Reason::HeldTooLong, 1)]);
+}
+
+#[test]
+fn an_icmp_error_reaches_only_the_sender_of_the_packet_it_quotes() {
+    let mut gateway = Gateway::new(&[allow(Service::Udp(53, 53))]);
+    let query = udp(CLIENT, SERVER, 1000, 53);
+    let crossed = gateway.send(CLIENTS, &query).unwrap();
+    let error = gateway::unreachable(SERVER, CLIENT, &crossed);
+    assert!(gateway.send(SERVERS, &error).is_ok());
+    let mut other = CLIENT;
+    other.address = "10.1.0.10";
+    let misdirected = gateway::unreachable(SERVER, other, &crossed);
+    assert_eq!(gateway.send(SERVERS, &misdirected), Err(Reason::IcmpUnrelated));
+    let invented = gateway::unreachable(SERVER, CLIENT, &udp(CLIENT, SERVER, 1001, 53));
+    assert_eq!(gateway.send(SERVERS, &invented), Err(Reason::IcmpUnrelated));
+    gateway.assert_ledger(&[(Reason::IcmpUnrelated, 2)]);
+}
+
+/// Some systems use identifier 1 for every ping. Seen as one connection, the second ping would be a forged request.
+#[test]
+fn two_hosts_may_ping_each_other_with_the_same_identifier() {
+    let mut both = allow(Service::IcmpEcho);
+    both.from.push(both.to[0]);
+    both.to.push(both.from[0]);
+    let mut gateway = Gateway::new(&[both]);
+    assert!(gateway.send(CLIENTS, &echo(CLIENT, SERVER, true, 1)).is_ok());
+    assert!(gateway.send(SERVERS, &echo(SERVER, CLIENT, true, 1)).is_ok());
+    assert!(gateway.send(SERVERS, &echo(SERVER, CLIENT, false, 1)).is_ok());
+    assert!(gateway.send(CLIENTS, &echo(CLIENT, SERVER, false, 1)).is_ok());
+    assert_eq!(gateway.send(CLIENTS, &echo(CLIENT, SERVER, false, 2)), Err(Reason::NoConnection));
+    gateway.assert_ledger(&[(Reason::NoConnection, 1)]);
+}
+
+#[test]
+fn a_full_transmit_ring_is_counted_as_a_drop_and_not_as_forwarded() {
+    let mut gateway = Gateway::new(&[allow(Service::Any)]);
+    gateway.port(SERVERS).full = true;
+    assert_eq!(gateway.send(CLIENTS, &udp(CLIENT, SERVER, 1000, 53)), Err(Reason::TxRingFull));
+    gateway.assert_ledger(&[(Reason::TxRingFull, 1)]);
+}
+
+#[test]
+fn a_route_that_leads_around_the_policy_is_refused() {
+    // The servers' network is allowed behind the servers' port only; a route sends it back out of the clients'.
+    let mut gateway = Gateway::new(&[allow(Service::Any)]);
+    assert!(gateway.send(CLIENTS, &udp(CLIENT, SERVER, 1000, 53)).is_ok());
+    gateway.change_topology(|spec| {
+        spec.routes[1].kind = gateway::via(CLIENTS);
+        spec.neighbours.push(gateway::neighbour(CLIENTS, SERVER));
+    });
+    assert_eq!(gateway.send(CLIENTS, &udp(CLIENT, SERVER, 1001, 53)), Err(Reason::RouteRefused));
+    assert_eq!(gateway.send(CLIENTS, &udp(CLIENT, SERVER, 1000, 53)), Err(Reason::RouteRefused));
+    gateway.assert_ledger(&[(Reason::RouteRefused, 2)]);
+}
+
+#[test]
+fn frames_that_are_not_for_the_gateway_or_carry_a_tag_are_dropped() {
+    let mut gateway = Gateway::new(&[allow(Service::Any)]);
+    let mut frame = udp(CLIENT, SERVER, 1000, 53);
+    frame[0] ^= 2;
+    assert_eq!(gateway.send(CLIENTS, &frame), Err(Reason::EthernetNotForUs));
+    let mut tagged = udp(CLIENT, SERVER, 1000, 53);
+    tagged.splice(12..12, [0x81, 0, 0, 10]);
+    assert_eq!(gateway.send(CLIENTS, &tagged), Err(Reason::VlanUnexpected));
+    tagged[15] = 0;
+    assert_eq!(gateway.send(CLIENTS, &tagged), Err(Reason::VlanUnexpected), "a priority tag");
+    let mut own = SERVER;
+    own.address = CLIENTS.address;
+    assert_eq!(gateway.send(CLIENTS, &udp(CLIENT, own, 1000, 22)), Err(Reason::LocalServiceUndeclared));
+    assert_eq!(gateway.send(CLIENTS, &udp(CLIENT, CLIENT, 1, 2)), Err(Reason::Land));
+    gateway.assert_ledger(&[
+        (Reason::EthernetNotForUs, 1),
+        (Reason::VlanUnexpected, 2),
+        (Reason::LocalServiceUndeclared, 1),
+        (Reason::Land, 1),
+    ]);
+}
+
+#[test]
+fn an_idle_connection_is_swept_and_reported_as_closed() {
+    let mut gateway = Gateway::new(&[allow(Service::Udp(53, 53))]);
+    assert!(gateway.send(CLIENTS, &udp(CLIENT, SERVER, 1000, 53)).is_ok());
+    for _ in 0..TableConfig::default().timeouts.udp_unreplied_ms / 1000 + 3 {
+        gateway.advance(SECOND);
+    }
+    let kinds: Vec<_> = gateway.events().iter().map(|e| e.kind).collect();
+    assert_eq!(kinds, [EventKind::Opened, EventKind::Closed]);
+    gateway.assert_ledger(&[]);
+}
+
+#[test]
+fn a_frame_in_memory_does_not_grow_beyond_its_room() {
+    let mut frame = MemoryFrame::new(&[1, 2, 3]);
+    assert!(frame.set_len(MemoryFrame::CAPACITY));
+    assert!(!frame.set_len(MemoryFrame::CAPACITY + 1));
+    assert_eq!(&frame.bytes()[..4], [1, 2, 3, 0]);
+}
