@@ -415,6 +415,34 @@ fn an_included_file_that_is_missing_is_an_error_at_the_include() {
 }
 
 #[test]
+fn more_than_64_mib_are_refused_before_they_are_parsed() {
+    let directory = Directory::new("large");
+    let main = directory.write("main.toml", "");
+    // Sparse: no disk is used. Zeros are not TOML, so that the message proves the order.
+    fs::File::options().write(true).open(&main).unwrap().set_len((64 << 20) + 1).unwrap();
+    let errors = model::load(&main).unwrap_err();
+    assert!(
+        lines(&errors)[0].ends_with("main.toml is too large: all files together may have 64 MiB"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn mistyped_tables_are_explained() {
+    append("[rules]\n", &["19:2 unknown key `rules` in the file | did you mean `rule`?"]);
+    says(
+        "version = 1\n[rule]\nname = \"a\"\n",
+        &["2:1 expected a list of tables (write the header in double brackets), found a table"],
+    );
+    edit("port = \"lan\"", "port = 5", &["7:8 expected a string, found an integer"]);
+    edit(
+        "port = \"lan\"",
+        "port = \"lan\"\nports = [\"wan\"]",
+        &["7:8 `port` and `ports` are both given | name all of them in `ports`"],
+    );
+}
+
+#[test]
 fn bytes_that_are_not_utf8_are_an_error_with_line_and_column() {
     let directory = Directory::new("utf8");
     let main = directory.write("main.toml", b"version = 1\n# \xff\n");

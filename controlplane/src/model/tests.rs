@@ -212,3 +212,17 @@ fn settings_given_replace_defaults_and_every_time_out_has_its_place() {
     assert_eq!((table.workers, table.connections_v4, table.connections_v6), (3, 4096, 131_072));
     assert!(!gateway.busy_poll);
 }
+
+#[test]
+fn the_documented_configuration_is_whole_and_states_the_defaults() {
+    let readme = include_str!("../../../configs/README.md");
+    let example = readme.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let example = example.replace("include = [\"policy.d/*.toml\"]", "");
+    let model = parse("README.md", &example).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(model.gateway, Gateway::default());
+    let policy = model.compile().unwrap();
+    assert!(model.run_tests(&policy).iter().all(|result| result.failure.is_none()));
+    for name in config::schema::TIMEOUTS {
+        assert!(example.contains(&format!("\n{name} = ")), "{name} is not documented");
+    }
+}
