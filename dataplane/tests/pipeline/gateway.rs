@@ -20,7 +20,7 @@ use etherparse::PacketBuilder;
 pub use bulkhead_dataplane::headers::tcp_flags;
 
 /// A host, or a port of the gateway.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Station {
     pub mac: Mac,
     pub address: &'static str,
@@ -199,6 +199,11 @@ impl Gateway {
     pub fn events(&self) -> Vec<Event> {
         assert_eq!(self.shared.events.lost(), 0);
         std::iter::from_fn(|| self.shared.events.take()).collect()
+    }
+
+    /// Empties the event queue, however many were lost.
+    pub fn discard_events(&self) {
+        while self.shared.events.take().is_some() {}
     }
 
     pub fn rule_hits(&self, rule: u32) -> RuleHits {

@@ -1,6 +1,8 @@
 //! The worker's loop over ports in memory: frames in, frames out, and which counters move; every other must not.
 
 mod gateway;
+#[path = "../../../tests/fuzz/invariants/pipeline.rs"]
+mod invariants;
 
 use bulkhead_dataplane::connection::TableConfig;
 use bulkhead_dataplane::event::EventKind;
@@ -281,6 +283,26 @@ fn an_idle_connection_is_swept_and_reported_as_closed() {
     let kinds: Vec<_> = gateway.events().iter().map(|e| e.kind).collect();
     assert_eq!(kinds, [EventKind::Opened, EventKind::Closed]);
     gateway.assert_ledger(&[]);
+}
+
+/// The fuzz target's invariants as ordinary tests: over the committed inputs, and over random programs.
+#[test]
+fn every_committed_program_keeps_the_invariants() {
+    let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/seeds/pipeline");
+    let seeds: Vec<_> = std::fs::read_dir(seeds).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!seeds.is_empty());
+    for seed in seeds {
+        invariants::check(&std::fs::read(seed).unwrap());
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn random_programs_keep_the_invariants(program in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..600)) {
+        invariants::check(&program);
+    }
 }
 
 #[test]
