@@ -86,7 +86,7 @@ fn step(program: &mut Program<'_>, gateway: &mut Gateway, last: &mut Vec<u8>) ->
 }
 
 fn port(byte: u8) -> Station {
-    if byte % 2 == 0 { CLIENTS } else { SERVERS }
+    [CLIENTS, SERVERS][usize::from(byte & 1)]
 }
 
 /// A well-formed packet of a few connections, and then perhaps one changed byte.
