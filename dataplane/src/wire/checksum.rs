@@ -3,6 +3,9 @@
 use crate::headers::Addresses;
 
 /// A ones-complement sum in the making. 64 bits hold the carries of 2^32 words, far more than any packet has.
+///
+/// Words are added in the order of this machine and only the result is swapped: the sum does not mind (RFC 1071,
+/// section 2 B).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum(u64);
 
@@ -12,7 +15,7 @@ impl Sum {
         Sum(0)
     }
 
-    /// Adds bytes as big-endian words; an odd last byte is padded with zero, so only the last piece may be odd.
+    /// Adds bytes as words in network order; an odd last byte is padded with zero, so only the last piece may be odd.
     #[inline]
     #[must_use]
     pub fn bytes(self, bytes: &[u8]) -> Sum {
@@ -20,20 +23,20 @@ impl Sum {
         let (chunks, rest) = bytes.as_chunks::<4>();
         let mut sum = self.0;
         for chunk in chunks {
-            sum += u64::from(u32::from_be_bytes(*chunk));
+            sum += u64::from(u32::from_ne_bytes(*chunk));
         }
         let mut last = [0; 4];
         for (to, from) in last.iter_mut().zip(rest) {
             *to = *from;
         }
-        Sum(sum + u64::from(u32::from_be_bytes(last)))
+        Sum(sum + u64::from(u32::from_ne_bytes(last)))
     }
 
     /// Adds one 16-bit word.
     #[inline]
     #[must_use]
     pub fn word(self, word: u16) -> Sum {
-        Sum(self.0 + u64::from(word))
+        Sum(self.0 + u64::from(word.to_be()))
     }
 
     /// Adds the pseudo-header of TCP, UDP and ICMPv6 (RFC 9293, section 3.1; RFC 8200, section 8.1).
@@ -55,7 +58,7 @@ impl Sum {
         sum = (sum & 0xffff) + (sum >> 16);
         sum = (sum & 0xffff) + (sum >> 16);
         // 32 bits fold to at most 0x1fffe, and that to at most 0xffff.
-        sum as u16
+        u16::from_be(sum as u16)
     }
 
     /// The checksum field's value for data summed with that field as zero.
