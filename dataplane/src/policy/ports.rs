@@ -260,7 +260,12 @@ mod tests {
         let pieces = painter.resolve(&mut spans.to_vec()).to_vec();
         let table = interner.intern(&pieces);
         let policy = PairPolicy::new(&pieces, &pieces, cell(7), cell(8), &mut interner);
-        for port in 0..=u16::MAX {
+        // Around every boundary, and some between.
+        let edges = spans.iter().flat_map(|span| {
+            [span.low, span.high].map(|edge| [edge.saturating_sub(1), edge, edge.saturating_add(1)])
+        });
+        let between = (0..=u16::MAX).step_by(251).chain([u16::MAX]);
+        for port in edges.flatten().chain(between) {
             let expected = spans
                 .iter()
                 .filter(|span| (span.low..=span.high).contains(&port))
