@@ -575,6 +575,10 @@ fn attach_port(
             ),
         });
     }
+    // A card that takes VLAN tags off would pass tagged frames for untagged ones; merged packets are no packets.
+    let offloads = afxdp::device::Offloads { rx_vlan: true, lro: true, ..Default::default() };
+    afxdp::device::disable_offloads(interface, offloads)
+        .map_err(|source| Error::Socket { interface: interface.to_owned(), source })?;
     let refused = |source| Error::Steering { interface: interface.to_owned(), source };
     let mut steering = PortSteering::load(ifindex, queues).map_err(refused)?;
     steering.set_own_addresses(own).map_err(refused)?;

@@ -15,6 +15,7 @@ const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_SFLAGS: u32 = 0x26;
 /// ETH_FLAG_LRO, the one offload without a command of its own.
 const ETH_FLAG_LRO: u32 = 1 << 15;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 
 /// The offloads with a get and a set command of their own.
 const SIMPLE_OFFLOADS: [(&str, u32, u32); 5] = [
@@ -104,6 +105,8 @@ pub struct Offloads {
     pub gro: bool,
     /// Merging of received packets by the device.
     pub lro: bool,
+    /// Removal of VLAN tags on reception: left on, an XDP program takes a tagged frame for an untagged one.
+    pub rx_vlan: bool,
 }
 
 impl Offloads {
@@ -114,7 +117,15 @@ impl Offloads {
 
     /// All of them.
     pub fn all() -> Offloads {
-        Offloads { rx_checksum: true, tx_checksum: true, tso: true, gso: true, gro: true, lro: true }
+        Offloads {
+            rx_checksum: true,
+            tx_checksum: true,
+            tso: true,
+            gso: true,
+            gro: true,
+            lro: true,
+            rx_vlan: true,
+        }
     }
 }
 
@@ -181,12 +192,14 @@ pub fn disable_offloads(interface: &str, which: Offloads) -> Result<(), Error> {
         }
         ask(interface, &mut Value { command: set, data: 0 }).map_err(failed)?;
     }
-    if which.lro {
-        let failed = |errno| Error::new(format!("turn off large receive offload of {interface}"), errno);
+    let flags = if which.lro { ETH_FLAG_LRO } else { 0 } | if which.rx_vlan { ETH_FLAG_RXVLAN } else { 0 };
+    if flags != 0 {
+        let failed =
+            |errno| Error::new(format!("turn off large receive or VLAN offload of {interface}"), errno);
         let mut value = Value { command: ETHTOOL_GFLAGS, data: 0 };
         match ask(interface, &mut value) {
-            Ok(()) if value.data & ETH_FLAG_LRO != 0 => {
-                value = Value { command: ETHTOOL_SFLAGS, data: value.data & !ETH_FLAG_LRO };
+            Ok(()) if value.data & flags != 0 => {
+                value = Value { command: ETHTOOL_SFLAGS, data: value.data & !flags };
                 ask(interface, &mut value).map_err(failed)?;
             }
             Ok(()) | Err(libc::EOPNOTSUPP) => {}
@@ -208,10 +221,11 @@ pub fn offloads(interface: &str) -> Result<Offloads, Error> {
         }
     }
     let mut flags = Value { command: ETHTOOL_GFLAGS, data: 0 };
-    // A driver without flags has no LRO.
-    let lro = ask(interface, &mut flags).is_ok() && flags.data & ETH_FLAG_LRO != 0;
+    // A driver without flags has neither.
+    let flags = ask(interface, &mut flags).map_or(0, |()| flags.data);
+    let (lro, rx_vlan) = (flags & ETH_FLAG_LRO != 0, flags & ETH_FLAG_RXVLAN != 0);
     let [rx_checksum, tx_checksum, tso, gso, gro] = on;
-    Ok(Offloads { rx_checksum, tx_checksum, tso, gso, gro, lro })
+    Ok(Offloads { rx_checksum, tx_checksum, tso, gso, gro, lro, rx_vlan })
 }
 
 fn channels(interface: &str) -> Result<Channels, i32> {

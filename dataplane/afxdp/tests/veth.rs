@@ -300,6 +300,9 @@ fn a_device_tells_its_driver_and_queues_and_turns_offloads_off() {
         assert!(!after.tx_checksum && !after.tso && !after.gso, "{after:?}");
         assert_eq!((after.rx_checksum, after.gro), (before.rx_checksum, before.gro), "only the chosen ones");
         device::disable_offloads("x0", Offloads::sending()).expect("off already");
+        assert!(after.rx_vlan, "only what was chosen is turned off");
+        device::disable_offloads("x0", Offloads { rx_vlan: true, ..Offloads::default() }).expect("off");
+        assert!(!device::offloads("x0").expect("offloads").rx_vlan);
         assert_eq!(
             device::disable_offloads("nowhere", Offloads::all()).expect_err("unknown").kind(),
             Kind::NoSuchDevice
