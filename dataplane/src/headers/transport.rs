@@ -1,6 +1,6 @@
 //! TCP, UDP, ICMP and ICMPv6.
 
-use super::{Addresses, Headers, TcpSegment, Transport, option, protocol, tcp_flags};
+use super::{Headers, TcpSegment, Transport, option, tcp_flags};
 use crate::verdict::Reason;
 use crate::wire::{be16, be32, chunk, icmp, tcp, udp};
 
@@ -24,30 +24,31 @@ const FLAGS_VALID: u64 = {
     set
 };
 
-/// Reads the transport header: `segment` is all of the IP packet behind the IP headers.
-#[inline(always)]
-pub(super) fn parse(segment: &[u8], headers: &mut Headers) -> Result<(), Reason> {
-    match (headers.protocol, &headers.addresses) {
-        (protocol::TCP, _) => parse_tcp(segment, headers),
-        (protocol::UDP, _) => parse_udp(segment, headers),
-        (protocol::ICMP, Addresses::V4(..)) => parse_icmp(segment, headers, icmp4),
-        (protocol::ICMPV6, Addresses::V6(..)) => parse_icmp(segment, headers, icmp6),
-        _ => Err(Reason::ProtocolUnsupported),
-    }
+/// What the transport header adds to [`super::Headers`].
+pub(super) struct Upper {
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub icmp_type: u8,
+    pub icmp_code: u8,
+    pub transport: Transport,
 }
 
 #[inline(always)]
-fn set_ports(headers: &mut Headers, source: u16, destination: u16) -> Result<(), Reason> {
-    if source == 0 || destination == 0 {
+fn with_ports(
+    source_port: u16,
+    destination_port: u16,
+    transport: Transport,
+    build: impl FnOnce(Upper) -> Headers,
+) -> Result<Headers, Reason> {
+    if source_port == 0 || destination_port == 0 {
         return Err(Reason::PortZero);
     }
-    headers.source_port = source;
-    headers.destination_port = destination;
-    Ok(())
+    Ok(build(Upper { source_port, destination_port, icmp_type: 0, icmp_code: 0, transport }))
 }
 
+/// Reads a TCP header: `segment` is all of the IP packet behind the IP headers, `build` makes the result of it.
 #[inline(always)]
-fn parse_tcp(segment: &[u8], headers: &mut Headers) -> Result<(), Reason> {
+pub(super) fn tcp(segment: &[u8], build: impl FnOnce(Upper) -> Headers) -> Result<Headers, Reason> {
     let header = chunk::<{ tcp::HEADER_BYTES }>(segment, 0).ok_or(Reason::TransportTruncated)?;
     let header_bytes = usize::from(header[12] >> 4) * 4;
     if header_bytes < tcp::HEADER_BYTES {
@@ -58,9 +59,8 @@ fn parse_tcp(segment: &[u8], headers: &mut Headers) -> Result<(), Reason> {
     if FLAGS_VALID >> flags & 1 == 0 {
         return Err(Reason::TcpBadFlags);
     }
-    set_ports(headers, be16(header, 0), be16(header, 2))?;
     let window_scale = if options.is_empty() { None } else { option::tcp(options)? };
-    headers.transport = Transport::Tcp(TcpSegment {
+    let tcp = TcpSegment {
         sequence: be32(header, 4),
         acknowledgement: be32(header, 8),
         window: be16(header, 14),
@@ -69,36 +69,35 @@ fn parse_tcp(segment: &[u8], headers: &mut Headers) -> Result<(), Reason> {
         window_scale: window_scale.filter(|_| flags & tcp_flags::SYN != 0),
         // Shorter than the IP packet, whose length fits 16 bits.
         payload: (segment.len() - header_bytes) as u16,
-    });
-    Ok(())
+    };
+    with_ports(be16(header, 0), be16(header, 2), Transport::Tcp(tcp), build)
 }
 
+/// As [`tcp`], for UDP.
 #[inline(always)]
-fn parse_udp(segment: &[u8], headers: &mut Headers) -> Result<(), Reason> {
+pub(super) fn udp(
+    segment: &[u8],
+    over_ipv6: bool,
+    build: impl FnOnce(Upper) -> Headers,
+) -> Result<Headers, Reason> {
     let header = chunk::<{ udp::HEADER_BYTES }>(segment, 0).ok_or(Reason::TransportTruncated)?;
     let length = usize::from(be16(header, 4));
     if length < udp::HEADER_BYTES || length > segment.len() {
         return Err(Reason::UdpBadLength);
     }
-    if be16(header, udp::CHECKSUM) == 0 && matches!(headers.addresses, Addresses::V6(..)) {
+    if over_ipv6 && be16(header, udp::CHECKSUM) == 0 {
         return Err(Reason::UdpBadChecksum);
     }
-    set_ports(headers, be16(header, 0), be16(header, 2))?;
-    headers.transport = Transport::Udp;
-    Ok(())
+    with_ports(be16(header, 0), be16(header, 2), Transport::Udp, build)
 }
 
-fn parse_icmp(
-    segment: &[u8],
-    headers: &mut Headers,
-    classify: fn(u8, u8) -> Option<Transport>,
-) -> Result<(), Reason> {
+/// Reads the header of ICMP or ICMPv6, whichever `classify` knows.
+pub(super) fn icmp(segment: &[u8], classify: fn(u8, u8) -> Option<Transport>) -> Result<Upper, Reason> {
     let header = chunk::<{ icmp::HEADER_BYTES }>(segment, 0).ok_or(Reason::TransportTruncated)?;
-    headers.icmp_type = header[0];
-    headers.icmp_code = header[1];
-    headers.transport = classify(header[0], header[1]).ok_or(Reason::IcmpTypeDenied)?;
-    (headers.source_port, headers.destination_port) = echo_ports(headers.transport, be16(header, 4));
-    Ok(())
+    let (icmp_type, icmp_code) = (header[0], header[1]);
+    let transport = classify(icmp_type, icmp_code).ok_or(Reason::IcmpTypeDenied)?;
+    let (source_port, destination_port) = echo_ports(transport, be16(header, 4));
+    Ok(Upper { source_port, destination_port, icmp_type, icmp_code, transport })
 }
 
 /// The identifier stands at the requester's end only: so a request that goes the other way with the same identifier
