@@ -31,7 +31,7 @@ fn age(now: u32, then: u32) -> u32 {
 const START_TICK_MS: u64 = 16;
 
 /// The changing word of an entry: `protocol | ingress << 8 | state << 16 | half-open << 24`.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Head(u32);
 
 impl Head {
@@ -213,6 +213,12 @@ impl<K> Entry<K> {
 
     pub(super) fn swap_head(&self, from: Head, to: Head) -> bool {
         self.head.compare_exchange(from.0, to.0, AcqRel, Acquire).is_ok()
+    }
+
+    /// Closes a half-open connection that is about to be evicted; its mark stays, for whoever retires it. False when
+    /// the connection got on meanwhile.
+    pub(super) fn close(&self, head: Head) -> bool {
+        self.swap_head(head, Head(head.with_state(State::Closed, false).0 | head.0 & Head::HALF_OPEN))
     }
 
     /// Takes the mark of a half-open connection; true for exactly one caller, and only while it is one.

@@ -11,7 +11,7 @@
 
 use crossbeam::utils::CachePadded;
 
-use super::entry::{Entry, first_state, millis};
+use super::entry::{Entry, Head, first_state, millis};
 use super::index::{ENTRY_BITS, Index, Position, Settled, Word};
 use super::key::HashKey;
 use super::reclaim::{CHUNK, Cache, Epochs, Pool};
@@ -78,7 +78,8 @@ impl<A: Family> Map<A> {
     pub(super) fn new(capacity: u32, config: &TableConfig, workers: usize, key: HashKey) -> Map<A> {
         let capacity = capacity.min(1 << (ENTRY_BITS - 1));
         // Every worker may hold nearly two chunks; the rest is for entries in limbo.
-        let spare = if cfg!(loom) { 4 } else { capacity / 32 + 2 * CHUNK * workers as u32 + 64 };
+        let spare =
+            if cfg!(loom) { 3 * capacity.min(1) } else { capacity / 32 + 2 * CHUNK * workers as u32 + 64 };
         let entries: Box<[_]> = (0..capacity + spare).map(|_| Entry::default()).collect();
         let share = u64::from(config.half_open_share_percent.min(100));
         Map {
@@ -223,7 +224,7 @@ impl<A: Family> Map<A> {
                 if !self.entry(hit).expired(millis(opening.now), &self.limits) {
                     return Ok(Opened::Existing(hit));
                 }
-                self.end(worker, hit.position, Word(hit.word), opening.now, End::Expired);
+                self.expire(worker, hit, opening.now);
                 continue;
             }
             self.make_room(worker, hash, opening.now)?;
@@ -323,15 +324,13 @@ impl<A: Family> Map<A> {
         Some(summary)
     }
 
-    /// Ends a connection in favour of a new one, and leaves the report to the next sweep. Without room for the
-    /// report nothing is ended.
-    fn end(&self, worker: &mut Worker, position: Position, word: Word, now: Now, end: End) -> bool {
-        if worker.ended.len() == ENDED {
-            return false;
+    /// Ends an expired connection in favour of a new one, and leaves the report to the next sweep. Without room for
+    /// the report nothing is ended.
+    fn expire(&self, worker: &mut Worker, hit: Hit, now: Now) {
+        if worker.ended.len() < ENDED {
+            let summary = self.cut(worker, hit.position, Word(hit.word), now, End::Expired);
+            worker.ended.extend(summary);
         }
-        let summary = self.cut(worker, position, word, now, end);
-        worker.ended.extend(summary);
-        summary.is_some()
     }
 
     /// Ends one connection to make room, if there is one that may be ended. See the head of this file.
@@ -351,9 +350,19 @@ impl<A: Family> Map<A> {
                 best = best.max(self.candidate(position as Position, ms, room));
             }
         }
-        let Some(Candidate { rank, position, word, .. }) = best else { return false };
+        let Some(Candidate { rank, position, word, head, .. }) = best else { return false };
+        if worker.ended.len() == ENDED {
+            return false;
+        }
+        let word = Word(word);
+        // Closed first, so that no packet completes it meanwhile: then it would be an established one that goes.
+        if rank == Rank::HalfOpen && !self.entries[word.entry() as usize].close(head) {
+            return false;
+        }
         let end = if rank == Rank::Expired { End::Expired } else { End::Evicted };
-        self.end(worker, position, Word(word), now, end)
+        let summary = self.cut(worker, position, word, now, end);
+        worker.ended.extend(summary.map(|summary| Summary { state: head.state(), ..summary }));
+        summary.is_some()
     }
 
     fn candidate(&self, position: Position, now: u32, room: Room) -> Option<Candidate> {
@@ -372,7 +381,7 @@ impl<A: Family> Map<A> {
             state if state.is_half_open() => Rank::HalfOpen,
             _ => return None,
         };
-        Some(Candidate { rank, idle_ms: entry.idle_ms(now), position, word: word.0 })
+        Some(Candidate { rank, idle_ms: entry.idle_ms(now), position, word: word.0, head })
     }
 
     /// By which judgement the connection passes.
@@ -434,7 +443,7 @@ impl<A: Family> Map<A> {
         }
     }
 
-    fn advance(&self, hit: Hit, head: super::entry::Head, next: State, now: Now) -> bool {
+    fn advance(&self, hit: Hit, head: Head, next: State, now: Now) -> bool {
         let entry = self.entry(hit);
         let new = head.with_state(next, head.counts_as_half_open());
         if !entry.swap_head(head, new) {
@@ -464,6 +473,10 @@ impl<A: Family> Map<A> {
             let head = self.entry(hit).head();
             if head.state() == next {
                 return Ok(Track::Passed);
+            }
+            // Evicted since it was found.
+            if !head.state().is_half_open() {
+                return Err(Reason::NoConnection);
             }
             if self.advance(hit, head, next, now) {
                 return Ok(Track::Established);
@@ -535,6 +548,7 @@ struct Candidate {
     idle_ms: u32,
     position: Position,
     word: u64,
+    head: Head,
 }
 
 /// What is missing.

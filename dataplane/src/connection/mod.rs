@@ -26,6 +26,8 @@ mod tcp;
 mod timeouts;
 mod window;
 
+#[cfg(all(loom, test))]
+mod loom;
 #[cfg(all(not(loom), test))]
 mod tests;
 

@@ -380,3 +380,277 @@ fn close([original, reply]: [Side; 2]) -> State {
     let open = original.end.is_after(reply.ack) || reply.end.is_after(original.ack);
     if open { State::FinBoth } else { State::TimeWait }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::headers::tcp_flags::{ACK, FIN, PSH, RST, SYN};
+    use Direction::{Original as O, Reply as R};
+
+    const INVALID: Result<State, Reason> = Err(Reason::TcpInvalid);
+    const OUTSIDE: Result<State, Reason> = Err(Reason::TcpOutOfWindow);
+
+    fn segment(flags: u8, sequence: u32, acknowledgement: u32, payload: u16) -> TcpSegment {
+        TcpSegment { sequence, acknowledgement, window: 4000, flags, window_scale: None, payload }
+    }
+
+    /// A connection whose client starts at 100 and whose server starts at 500.
+    struct Life {
+        state: State,
+        sides: [Side; 2],
+    }
+
+    impl Life {
+        fn syn_sent() -> Life {
+            let (original, reply) = window::opening(&segment(SYN, 100, 0, 0));
+            Life { state: State::SynSent, sides: [original, reply] }
+        }
+
+        fn syn_received() -> Life {
+            let mut life = Life::syn_sent();
+            assert_eq!(life.see(R, SYN | ACK, 500, 101, 0), Ok(State::SynReceived));
+            life
+        }
+
+        fn established() -> Life {
+            let mut life = Life::syn_received();
+            assert_eq!(life.see(O, ACK, 101, 501, 0), Ok(State::Established));
+            life
+        }
+
+        fn time_wait() -> Life {
+            let mut life = Life::established();
+            assert_eq!(life.see(O, FIN | ACK, 101, 501, 0), Ok(State::FinOriginal));
+            assert_eq!(life.see(R, FIN | ACK, 501, 102, 0), Ok(State::FinBoth));
+            assert_eq!(life.see(O, ACK, 102, 502, 0), Ok(State::TimeWait));
+            life
+        }
+
+        fn judge(
+            &self,
+            from: Direction,
+            flags: u8,
+            seq: u32,
+            ack: u32,
+            payload: u16,
+        ) -> Result<Outcome, Reason> {
+            judge(self.state, self.sides, from, &segment(flags, seq, ack, payload))
+        }
+
+        /// Takes the life on; a refusal must not.
+        fn see(
+            &mut self,
+            from: Direction,
+            flags: u8,
+            seq: u32,
+            ack: u32,
+            payload: u16,
+        ) -> Result<State, Reason> {
+            match self.judge(from, flags, seq, ack, payload)? {
+                Outcome::Next(state, sides) => (self.state, self.sides) = (state, sides),
+                Outcome::Pass => {}
+                Outcome::Reopen => panic!("reopens"),
+            }
+            Ok(self.state)
+        }
+    }
+
+    #[test]
+    fn states_are_numbered_in_order_and_have_names_of_their_own() {
+        for (number, state) in State::ALL.into_iter().enumerate() {
+            assert_eq!(state as usize, number);
+            assert_eq!(State::ALL.iter().filter(|s| s.name() == state.name()).count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_syn_ack_with_a_wrong_acknowledgement_is_refused_and_the_right_one_still_counts() {
+        let mut life = Life::syn_sent();
+        for ack in [0, 99, 100, 102, 5000] {
+            assert_eq!(life.see(R, SYN | ACK, 500, ack, 0), OUTSIDE, "{ack}");
+        }
+        assert_eq!(life.see(R, SYN | ACK, 500, 101, 0), Ok(State::SynReceived));
+    }
+
+    #[test]
+    fn syn_ack_from_the_originator_is_invalid() {
+        assert_eq!(Life::syn_sent().see(O, SYN | ACK, 100, 501, 0), INVALID);
+        assert_eq!(Life::syn_received().see(O, SYN | ACK, 100, 501, 0), INVALID);
+        assert_eq!(Life::established().see(O, SYN | ACK, 100, 501, 0), INVALID);
+    }
+
+    #[test]
+    fn the_third_step_must_acknowledge_the_syn_ack_exactly() {
+        let mut life = Life::syn_received();
+        for ack in [0, 500u32.wrapping_sub(100), 500, 502] {
+            assert_eq!(life.see(O, ACK, 101, ack, 0), OUTSIDE, "{ack}");
+        }
+        assert_eq!(life.see(O, ACK | PSH, 101, 501, 20), Ok(State::Established));
+    }
+
+    #[test]
+    fn handshake_retransmissions_pass_and_change_nothing() {
+        let mut life = Life::syn_sent();
+        assert_eq!(life.see(O, SYN, 100, 0, 0), Ok(State::SynSent));
+        assert_eq!(life.see(R, SYN | ACK, 500, 101, 0), Ok(State::SynReceived));
+        let sides = life.sides;
+        assert_eq!(life.see(O, SYN, 100, 0, 0), Ok(State::SynReceived));
+        assert_eq!(life.see(R, SYN | ACK, 500, 101, 0), Ok(State::SynReceived));
+        assert_eq!(life.see(R, SYN | ACK, 600, 101, 0), OUTSIDE);
+        assert_eq!(life.sides, sides);
+        assert_eq!(life.see(O, ACK, 101, 501, 0), Ok(State::Established));
+        assert_eq!(life.see(R, SYN | ACK, 500, 101, 0), Ok(State::Established));
+    }
+
+    #[test]
+    fn data_on_a_syn_is_acknowledged_in_part_or_whole() {
+        for ack in [101, 120, 131] {
+            let (original, reply) = window::opening(&segment(SYN, 100, 0, 30));
+            let mut life = Life { state: State::SynSent, sides: [original, reply] };
+            assert_eq!(life.see(R, SYN | ACK, 500, ack, 0), Ok(State::SynReceived));
+            assert_eq!(life.see(R, ACK, 501, ack, 10), Ok(State::SynReceived));
+            assert_eq!(life.see(O, ACK, 131, 501, 0), Ok(State::Established));
+        }
+    }
+
+    #[test]
+    fn simultaneous_open_needs_a_syn_ack_of_either_end() {
+        let mut life = Life::syn_sent();
+        assert_eq!(life.see(R, SYN, 500, 0, 0), Ok(State::SimultaneousSyn));
+        assert_eq!(life.see(O, SYN | ACK, 100, 501, 0), Ok(State::SimultaneousOriginal));
+        assert_eq!(life.see(O, SYN | ACK, 100, 501, 0), Ok(State::SimultaneousOriginal));
+        assert_eq!(life.see(R, SYN | ACK, 500, 101, 0), Ok(State::Established));
+        assert_eq!(life.see(O, ACK, 101, 501, 100), Ok(State::Established));
+        assert_eq!(life.see(R, ACK, 501, 201, 100), Ok(State::Established));
+
+        let mut life = Life::syn_sent();
+        assert_eq!(life.see(R, SYN, 500, 0, 0), Ok(State::SimultaneousSyn));
+        assert_eq!(life.see(R, SYN | ACK, 500, 102, 0), OUTSIDE);
+        assert_eq!(life.see(R, SYN | ACK, 500, 101, 0), Ok(State::SimultaneousReply));
+        assert_eq!(life.see(O, ACK, 101, 500, 0), OUTSIDE);
+        assert_eq!(life.see(O, ACK, 101, 501, 0), Ok(State::Established));
+    }
+
+    #[test]
+    fn a_split_handshake_never_completes() {
+        // The responder answers with a SYN alone and lets the originator acknowledge it.
+        let mut life = Life::syn_sent();
+        assert_eq!(life.see(R, ACK, 900, 101, 0), Ok(State::SynSent));
+        assert_eq!(life.see(R, SYN, 500, 0, 0), Ok(State::SimultaneousSyn));
+        assert_eq!(life.see(O, SYN | ACK, 100, 501, 0), Ok(State::SimultaneousOriginal));
+        assert_eq!(life.see(R, ACK, 501, 101, 0), INVALID);
+        assert_eq!(life.see(R, ACK, 501, 101, 50), INVALID);
+        assert_eq!(life.see(O, ACK, 101, 501, 50), INVALID);
+        assert!(life.state.is_half_open());
+    }
+
+    #[test]
+    fn only_an_exact_reset_closes_an_established_connection() {
+        for from in [O, R] {
+            let (own, peer) = if from == O { (101, 501) } else { (501, 101) };
+            for seq in [own - 1, own + 1, own + 3999, own + 100_000, 0] {
+                assert_eq!(Life::established().see(from, RST, seq, 0, 0), OUTSIDE, "{seq}");
+                assert_eq!(Life::established().see(from, RST | ACK, seq, peer, 0), OUTSIDE, "{seq}");
+            }
+            let mut life = Life::established();
+            assert_eq!(life.see(from, RST, own, 0, 0), Ok(State::Closed));
+            assert_eq!(life.see(from.reverse(), ACK, peer, own, 10), INVALID);
+        }
+    }
+
+    #[test]
+    fn a_reset_before_a_gap_closes() {
+        let mut life = Life::established();
+        assert_eq!(life.see(O, ACK, 101, 501, 1000), Ok(State::Established));
+        // The server has acknowledged nothing of it: it expects 101, we have seen up to 1101.
+        assert_eq!(life.judge(O, RST, 600, 0, 0), Err(Reason::TcpOutOfWindow));
+        assert!(matches!(life.judge(O, RST, 101, 0, 0), Ok(Outcome::Next(State::Closed, _))));
+        assert!(matches!(life.judge(O, RST, 1101, 0, 0), Ok(Outcome::Next(State::Closed, _))));
+    }
+
+    #[test]
+    fn a_reset_answers_a_syn_only_with_the_right_acknowledgement() {
+        assert_eq!(Life::syn_sent().see(R, RST, 0, 0, 0), OUTSIDE);
+        assert_eq!(Life::syn_sent().see(R, RST | ACK, 0, 100, 0), OUTSIDE);
+        assert_eq!(Life::syn_sent().see(R, RST | ACK, 0, 102, 0), OUTSIDE);
+        assert_eq!(Life::syn_sent().see(R, RST | ACK, 0, 101, 0), Ok(State::Closed));
+        assert_eq!(Life::syn_sent().see(O, RST, 101, 0, 0), Ok(State::Closed));
+    }
+
+    #[test]
+    fn after_a_fin_an_inexact_reset_in_the_window_closes() {
+        let mut life = Life::established();
+        assert_eq!(life.see(O, FIN | ACK, 101, 501, 0), Ok(State::FinOriginal));
+        assert_eq!(life.see(R, RST, 501 + 4001, 0, 0), OUTSIDE);
+        assert_eq!(life.see(R, RST, 501 + 10, 0, 0), Ok(State::Closed));
+    }
+
+    #[test]
+    fn a_restarted_originator_gets_its_challenge_and_may_then_reuse_the_tuple() {
+        let mut life = Life::established();
+        assert_eq!(life.see(O, SYN, 9000, 0, 0), Ok(State::Established));
+        assert_eq!(life.see(R, ACK, 501, 101, 0), Ok(State::Established));
+        assert_eq!(life.see(O, RST, 101, 0, 0), Ok(State::Closed));
+        assert_eq!(life.judge(O, SYN, 9000, 0, 0), Ok(Outcome::Reopen));
+        assert_eq!(Life::established().see(R, SYN, 9000, 0, 0), INVALID);
+    }
+
+    #[test]
+    fn a_challenge_ack_to_a_syn_crosses_without_data_and_so_does_its_reset() {
+        let mut life = Life::syn_sent();
+        assert_eq!(life.see(R, ACK, 7000, 3000, 0), Ok(State::SynSent));
+        assert_eq!(life.see(R, ACK, 7000, 3000, 1), INVALID);
+        assert_eq!(life.see(O, RST, 3000, 0, 0), Ok(State::SynSent));
+        assert_eq!(life.see(R, SYN | ACK, 500, 101, 0), Ok(State::SynReceived));
+    }
+
+    #[test]
+    fn a_half_closed_connection_goes_on_in_the_other_direction_only() {
+        let mut life = Life::established();
+        assert_eq!(life.see(O, FIN | ACK, 101, 501, 5), Ok(State::FinOriginal));
+        assert_eq!(life.see(R, ACK, 501, 107, 1000), Ok(State::FinOriginal));
+        assert_eq!(life.see(O, ACK, 107, 1501, 0), Ok(State::FinOriginal));
+        assert_eq!(life.see(O, ACK, 107, 1501, 1), OUTSIDE);
+        assert_eq!(life.see(O, FIN | ACK, 106, 1501, 0), Ok(State::FinOriginal));
+        assert_eq!(life.see(R, FIN | ACK, 1501, 107, 0), Ok(State::FinBoth));
+        assert_eq!(life.see(O, ACK, 107, 1502, 0), Ok(State::TimeWait));
+    }
+
+    #[test]
+    fn crossing_fins_close_when_both_are_acknowledged() {
+        let mut life = Life::established();
+        assert_eq!(life.see(R, FIN | ACK, 501, 101, 0), Ok(State::FinReply));
+        assert_eq!(life.see(O, FIN | ACK, 101, 501, 0), Ok(State::FinBoth));
+        assert_eq!(life.see(R, ACK, 502, 102, 0), Ok(State::FinBoth));
+        assert_eq!(life.see(O, ACK, 102, 502, 0), Ok(State::TimeWait));
+    }
+
+    #[test]
+    fn time_wait_survives_resets_and_old_syns_and_yields_to_a_new_one() {
+        let mut life = Life::time_wait();
+        assert_eq!(life.see(O, RST, 102, 0, 0), Ok(State::TimeWait));
+        assert_eq!(life.see(R, FIN | ACK, 501, 102, 0), Ok(State::TimeWait));
+        assert_eq!(life.judge(O, SYN, 101, 0, 0), Err(Reason::TcpOutOfWindow));
+        assert_eq!(life.judge(O, SYN, 102, 0, 0), Ok(Outcome::Reopen));
+        assert_eq!(life.judge(R, SYN, 400, 0, 0), Err(Reason::TcpOutOfWindow));
+        assert_eq!(life.judge(R, SYN, 90_000, 0, 0), Ok(Outcome::Reopen));
+    }
+
+    #[test]
+    fn flag_combinations_that_no_tcp_sends_are_invalid_in_every_state() {
+        for state in State::ALL {
+            for flags in [0, PSH, FIN, SYN | FIN, SYN | RST, FIN | RST, SYN | FIN | RST | ACK] {
+                let refused = judge(state, Life::established().sides, O, &segment(flags, 101, 501, 0));
+                assert_eq!(refused, Err(Reason::TcpInvalid), "{state:?} {flags:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_protocols_have_no_tcp_states() {
+        for state in &State::ALL[TCP_STATES..] {
+            let refused = judge(*state, Life::established().sides, O, &segment(ACK, 101, 501, 0));
+            assert_eq!(refused, Err(Reason::TcpInvalid));
+        }
+    }
+}
