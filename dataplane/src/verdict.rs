@@ -201,7 +201,7 @@ reasons! {
     HopLimitExceeded "hop_limit_exceeded" "routing" "The TTL or hop limit ran out here; the sender was told, within the rate limit.";
     NoRoute "no_route" "routing" "The kernel's routing table has no route to the destination.";
     RouteRefused "route_refused" "routing" "The route is a blackhole, unreachable or prohibit route, or leads to a port that is not the gateway's.";
-    PacketTooBig "packet_too_big" "routing" "Larger than the egress MTU. The sender was told (path MTU discovery); IPv4 without DF is not fragmented.";
+    PacketTooBig "packet_too_big" "routing" "Larger than the egress MTU. The sender was told where it forbade fragmenting (IPv4 with DF, IPv6); other IPv4 packets are not fragmented here.";
 }
 
 impl fmt::Display for Reason {
