@@ -1,8 +1,10 @@
 //! The control plane: configuration, model, control socket, laboratory and command line.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod explain;
 pub mod model;
 

@@ -335,6 +335,12 @@ impl Engine {
         (self.workers.len(), self.workers.iter().filter(|worker| !worker.is_dead()).count())
     }
 
+    /// How many rounds every worker has made. One whose number stands still for longer than a worker sleeps (10 ms)
+    /// is stuck.
+    pub fn rounds(&self) -> Vec<u64> {
+        self.workers.iter().map(|worker| worker.shared.rounds.load(Ordering::Relaxed)).collect()
+    }
+
     /// Whether all packet memory is in 2 MiB pages.
     pub fn huge_pages(&self) -> bool {
         self.huge_pages

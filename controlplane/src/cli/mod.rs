@@ -3,7 +3,16 @@
 //! A new verb is a file with an `Args` that has `run`, a variant of [`Verb`] and a line in [`Verb::run`].
 
 mod check;
+mod connections;
+mod control;
+mod drops;
+mod events;
 mod explain;
+mod reload;
+mod rules;
+mod run;
+mod status;
+mod stop;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -23,6 +32,18 @@ pub enum Exit {
     TestsFailed = 3,
 }
 
+impl Exit {
+    /// The one of this code.
+    pub fn of(code: u8) -> Exit {
+        match code {
+            0 => Exit::Ok,
+            2 => Exit::Differences,
+            3 => Exit::TestsFailed,
+            _ => Exit::Error,
+        }
+    }
+}
+
 #[derive(Parser)]
 #[command(
     name = "bulkhead",
@@ -40,6 +61,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Run(run::RunArgs),
+    Reload(reload::ReloadArgs),
+    Status(status::StatusArgs),
+    Connections(connections::ConnectionsArgs),
+    Rules(rules::RulesArgs),
+    Drops(drops::DropsArgs),
+    Events(events::EventsArgs),
+    Stop(stop::StopArgs),
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
 }
@@ -47,6 +76,14 @@ enum Verb {
 impl Verb {
     fn run(self) -> anyhow::Result<Exit> {
         match self {
+            Verb::Run(args) => args.run(),
+            Verb::Reload(args) => args.run(),
+            Verb::Status(args) => args.run(),
+            Verb::Connections(args) => args.run(),
+            Verb::Rules(args) => args.run(),
+            Verb::Drops(args) => args.run(),
+            Verb::Events(args) => args.run(),
+            Verb::Stop(args) => args.run(),
             Verb::Check(args) => args.run(),
             Verb::Explain(args) => args.run(),
         }

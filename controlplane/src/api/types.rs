@@ -1,0 +1,423 @@
+//! What goes over the control socket. Times are RFC 3339 in UTC, durations seconds, sizes bytes of IP packets.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The version of the protocol.
+pub const API: u32 = 1;
+
+/// One request with its protocol version.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Envelope {
+    /// [`API`].
+    pub api: u32,
+    /// What is asked.
+    #[serde(flatten)]
+    pub request: Request,
+}
+
+/// What can be asked of the running gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum Request {
+    /// How the gateway is. Answered with [`Reply::Status`].
+    Status,
+    /// Load a configuration and put it in force. Answered with [`Reply::Reloaded`].
+    Reload {
+        /// The file; the one last loaded without. Relative paths are the gateway's.
+        file: Option<PathBuf>,
+    },
+    /// Live connections. Answered with [`Reply::Connection`]s, then [`Reply::Matched`].
+    Connections {
+        /// Which.
+        filter: Filter,
+        /// At most so many are sent; all that match are counted.
+        limit: u64,
+    },
+    /// Cut connections. Answered with [`Reply::Killed`].
+    Kill {
+        /// Which; a filter that says nothing needs `all`.
+        filter: Filter,
+        /// Every connection is meant.
+        all: bool,
+        /// Only count them.
+        dry_run: bool,
+    },
+    /// Counters of the rules. Answered with [`Reply::Rules`].
+    Rules,
+    /// Counters of dropped packets. Answered with [`Reply::Drops`].
+    Drops,
+    /// The sources refused most. Answered with [`Reply::Sources`].
+    Sources {
+        /// At most so many.
+        limit: u64,
+    },
+    /// What happened. Answered with [`Reply::Event`]s and [`Reply::Lost`].
+    Events {
+        /// How many of the recent ones to begin with.
+        last: u64,
+        /// Go on until the client leaves.
+        follow: bool,
+    },
+    /// What the policy in force does with a connection. Answered with [`Reply::Explained`].
+    Explain {
+        /// Address or segment.
+        from: String,
+        /// Address or segment.
+        to: String,
+        /// Such as `tcp/443`.
+        port: String,
+    },
+    /// Stop the gateway. Answered when it has stopped.
+    Stop {
+        /// Remove the steering program too: traffic then reaches the kernel as if there were no gateway.
+        unload: bool,
+    },
+}
+
+/// Which connections. Everything given must hold; nothing given means all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Filter {
+    /// The originator's segment, or its network.
+    pub from: Option<String>,
+    /// The responder's segment, or its network.
+    pub to: Option<String>,
+    /// The originator's address or network.
+    pub source: Option<String>,
+    /// The responder's address or network.
+    pub destination: Option<String>,
+    /// Protocol and destination port, such as `tcp/443`.
+    pub port: Option<String>,
+    /// The rule's name.
+    pub rule: Option<String>,
+    /// The state's name, such as `established`.
+    pub state: Option<String>,
+}
+
+/// One line of an answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Line {
+    /// [`API`].
+    pub api: u32,
+    /// What is said.
+    #[serde(flatten)]
+    pub reply: Reply,
+}
+
+/// What the gateway says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Reload`].
+    Reloaded(Reloaded),
+    /// To [`Request::Connections`].
+    Connection(Connection),
+    /// How many connections matched, sent or not.
+    Matched(u64),
+    /// How many connections were cut, or would be.
+    Killed(u64),
+    /// To [`Request::Rules`].
+    Rules(Vec<RuleRow>),
+    /// To [`Request::Drops`].
+    Drops(Vec<DropRow>),
+    /// To [`Request::Sources`].
+    Sources(Sources),
+    /// One event, as it is printed.
+    Event(serde_json::Value),
+    /// So many events were lost at this place.
+    Lost(u64),
+    /// To [`Request::Explain`].
+    Explained(Vec<Explained>),
+    /// Nothing went wrong, and nothing follows.
+    Done {},
+    /// It was refused, and nothing follows.
+    Refused(Refusal),
+}
+
+/// Why something was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For people.
+    pub message: String,
+    /// The exit code it deserves.
+    pub exit: u8,
+}
+
+impl Refusal {
+    /// An ordinary error.
+    pub fn error(message: impl Into<String>) -> Refusal {
+        Refusal { message: message.into(), exit: 1 }
+    }
+}
+
+/// How the gateway is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The program's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it started.
+    pub started: String,
+    /// For how long it has run, seconds.
+    pub uptime_s: u64,
+    /// The policy in force.
+    pub generation: u32,
+    /// The configuration's digest.
+    pub digest: String,
+    /// The file it came from.
+    pub config: PathBuf,
+    /// When it was put in force.
+    pub loaded: String,
+    /// Rules in it.
+    pub rules: u64,
+    /// Workers configured.
+    pub workers: u64,
+    /// Workers that run.
+    pub workers_alive: u64,
+    /// Whether all packet memory is in 2 MiB pages.
+    pub huge_pages: bool,
+    /// The ports.
+    pub ports: Vec<Port>,
+    /// What became of every packet, over all workers.
+    pub ledger: Ledger,
+    /// The same, worker by worker.
+    pub worker_ledgers: Vec<Ledger>,
+    /// The connection table.
+    pub connections: Table,
+    /// Events lost because they came faster than they could be taken.
+    pub events_lost: u64,
+    /// Settings by which the kernel forwards around the gateway; empty when all is well.
+    pub kernel_forwarding: Vec<String>,
+    /// How many alarms there were.
+    pub alarms_total: u64,
+    /// The last of them, oldest first.
+    pub alarms: Vec<Alarm>,
+}
+
+/// One port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The network interface.
+    pub interface: String,
+    /// Whether it is up and has carrier.
+    pub up: bool,
+    /// Where the steering program sits: `driver` or `generic`.
+    pub attach: String,
+    /// Why not in the driver, if not.
+    pub driver_refusal: Option<String>,
+    /// How packets reach the workers: `zero-copy`, `copy` or `down`.
+    pub mode: String,
+    /// Frames that arrived.
+    pub received: u64,
+    /// Frames given to the kernel.
+    pub to_host: u64,
+    /// Frames given to workers.
+    pub to_worker: u64,
+    /// Frames dropped because their queue had no worker.
+    pub no_worker: u64,
+    /// Frames lost because a worker's ring was full.
+    pub rx_ring_full: u64,
+    /// Frames that a worker's socket lost for other reasons.
+    pub rx_dropped: u64,
+}
+
+/// What became of packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Taken from the receive rings.
+    pub received: u64,
+    /// The same in bytes of frames.
+    pub received_bytes: u64,
+    /// Sent on.
+    pub forwarded: u64,
+    /// The same in bytes of frames.
+    pub forwarded_bytes: u64,
+    /// Dropped for any reason.
+    pub dropped: u64,
+    /// Waiting for a next hop.
+    pub held: u64,
+    /// Our own answers sent.
+    pub answered: u64,
+    /// Answers that could not be sent.
+    pub answers_lost: u64,
+    /// Whether received = forwarded + dropped + held.
+    pub balanced: bool,
+}
+
+/// The connection table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// Connections.
+    pub open: u64,
+    /// Those of them that wait for a handshake or a first reply.
+    pub half_open: u64,
+    /// How many fit.
+    pub capacity: u64,
+}
+
+/// Something that an operator must see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alarm {
+    /// When.
+    pub ts: String,
+    /// What.
+    pub message: String,
+}
+
+/// A configuration was put in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Its generation, by which every worker judges now.
+    pub generation: u32,
+    /// Its digest.
+    pub digest: String,
+    /// The file.
+    pub config: PathBuf,
+    /// Rules in it.
+    pub rules: u64,
+    /// From reading the file to the last worker, milliseconds.
+    pub took_ms: u64,
+}
+
+/// One connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// `tcp`, `udp`, `icmp` or `icmpv6`.
+    pub protocol: String,
+    /// The originator.
+    pub source: String,
+    /// Its port, or the echo identifier.
+    pub source_port: u16,
+    /// The responder.
+    pub destination: String,
+    /// Its port, or the echo identifier.
+    pub destination_port: u16,
+    /// The originator's segment.
+    pub from: Option<String>,
+    /// The responder's segment.
+    pub to: Option<String>,
+    /// The port by which it was opened.
+    pub ingress: String,
+    /// Its state.
+    pub state: String,
+    /// The rule that lets it through.
+    pub rule: Option<String>,
+    /// The policy that was last asked.
+    pub generation: u32,
+    /// Since it was opened, seconds.
+    pub age_s: u64,
+    /// Since its last packet, seconds.
+    pub idle_s: u64,
+    /// Packets from the originator and back.
+    pub packets: [u64; 2],
+    /// Bytes from the originator and back.
+    pub bytes: [u64; 2],
+}
+
+/// Counters of one rule since the gateway started, over all generations in which it had this name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleRow {
+    /// Its name; `None` for the default deny.
+    pub rule: Option<String>,
+    /// `allow`, `deny` or `reject`.
+    pub action: String,
+    /// Packets decided.
+    pub packets: u64,
+    /// The same in bytes.
+    pub bytes: u64,
+    /// Connections opened under it.
+    pub connections: u64,
+    /// When it last decided a packet.
+    pub last_hit: Option<String>,
+}
+
+/// Packets dropped for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropRow {
+    /// Its name.
+    pub reason: String,
+    /// The stage that drops.
+    pub group: String,
+    /// How many.
+    pub packets: u64,
+    /// What it means and what to do.
+    pub help: String,
+}
+
+/// The sources refused most.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sources {
+    /// The most refused first.
+    pub top: Vec<SourceRow>,
+    /// How many sources are known.
+    pub known: u64,
+    /// Refusals of sources for which there was no room.
+    pub overflow: u64,
+    /// Events lost; their refusals are missing here.
+    pub events_lost: u64,
+}
+
+/// One refused source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRow {
+    /// Its address.
+    pub source: String,
+    /// How often it was refused a connection.
+    pub denied: u64,
+    /// The last reason.
+    pub last_reason: String,
+    /// When that was.
+    pub last: String,
+}
+
+/// One answer to an explain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explained {
+    /// For programs.
+    pub json: serde_json::Value,
+    /// For people.
+    pub text: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_one_flat_object() {
+        let envelope = Envelope { api: API, request: Request::Events { last: 3, follow: true } };
+        let text = serde_json::to_string(&envelope).unwrap();
+        assert_eq!(text, r#"{"api":1,"verb":"events","last":3,"follow":true}"#);
+        let back: Envelope = serde_json::from_str(&text).unwrap();
+        assert_eq!(back.request, envelope.request);
+        let status: Envelope = serde_json::from_str(r#"{"api":1,"verb":"status"}"#).unwrap();
+        assert_eq!(status.request, Request::Status);
+    }
+
+    #[test]
+    fn a_reply_names_its_kind_and_comes_back_the_same() {
+        let refusal = Reply::Refused(Refusal::error("no"));
+        for reply in [Reply::Done {}, Reply::Killed(7), Reply::Lost(u64::MAX), refusal] {
+            let text = serde_json::to_string(&Line { api: API, reply: reply.clone() }).unwrap();
+            let line: Line = serde_json::from_str(&text).unwrap();
+            assert_eq!((line.api, line.reply), (API, reply), "{text}");
+        }
+        assert_eq!(
+            serde_json::to_string(&Line { api: 1, reply: Reply::Done {} }).unwrap(),
+            r#"{"api":1,"done":{}}"#
+        );
+    }
+
+    #[test]
+    fn a_misspelt_filter_is_refused_and_not_taken_as_no_filter() {
+        let text = r#"{"api":1,"verb":"kill","filter":{"sorce":"10.0.0.1"},"all":false,"dry_run":false}"#;
+        assert!(serde_json::from_str::<Envelope>(text).is_err());
+    }
+}

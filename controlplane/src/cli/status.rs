@@ -1,0 +1,118 @@
+//! `bulkhead status`: how is the running gateway?
+
+use clap::Args;
+use serde_json::json;
+
+use super::control::{ControlArgs, Table, unexpected};
+use super::{Exit, Format, OutputArgs, say, say_json};
+use crate::api::types::Status;
+use crate::api::{Reply, Request};
+use crate::daemon::time::duration;
+
+/// Show how the running gateway is
+///
+/// Policy in force, workers, ports, what became of every packet, connections, alarms.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  bulkhead status\n  bulkhead status -o json | jq .ledger")]
+pub struct StatusArgs {
+    #[command(flatten)]
+    control: ControlArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl StatusArgs {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let status = match self.control.ask_one(&Request::Status, "asking")? {
+            Ok(Reply::Status(status)) => status,
+            Ok(reply) => return Err(unexpected(&reply)),
+            Err(exit) => return Ok(exit),
+        };
+        if self.output.output == Format::Json {
+            say_json(&json!(status));
+        } else {
+            say(&text(&status));
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+fn text(status: &Status) -> String {
+    let digest = &status.digest[..12.min(status.digest.len())];
+    let mut lines = vec![
+        format!(
+            "gateway      bulkhead {}, pid {}, up {}",
+            status.version,
+            status.pid,
+            duration(status.uptime_s)
+        ),
+        format!(
+            "policy       generation {}, {} rules, digest {digest}, in force since {}",
+            status.generation, status.rules, status.loaded
+        ),
+        format!("config       {}", status.config.display()),
+        format!(
+            "workers      {} of {} alive, packet memory in {} pages",
+            status.workers_alive,
+            status.workers,
+            if status.huge_pages { "2 MiB" } else { "ordinary" }
+        ),
+        format!(
+            "connections  {} open, {} of them half-open, room for {}",
+            status.connections.open, status.connections.half_open, status.connections.capacity
+        ),
+    ];
+    let ledger = &status.ledger;
+    lines.push(format!(
+        "ledger       {} received = {} forwarded + {} dropped + {} held: {}",
+        ledger.received,
+        ledger.forwarded,
+        ledger.dropped,
+        ledger.held,
+        if ledger.balanced { "balanced" } else { "NOT BALANCED" }
+    ));
+    lines.push(format!("answers      {} sent, {} lost", ledger.answered, ledger.answers_lost));
+    lines.push(format!("events       {} lost", status.events_lost));
+    if !status.kernel_forwarding.is_empty() {
+        lines.push(format!("KERNEL FORWARDS AROUND THE GATEWAY: {}", status.kernel_forwarding.join(", ")));
+    }
+    lines.push(String::new());
+    lines.push(ports(status));
+    if status.alarms_total > 0 {
+        lines.push(String::new());
+        let shown = status.alarms.len();
+        lines.push(format!("{} alarm(s), the last {shown}:", status.alarms_total));
+        lines.extend(status.alarms.iter().map(|alarm| format!("{}  {}", alarm.ts, alarm.message)));
+    }
+    lines.join("\n")
+}
+
+fn ports(status: &Status) -> String {
+    let mut table = Table::new(&[
+        "PORT",
+        "INTERFACE",
+        "LINK",
+        "STEERING",
+        "SOCKETS",
+        ">TO WORKER",
+        ">TO HOST",
+        ">NO WORKER",
+        ">RING FULL",
+        ">LOST",
+    ]);
+    for port in &status.ports {
+        table.row([
+            port.name.clone(),
+            port.interface.clone(),
+            if port.up { "up" } else { "DOWN" }.to_owned(),
+            port.attach.clone(),
+            port.mode.clone(),
+            port.to_worker.to_string(),
+            port.to_host.to_string(),
+            port.no_worker.to_string(),
+            port.rx_ring_full.to_string(),
+            port.rx_dropped.to_string(),
+        ]);
+    }
+    table.text()
+}

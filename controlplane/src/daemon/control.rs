@@ -1,0 +1,104 @@
+//! Requests of the control socket, answered.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::connections;
+use super::events::{Entry, describe};
+use super::gateway::{Gateway, StopRequest};
+use super::status;
+use super::time::rfc3339;
+use crate::api::server::Client;
+use crate::api::types::{Explained, Refusal, Reply, Request, Sources};
+use crate::explain::explain;
+
+/// How long a follower's thread sleeps when there is nothing to tell.
+const FOLLOW_SLEEP: Duration = Duration::from_millis(20);
+
+/// Answers one client.
+pub fn answer(gateway: &Arc<Gateway>, request: Request, mut client: Client) {
+    let result = match request {
+        Request::Stop { unload } => {
+            // Answered by the main thread, when it is done.
+            let _ = gateway.stop.send(StopRequest { client, unload });
+            return;
+        }
+        Request::Connections { filter, limit } => connections::list(gateway, &filter, limit, &mut client),
+        Request::Events { last, follow } => events(gateway, last, follow, &mut client),
+        other => reply(gateway, other).map(|reply| client.say(reply)),
+    };
+    // What fails from here on is that the client left.
+    let _ = match result {
+        Ok(said) => said.and_then(|()| client.end(Ok(()))),
+        Err(refusal) => client.end(Err(refusal)),
+    };
+}
+
+/// The answers of one line.
+fn reply(gateway: &Gateway, request: Request) -> Result<Reply, Refusal> {
+    match request {
+        Request::Status => status::status(gateway).map(|status| Reply::Status(Box::new(status))),
+        Request::Reload { file } => gateway.reload(file.as_deref()).map(Reply::Reloaded),
+        Request::Kill { filter, all, dry_run } => {
+            connections::kill(gateway, &filter, all, dry_run).map(Reply::Killed)
+        }
+        Request::Rules => Ok(Reply::Rules(status::rules(gateway))),
+        Request::Drops => status::drops(gateway).map(Reply::Drops),
+        Request::Sources { limit } => {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let (top, known, overflow) = gateway.sources.read(limit, |at| rfc3339(gateway.engine.wall(at)));
+            Ok(Reply::Sources(Sources { top, known, overflow, events_lost: gateway.engine.events_lost() }))
+        }
+        Request::Explain { from, to, port } => {
+            let answers = explain(&gateway.in_force().model, &from, &to, &port)
+                .map_err(|error| Refusal::error(format!("{error:#}")))?;
+            let told = answers.iter().map(|a| Explained { json: a.to_json(), text: a.to_string() });
+            Ok(Reply::Explained(told.collect()))
+        }
+        Request::Stop { .. } | Request::Connections { .. } | Request::Events { .. } => {
+            Err(Refusal::error("this request has an answer of many lines"))
+        }
+    }
+}
+
+/// Tells the recent events, and then, if wanted, what happens until the client leaves.
+fn events(
+    gateway: &Gateway,
+    last: u64,
+    follow: bool,
+    client: &mut Client,
+) -> Result<io::Result<()>, Refusal> {
+    let last = usize::try_from(last).unwrap_or(usize::MAX);
+    if !follow {
+        return Ok(gateway.hub.recent(last).iter().try_for_each(|entry| client.say(tell(gateway, entry))));
+    }
+    let Some((recent, follower)) = gateway.hub.follow(last) else {
+        return Err(Refusal::error("too many clients follow the events already"));
+    };
+    let mut told = recent.iter().try_for_each(|entry| client.say(tell(gateway, entry)));
+    while told.is_ok() && !client.is_over() {
+        let mut any = false;
+        while let (Some(entry), Ok(())) = (follower.next(), &told) {
+            any = true;
+            told = client.say(tell(gateway, &entry));
+        }
+        if told.is_ok() {
+            told = client.flush();
+        }
+        if !any {
+            std::thread::sleep(FOLLOW_SLEEP);
+        }
+    }
+    Ok(told)
+}
+
+fn tell(gateway: &Gateway, entry: &Entry) -> Reply {
+    match entry {
+        Entry::Event(event) => Reply::Event(describe(gateway, event)),
+        Entry::Alarm(alarm) => {
+            Reply::Event(serde_json::json!({ "ts": alarm.ts, "kind": "alarm", "message": alarm.message }))
+        }
+        Entry::Lost(lost) => Reply::Lost(*lost),
+    }
+}

@@ -1,0 +1,118 @@
+//! From a file to what the engine takes: nothing that is wrong, or fails its own tests, gets further.
+
+use std::path::Path;
+
+use bulkhead_dataplane::engine::{EngineConfig, PortConfig};
+use bulkhead_dataplane::policy::Policy;
+
+use crate::api::types::Refusal;
+use crate::model::{self, Model};
+
+/// Packet buffers of 2 KiB: for each port its receive and transmit rings (2048 each) twice over, because a frame is
+/// back only when its receiver is done with it, and at least the default 32 MiB.
+const FRAMES_PER_PORT: u32 = 8192;
+/// The fewest packet buffers of a worker.
+const FRAMES_MIN: u32 = 16_384;
+/// Events buffered per worker: 65,536 of about 100 bytes, a few tenths of a second of a flood.
+const EVENTS: usize = 65_536;
+
+/// Exit code of failed tests.
+const TESTS_FAILED: u8 = 3;
+
+/// A configuration that may be put in force.
+pub struct Loaded {
+    /// In names.
+    pub model: Model,
+    /// Compiled.
+    pub policy: Policy,
+}
+
+/// Reads, resolves and compiles a file, and runs its tests.
+///
+/// # Errors
+///
+/// The full diagnostics, or the tests that failed (exit code 3).
+pub fn load(file: &Path) -> Result<Loaded, Refusal> {
+    let model = model::load(file).map_err(|errors| Refusal::error(errors.to_string()))?;
+    let policy = model.compile().map_err(Refusal::error)?;
+    let mut failures = Vec::new();
+    for result in model.run_tests(&policy) {
+        if let Some(failure) = result.failure {
+            let place = model.sources.place(result.test.at);
+            failures.push(format!("{place}: test \"{}\" failed: {failure}", result.test.name.escape_debug()));
+        }
+    }
+    if !failures.is_empty() {
+        return Err(Refusal { message: failures.join("\n"), exit: TESTS_FAILED });
+    }
+    Ok(Loaded { model, policy })
+}
+
+/// What the engine is started with.
+pub fn engine_config(model: &Model) -> EngineConfig {
+    let gateway = &model.gateway;
+    let ports: Vec<_> = model
+        .ports
+        .iter()
+        .map(|port| PortConfig { interface: port.interface.clone(), local: port.local.clone() })
+        .collect();
+    EngineConfig {
+        workers: gateway.workers,
+        table: gateway.table_config(),
+        busy_poll: gateway.busy_poll,
+        frames: (ports.len() as u32 * FRAMES_PER_PORT).max(FRAMES_MIN),
+        events: EVENTS,
+        cpus: Vec::new(),
+        ports,
+    }
+}
+
+/// What of a new configuration only a restart can put in force, as `key: old → new`.
+pub fn needs_restart(old: &Model, new: &Model) -> Vec<String> {
+    let mut changes = Vec::new();
+    let mut compare = |key: &str, old: String, new: String| {
+        if old != new {
+            changes.push(format!("{key}: {old} → {new}"));
+        }
+    };
+    let ports = |model: &Model| {
+        let ports = model.ports.iter().map(|port| format!("{} on {}", port.name, port.interface));
+        ports.collect::<Vec<_>>().join(", ")
+    };
+    compare("ports", ports(old), ports(new));
+    let (old, new) = (&old.gateway, &new.gateway);
+    compare("control", old.control.display().to_string(), new.control.display().to_string());
+    compare("workers", old.workers.to_string(), new.workers.to_string());
+    compare("connections", old.connections_v4.to_string(), new.connections_v4.to_string());
+    compare("connections_v6", old.connections_v6.to_string(), new.connections_v6.to_string());
+    compare("half_open_percent", old.half_open_percent.to_string(), new.half_open_percent.to_string());
+    compare("busy_poll", old.busy_poll.to_string(), new.busy_poll.to_string());
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+        version = 1
+        [gateway]
+        connections = 4096
+        [ports.a]
+        interface = "eth1"
+        [segments.a]
+        port = "a"
+        networks = ["10.0.0.0/24"]
+    "#;
+
+    #[test]
+    fn what_a_reload_cannot_change_is_named_and_the_rest_is_not() {
+        let old = model::parse("old", TEXT).unwrap();
+        let same = model::parse("new", &TEXT.replace("10.0.0.0", "10.9.0.0")).unwrap();
+        assert_eq!(needs_restart(&old, &same), [] as [&str; 0]);
+        let larger = model::parse("new", &TEXT.replace("4096", "8192")).unwrap();
+        assert_eq!(needs_restart(&old, &larger), ["connections: 4096 → 8192"]);
+        let moved = model::parse("new", &TEXT.replace("eth1", "eth2")).unwrap();
+        assert_eq!(needs_restart(&old, &moved), ["ports: a on eth1 → a on eth2"]);
+    }
+}

@@ -1,0 +1,195 @@
+//! The running gateway: `bulkhead run`.
+//!
+//! Threads: the main loop here (topology, watch over steering and forwarding, signals); one that takes the workers'
+//! events; the control socket's listener and one thread for each of its bounded clients; one for a reload by signal.
+//! None of them is on the way of a packet: the workers belong to the engine, and go on by the last good policy
+//! whatever happens here.
+
+mod alarms;
+mod connections;
+mod control;
+mod events;
+mod gateway;
+mod generations;
+mod load;
+mod main_loop;
+mod notify;
+mod status;
+pub mod time;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use bulkhead_dataplane::engine::Engine;
+use bulkhead_dataplane::steering;
+use bulkhead_dataplane::topology::Topology;
+
+use crate::api::server::{self, Place};
+use crate::api::types::Refusal;
+use crate::forwarding;
+use crate::topology::Watcher;
+use gateway::{Gateway, StopRequest};
+use load::Loaded;
+use main_loop::{MainLoop, Signals};
+
+/// How long the events' thread sleeps when there are none.
+const EVENT_SLEEP: Duration = Duration::from_millis(10);
+/// How long clients may take to finish when the gateway stops.
+const CLIENT_PATIENCE: Duration = Duration::from_millis(500);
+/// How long to wait for threads to let go of the gateway.
+const LAST_PATIENCE: Duration = Duration::from_secs(12);
+
+/// What `bulkhead run` was asked.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration.
+    pub config: PathBuf,
+    /// Turn the kernel's forwarding off, at the start and whenever it is found on.
+    pub manage_forwarding: bool,
+}
+
+/// Runs the gateway until it is told to stop. The refusal of a bad configuration has the exit code it deserves.
+pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
+    // Before anything else: a signal during the start stops it in order.
+    let signals = Signals::listen().context("listening to signals")?;
+    let file = std::path::absolute(&options.config)?;
+    let loaded = match load::load(&file) {
+        Ok(loaded) => loaded,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    check_forwarding(options.manage_forwarding)?;
+    // Before the engine: it would take the ports from a gateway that is running.
+    let place = Place::claim(&loaded.model.gateway.control)?;
+    let (stop, stops) = mpsc::channel();
+    let (gateway, watcher) = start(loaded, &file, stop)?;
+    println!("{}", status::report(&gateway).map_err(|refusal| anyhow::anyhow!(refusal.message))?);
+
+    let events = Events::start(&gateway)?;
+    let answerer = gateway.clone();
+    let socket = place.path().display().to_string();
+    let server =
+        server::serve(place, Arc::new(move |request, client| control::answer(&answerer, request, client)))?;
+    println!("ready: control socket {socket}");
+    notify::notify("READY=1");
+    let mut request = MainLoop::new(&gateway, watcher, signals, stops, options.manage_forwarding).turn();
+
+    notify::notify("STOPPING=1");
+    let place = server.stop(CLIENT_PATIENCE);
+    events.stop();
+    let stopped = finish(gateway, request.as_ref().is_some_and(|request| request.unload));
+    drop(place);
+    if let Some(StopRequest { client, .. }) = &mut request {
+        // A client that left does not mind.
+        let _ =
+            client.end(stopped.as_ref().map(|_| ()).map_err(|error| Refusal::error(format!("{error:#}"))));
+    }
+    println!("stopped{}", stopped?);
+    Ok(Ok(()))
+}
+
+/// Refuses to run beside a kernel that forwards, or has it stop that.
+fn check_forwarding(manage: bool) -> Result<()> {
+    let enabled = forwarding::enabled().context("looking whether the kernel forwards")?;
+    if enabled.is_empty() {
+        return Ok(());
+    }
+    if !manage {
+        bail!(
+            "the kernel forwards packets here, around the gateway: {}\n\
+             turn that off with `{}`, or start with --manage-forwarding, which does it",
+            enabled.join(", "),
+            forwarding::command(&enabled)
+        );
+    }
+    let off = forwarding::disable().context("turning the kernel's forwarding off")?;
+    println!("turned the kernel's forwarding off: {}", off.join(", "));
+    Ok(())
+}
+
+fn start(loaded: Loaded, file: &Path, stop: mpsc::Sender<StopRequest>) -> Result<(Arc<Gateway>, Watcher)> {
+    let Loaded { model, policy } = loaded;
+    let interfaces: Vec<_> = model.ports.iter().map(|port| port.interface.clone()).collect();
+    let watcher =
+        Watcher::new(&interfaces).context("reading the kernel's routes, neighbours and addresses")?;
+    let topology = Topology::new(watcher.spec().clone());
+    let engine = Engine::start(&load::engine_config(&model), policy, topology)?;
+    let gateway = Gateway::new(engine, model, file.to_owned(), stop)?;
+    Ok((Arc::new(gateway), watcher))
+}
+
+/// Stops the workers once nobody uses them. Says what became of the steering.
+fn finish(mut gateway: Arc<Gateway>, unload: bool) -> Result<&'static str> {
+    let deadline = Instant::now() + LAST_PATIENCE;
+    let gateway = loop {
+        match Arc::try_unwrap(gateway) {
+            Ok(gateway) => break gateway,
+            Err(shared) if Instant::now() < deadline => gateway = shared,
+            Err(_) => bail!("a thread did not let go of the gateway; it ends with the process"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    gateway.engine.stop(unload)?;
+    Ok(if unload {
+        "; the steering program is removed"
+    } else {
+        "; the steering program stays and drops everything (`bulkhead stop --unload` removes it)"
+    })
+}
+
+/// Removes the steering program from the ports of a configuration, without a running gateway. Returns the interfaces
+/// from which it was removed.
+///
+/// # Errors
+///
+/// A gateway is running, or an interface refused.
+pub fn unload(config: &Path) -> Result<Vec<String>> {
+    let model = crate::model::load(config).map_err(|errors| anyhow::anyhow!(errors.to_string()))?;
+    let _place = Place::claim(&model.gateway.control)?;
+    let mut removed = Vec::new();
+    for port in &model.ports {
+        let interface = &port.interface;
+        let index = nix::net::if_::if_nametoindex(interface.as_str())
+            .with_context(|| format!("there is no interface {interface} here"))?;
+        if steering::detach(index).with_context(|| format!("interface {interface}"))? {
+            removed.push(interface.clone());
+        }
+    }
+    Ok(removed)
+}
+
+/// The thread that takes the workers' events.
+struct Events {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Events {
+    fn start(gateway: &Arc<Gateway>) -> Result<Events> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopping, gateway) = (stop.clone(), gateway.clone());
+        let thread = std::thread::Builder::new().name("events".to_owned()).spawn(move || {
+            let mut lost = 0;
+            loop {
+                // Read before pumping: what came before the stop is passed on.
+                let last = stopping.load(Ordering::Acquire);
+                if !events::pump(&gateway, &mut lost) {
+                    if last {
+                        break;
+                    }
+                    std::thread::sleep(EVENT_SLEEP);
+                }
+            }
+        })?;
+        Ok(Events { stop, thread })
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        // A panic in it was told on standard error.
+        let _ = self.thread.join();
+    }
+}

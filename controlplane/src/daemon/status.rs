@@ -1,0 +1,176 @@
+//! How the gateway is, as `status` and the start-up report show it.
+
+use bulkhead_dataplane::counters;
+use bulkhead_dataplane::engine::PortReport;
+use bulkhead_dataplane::steering::AttachMode;
+use bulkhead_dataplane::verdict::{PortId, Reason, RuleId};
+
+use super::gateway::{Gateway, lock};
+use super::time::rfc3339;
+use crate::api::types::{DropRow, Ledger, Port, Refusal, RuleRow, Status, Table};
+use crate::model::action_text;
+
+/// How the gateway is.
+pub fn status(gateway: &Gateway) -> Result<Status, Refusal> {
+    let in_force = gateway.in_force();
+    let engine = &gateway.engine;
+    let (workers, alive) = engine.workers();
+    let table = engine.table();
+    let (alarms_total, alarms) = gateway.alarms.read();
+    let ledgers = engine.ledgers();
+    let mut sum = counters::Ledger::default();
+    ledgers.iter().for_each(|ledger| sum.add(ledger));
+    let (started, started_wall) = gateway.started;
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started: rfc3339(started_wall),
+        uptime_s: started.elapsed().as_secs(),
+        generation: in_force.generation.0,
+        digest: in_force.model.digest.clone(),
+        config: in_force.file.clone(),
+        loaded: rfc3339(in_force.since),
+        rules: in_force.model.rule_infos.len() as u64,
+        workers: workers as u64,
+        workers_alive: alive as u64,
+        huge_pages: engine.huge_pages(),
+        ports: ports(gateway)?,
+        ledger: ledger(&sum),
+        worker_ledgers: ledgers.iter().map(ledger).collect(),
+        connections: Table {
+            open: table.len().into(),
+            half_open: table.half_open().into(),
+            capacity: table.capacity().into(),
+        },
+        events_lost: engine.events_lost(),
+        kernel_forwarding: lock(&gateway.kernel_forwarding).clone(),
+        alarms_total,
+        alarms,
+    })
+}
+
+fn ports(gateway: &Gateway) -> Result<Vec<Port>, Refusal> {
+    let reports = gateway.engine.ports().map_err(|error| Refusal::error(error.to_string()))?;
+    let model = gateway.in_force().model;
+    let topology = gateway.engine.snapshot().topology.clone();
+    let ids = (0..=u8::MAX).map(PortId);
+    Ok(ids
+        .zip(reports)
+        .map(|(id, report)| {
+            let up = topology.port(id).is_some_and(|port| port.up);
+            port(model.port_name(id).unwrap_or("?"), up, report)
+        })
+        .collect())
+}
+
+fn port(name: &str, up: bool, report: PortReport) -> Port {
+    let attach = match report.attach {
+        AttachMode::Driver => "driver",
+        AttachMode::Generic => "generic",
+    };
+    let mode = match report.mode {
+        Some(afxdp::Mode::ZeroCopy) => "zero-copy",
+        Some(afxdp::Mode::Copy) => "copy",
+        None => "down",
+    };
+    Port {
+        name: name.to_owned(),
+        interface: report.interface,
+        up,
+        attach: attach.to_owned(),
+        driver_refusal: report.driver_refusal,
+        mode: mode.to_owned(),
+        received: report.steering.received(),
+        to_host: report.steering.to_host,
+        to_worker: report.steering.redirected,
+        no_worker: report.steering.no_worker,
+        rx_ring_full: report.rx_ring_full,
+        rx_dropped: report.rx_dropped,
+    }
+}
+
+fn ledger(ledger: &counters::Ledger) -> Ledger {
+    Ledger {
+        received: ledger.received,
+        received_bytes: ledger.received_bytes,
+        forwarded: ledger.forwarded,
+        forwarded_bytes: ledger.forwarded_bytes,
+        dropped: ledger.dropped_total(),
+        held: ledger.held,
+        answered: ledger.answered,
+        answers_lost: ledger.answers_lost,
+        balanced: ledger.is_balanced(),
+    }
+}
+
+/// Counters of every rule in force, and of the default deny at last.
+pub fn rules(gateway: &Gateway) -> Vec<RuleRow> {
+    // First, so that nothing is published between the look at the model and the look at the counters.
+    let totals = gateway.totals();
+    let policy = gateway.engine.snapshot().policy.clone();
+    let Some(names) = gateway.names(policy.generation) else { return Vec::new() };
+    let model = gateway.in_force().model;
+    let row = |name: Option<&String>, rule: RuleId, action: &str| {
+        let hits = totals.read(name.map(String::as_str), rule, &policy.counters);
+        RuleRow {
+            rule: name.cloned(),
+            action: action.to_owned(),
+            packets: hits.packets,
+            bytes: hits.bytes,
+            connections: hits.connections,
+            last_hit: hits.last_hit.map(|at| rfc3339(gateway.engine.wall(at))),
+        }
+    };
+    let ids = (0..).map(RuleId);
+    let rules = ids.zip(&names.rules).map(|(id, name)| {
+        let action = model.rules.rules.get(id.0 as usize).map_or("?", |rule| action_text(rule.action));
+        row(Some(name), id, action)
+    });
+    rules.chain([row(None, RuleId::NONE, "deny")]).collect()
+}
+
+/// Dropped packets by reason: those of the workers, and what was lost before it reached one.
+pub fn drops(gateway: &Gateway) -> Result<Vec<DropRow>, Refusal> {
+    let mut dropped = gateway.engine.ledger().dropped;
+    for port in gateway.engine.ports().map_err(|error| Refusal::error(error.to_string()))? {
+        dropped[Reason::NoWorker as usize] += port.steering.no_worker;
+        dropped[Reason::RxRingFull as usize] += port.rx_ring_full;
+    }
+    Ok(Reason::ALL
+        .iter()
+        .map(|&reason| DropRow {
+            reason: reason.name().to_owned(),
+            group: reason.group().to_owned(),
+            packets: dropped[reason as usize],
+            help: reason.help().to_owned(),
+        })
+        .collect())
+}
+
+/// The start-up report.
+pub fn report(gateway: &Gateway) -> Result<String, Refusal> {
+    let status = status(gateway)?;
+    let mut text = format!(
+        "bulkhead {}: generation {}, {} rules from {} ({})\n",
+        status.version,
+        status.generation,
+        status.rules,
+        status.config.display(),
+        &status.digest[..12.min(status.digest.len())],
+    );
+    for port in &status.ports {
+        let state = if port.up { "up" } else { "DOWN" };
+        text += &format!(
+            "  port {} on {}: {state}, {} mode, {}\n",
+            port.name, port.interface, port.attach, port.mode
+        );
+        if let Some(refusal) = &port.driver_refusal {
+            text += &format!("    not in the driver: {refusal}\n");
+        }
+    }
+    let pages =
+        if status.huge_pages { "2 MiB pages" } else { "ordinary pages (reserve 2 MiB pages for more speed)" };
+    text += &format!("  {} worker(s), packet memory in {pages}\n", status.workers);
+    text += &format!("  room for {} connections", status.connections.capacity);
+    Ok(text)
+}

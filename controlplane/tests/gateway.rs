@@ -1,0 +1,320 @@
+//! The thin whole slice: the program itself between two zones, real packets, every verb once.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use bulkhead::lab::{self, Child, Lab, Zone};
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_bulkhead");
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Long enough for a packet that shall not come.
+const SILENCE: Duration = Duration::from_millis(700);
+
+const CONFIG: &str = r#"
+version = 1
+[gateway]
+control = "CONTROL"
+connections = 4096
+connections_v6 = 4096
+[ports.office]
+interface = "office"
+[ports.servers]
+interface = "servers"
+[segments.office]
+port = "office"
+networks = ["10.1.0.0/24", "fd00:1::/64"]
+[segments.servers]
+port = "servers"
+networks = ["10.2.0.0/24", "fd00:2::/64"]
+[[rule]]
+name = "web"
+from = "office"
+to = "servers"
+services = ["tcp/80"]
+"#;
+
+/// A directory for one test, removed with it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let path = std::env::temp_dir().join(format!("bulkhead-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text.replace("CONTROL", self.control().to_str().unwrap())).unwrap();
+        path
+    }
+
+    fn control(&self) -> PathBuf {
+        self.0.join("run/control.sock")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+struct Gateway {
+    child: Child,
+    control: PathBuf,
+    _said: mpsc::Receiver<String>,
+}
+
+impl Gateway {
+    /// Starts the program and waits until it says that it is ready.
+    fn start(lab: &Lab, scratch: &Scratch, config: &Path) -> Gateway {
+        let mut command = Command::new(PROGRAM);
+        command.arg("run").arg("--config").arg(config).stdout(Stdio::piped());
+        let mut child = lab.gateway.spawn(&mut command).unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (say, said) = mpsc::channel();
+        std::thread::spawn(move || {
+            while let Some(Ok(line)) = lines.next() {
+                eprintln!("gateway: {line}");
+                let _ = say.send(line);
+            }
+        });
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = said.recv_timeout(left).expect("the gateway did not get ready");
+            if line.starts_with("ready") {
+                break;
+            }
+        }
+        Gateway { child, control: scratch.control(), _said: said }
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).arg("--control").arg(&self.control).output().unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.ask(&[arguments, &["-o", "json"]].concat());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Recent events of a kind.
+    fn events(&self, kind: &str) -> Vec<Value> {
+        let output = self.ask(&["events"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|event| event["kind"] == kind).collect()
+    }
+
+    /// Waits until the ledger stands still, and checks it.
+    fn assert_balanced(&self) {
+        let status = self.json(&["status"]);
+        let ledger = &status["ledger"];
+        assert_eq!(ledger["balanced"], true, "{ledger}");
+        let sum =
+            ["forwarded", "dropped", "held"].iter().map(|key| ledger[key].as_u64().unwrap()).sum::<u64>();
+        assert_eq!(ledger["received"].as_u64().unwrap(), sum);
+    }
+}
+
+fn zones() -> Lab {
+    Lab::new(&[
+        Zone::new("office", "10.1.0.0/24", "fd00:1::/64"),
+        Zone::new("servers", "10.2.0.0/24", "fd00:2::/64"),
+    ])
+    .unwrap()
+}
+
+/// A server in the zone that sends back what it gets, a thread for each client.
+fn serve_echo(lab: &Lab, address: SocketAddr) {
+    let listener = lab.host("servers").namespace.run(|| TcpListener::bind(address)).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { break };
+            std::thread::spawn(move || {
+                let mut bytes = [0; 16_384];
+                while let Ok(count) = stream.read(&mut bytes) {
+                    if count == 0 || stream.write_all(&bytes[..count]).is_err() {
+                        break;
+                    }
+                }
+                let _ = stream.shutdown(Shutdown::Both);
+            });
+        }
+    });
+}
+
+fn connect(lab: &Lab, address: SocketAddr, patience: Duration) -> std::io::Result<TcpStream> {
+    let stream = lab.host("office").namespace.run(|| TcpStream::connect_timeout(&address, patience))?;
+    stream.set_read_timeout(Some(patience))?;
+    Ok(stream)
+}
+
+fn echo(stream: &mut TcpStream, bytes: usize) -> std::io::Result<()> {
+    let sent: Vec<u8> = (0..bytes).map(|i| i as u8).collect();
+    let mut copy = stream.try_clone()?;
+    let outgoing = sent.clone();
+    let sender = std::thread::spawn(move || copy.write_all(&outgoing));
+    let mut back = vec![0; bytes];
+    stream.read_exact(&mut back)?;
+    sender.join().unwrap()?;
+    assert!(back == sent, "the bytes came back changed");
+    Ok(())
+}
+
+#[test]
+fn a_gateway_lets_through_what_its_policy_says_and_obeys_every_verb() {
+    if !lab::available() {
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    let (lab, scratch) = (zones(), Scratch::new("slice"));
+    let config = scratch.write("bulkhead.toml", CONFIG);
+    let v4: SocketAddr = (IpAddr::from(lab.host("servers").v4[0]), 80).into();
+    let v6: SocketAddr = (IpAddr::from(lab.host("servers").v6[0]), 80).into();
+    let closed: SocketAddr = (v4.ip(), 22).into();
+    for address in [v4, v6, closed] {
+        serve_echo(&lab, address);
+    }
+    let mut gateway = Gateway::start(&lab, &scratch, &config);
+
+    // What the policy allows crosses, and nothing else.
+    let mut first = connect(&lab, v4, PATIENCE).expect("the web is allowed");
+    echo(&mut first, 300_000).unwrap();
+    let mut second = connect(&lab, v6, PATIENCE).expect("the web is allowed over IPv6");
+    echo(&mut second, 300_000).unwrap();
+    assert!(connect(&lab, closed, SILENCE).is_err(), "port 22 is not allowed");
+    gateway.assert_balanced();
+
+    // Every listing tells it.
+    let status = gateway.json(&["status"]);
+    assert_eq!((&status["generation"], &status["workers_alive"]), (&1.into(), &1.into()));
+    assert_eq!(status["kernel_forwarding"], serde_json::json!([]));
+    assert_eq!(status["ports"][0]["name"], "office");
+    let rules = gateway.json(&["rules"]);
+    assert_eq!((&rules["rules"][0]["rule"], &rules["rules"][0]["connections"]), (&"web".into(), &2.into()));
+    assert!(rules["rules"][0]["bytes"].as_u64().unwrap() > 1_200_000);
+    assert_eq!(rules["rules"][1]["rule"], Value::Null);
+    assert!(rules["rules"][1]["packets"].as_u64().unwrap() > 0);
+    let list = gateway.json(&[
+        "connections",
+        "list",
+        "--port",
+        "tcp/80",
+        "--from",
+        "office",
+        "--state",
+        "established",
+    ]);
+    assert_eq!((&list["matched"], &list["connections"][0]["rule"]), (&2.into(), &"web".into()));
+    let none = gateway.json(&["connections", "list", "--from", "servers"]);
+    assert_eq!(none["matched"], 0);
+    let drops = gateway.json(&["drops"]);
+    let no_rule = drops["drops"].as_array().unwrap().iter().find(|row| row["reason"] == "no_rule").unwrap();
+    assert!(
+        no_rule["packets"].as_u64().unwrap() > 0 && no_rule["help"].as_str().unwrap().contains("default")
+    );
+    let sources = gateway.json(&["drops", "--sources"]);
+    assert_eq!(sources["top"][0]["source"], lab.host("office").v4[0].to_string());
+    let explained = gateway.json(&["explain", "--from", "office", "--to", "servers", "--port", "tcp/80"]);
+    assert_eq!(explained["answers"][0]["rule"], "web");
+    assert_eq!(gateway.events("opened").len(), 2);
+    let denied = gateway.events("denied");
+    assert_eq!(
+        (&denied[0]["reason"], &denied[0]["from"], &denied[0]["to"]),
+        (&"no_rule".into(), &"office".into(), &"servers".into())
+    );
+
+    reload(&lab, &scratch, &gateway, &config, [&mut first, &mut second], closed);
+    kill(&gateway, &mut first, &lab, v4);
+
+    // A second gateway is refused, and the first does not notice.
+    let mut another = Command::new(PROGRAM);
+    another.arg("run").arg("--config").arg(&config).stderr(Stdio::piped());
+    let mut another = lab.gateway.spawn(&mut another).unwrap();
+    assert!(!another.wait().unwrap().success());
+    let mut why = String::new();
+    another.stderr.take().unwrap().read_to_string(&mut why).unwrap();
+    assert!(why.contains(&format!("already running, pid {}", gateway.child.id())), "{why}");
+
+    // Stopped, it closes everything; unloaded, there is nothing of it left.
+    gateway.assert_balanced();
+    let stopped = gateway.ask(&["stop"]);
+    assert!(stopped.status.success(), "{}", String::from_utf8_lossy(&stopped.stderr));
+    assert!(gateway.child.wait().unwrap().success());
+    lab.set_kernel_forwarding(true).unwrap();
+    assert!(connect(&lab, v4, SILENCE).is_err(), "a stopped gateway lets nothing through");
+    let mut unload = Command::new(PROGRAM);
+    unload.args(["stop", "--unload", "--config"]).arg(&config);
+    assert!(lab.gateway.spawn(&mut unload).unwrap().wait().unwrap().success());
+    connect(&lab, v4, PATIENCE).expect("without steering the kernel forwards");
+    let gone = gateway.ask(&["status"]);
+    let why = String::from_utf8_lossy(&gone.stderr);
+    assert!(!gone.status.success() && why.contains(scratch.control().to_str().unwrap()), "{why}");
+}
+
+/// A bad file changes nothing; a good one is in force when the command returns, for live connections too.
+fn reload(
+    lab: &Lab,
+    scratch: &Scratch,
+    gateway: &Gateway,
+    config: &Path,
+    [first, second]: [&mut TcpStream; 2],
+    closed: SocketAddr,
+) {
+    let bad = scratch.write(
+        "bad.toml",
+        &CONFIG.replace("servers = [", "serverz = [").replace("to = \"servers\"", "to = \"serverz\""),
+    );
+    let refused = gateway.ask(&["reload", bad.to_str().unwrap()]);
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(why.contains("did you mean `servers`?") && why.contains("bad.toml"), "{why}");
+    let failing = "[[test]]\nname = \"wrong\"\nfrom = \"office\"\nto = \"servers\"\nport = \"tcp/80\"\nexpect = \"deny\"\n";
+    let failing = scratch.write("failing.toml", &format!("{CONFIG}{failing}"));
+    assert_eq!(gateway.ask(&["reload", failing.to_str().unwrap()]).status.code(), Some(3));
+    let resized = scratch.write("resized.toml", &CONFIG.replace("connections = 4096", "connections = 8192"));
+    let refused = gateway.ask(&["reload", resized.to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("connections: 4096 → 8192"));
+    assert_eq!(gateway.json(&["status"])["generation"], 1);
+    echo(first, 10_000).expect("the old policy runs on");
+
+    // IPv6 is no longer allowed, port 22 is.
+    let text = CONFIG.replace("tcp/80\"]", "tcp/80\", \"tcp/22\"]").replace(", \"fd00:2::/64\"", "");
+    std::fs::write(config, text.replace("CONTROL", scratch.control().to_str().unwrap())).unwrap();
+    let reloaded = gateway.json(&["reload"]);
+    assert_eq!((&reloaded["generation"], &reloaded["rules"]), (&2.into(), &1.into()));
+    echo(first, 10_000).expect("still allowed");
+    second.set_read_timeout(Some(SILENCE)).unwrap();
+    assert!(echo(second, 1000).is_err(), "no longer allowed");
+    connect(lab, closed, PATIENCE).expect("allowed now");
+    let rules = gateway.json(&["rules"]);
+    assert_eq!(rules["rules"][0]["connections"], 3, "counters survive by the rule's name");
+    gateway.assert_balanced();
+}
+
+fn kill(gateway: &Gateway, first: &mut TcpStream, lab: &Lab, address: SocketAddr) {
+    let all = gateway.ask(&["connections", "kill"]);
+    assert!(!all.status.success(), "killing everything has to be said");
+    let counted =
+        gateway.json(&["connections", "kill", "--port", "tcp/80", "--state", "established", "--dry-run"]);
+    assert_eq!((&counted["matched"], &counted["killed"]), (&1.into(), &0.into()));
+    echo(first, 1000).expect("a dry run cuts nothing");
+    assert_eq!(gateway.json(&["connections", "kill", "--port", "tcp/80"])["killed"], 1);
+    first.set_read_timeout(Some(SILENCE)).unwrap();
+    assert!(echo(first, 1000).is_err(), "it was cut");
+    let cut = gateway.events("cut");
+    assert!(cut.iter().any(|event| event["reason"] == "killed" && event["rule"] == "web"), "{cut:?}");
+    let mut again = connect(lab, address, PATIENCE).expect("a new connection may be opened");
+    echo(&mut again, 1000).unwrap();
+}
