@@ -1,0 +1,351 @@
+//! Frames as the tests send them, and packets as they find them on the wire.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use bulkhead_dataplane::topology::Mac;
+use etherparse::{NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader, TransportSlice};
+
+/// Bytes of an Ethernet header.
+pub const ETHERNET_BYTES: usize = 14;
+
+/// The TCP flags (RFC 9293, section 3.1).
+pub mod flags {
+    #![allow(missing_docs, reason = "they are what RFC 9293 calls them")]
+    pub const FIN: u8 = 1;
+    pub const SYN: u8 = 2;
+    pub const RST: u8 = 4;
+    pub const PSH: u8 = 8;
+    pub const ACK: u8 = 16;
+}
+
+/// Version of the Internet protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both, for scenarios that hold for either.
+    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+
+    /// Bytes of its header without options.
+    pub fn header_bytes(self) -> usize {
+        match self {
+            Family::V4 => 20,
+            Family::V6 => 40,
+        }
+    }
+}
+
+/// From whom to whom a frame goes, and over which link.
+#[derive(Clone, Copy, Debug)]
+pub struct Path {
+    /// Ethernet address of the sender.
+    pub from: Mac,
+    /// Ethernet address of the link's other end.
+    pub to: Mac,
+    /// IP address of the sender.
+    pub source: IpAddr,
+    /// IP address of the receiver, of the same family.
+    pub destination: IpAddr,
+    /// TTL or hop limit.
+    pub ttl: u8,
+}
+
+/// What a TCP header says besides the ports.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    /// See [`flags`].
+    pub flags: u8,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number; its flag is in `flags`.
+    pub ack: u32,
+    /// Window, unscaled.
+    pub window: u16,
+}
+
+/// A segment with a window of 64,000 bytes.
+pub fn segment(flags: u8, seq: u32, ack: u32) -> Segment {
+    Segment { flags, seq, ack, window: 64_000 }
+}
+
+type Builder = PacketBuilderStep<etherparse::IpHeaders>;
+
+impl Path {
+    /// The same with another TTL.
+    pub fn ttl(self, ttl: u8) -> Path {
+        Path { ttl, ..self }
+    }
+
+    fn builder(&self) -> Builder {
+        let ethernet = PacketBuilder::ethernet2(self.from, self.to);
+        match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                ethernet.ipv4(source.octets(), destination.octets(), self.ttl)
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                ethernet.ipv6(source.octets(), destination.octets(), self.ttl)
+            }
+            _ => panic!("{self:?} has two families"),
+        }
+    }
+
+    /// A UDP datagram.
+    pub fn udp(&self, source_port: u16, destination_port: u16, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        self.builder().udp(source_port, destination_port).write(&mut frame, payload).unwrap();
+        frame
+    }
+
+    /// A TCP segment.
+    pub fn tcp(&self, ports: (u16, u16), segment: Segment, payload: &[u8]) -> Vec<u8> {
+        let mut header = TcpHeader::new(ports.0, ports.1, segment.seq, segment.window);
+        header.acknowledgment_number = segment.ack;
+        let has = |flag: u8| segment.flags & flag != 0;
+        header.fin = has(flags::FIN);
+        header.syn = has(flags::SYN);
+        header.rst = has(flags::RST);
+        header.psh = has(flags::PSH);
+        header.ack = has(flags::ACK);
+        let mut frame = Vec::new();
+        self.builder().tcp_header(header).write(&mut frame, payload).unwrap();
+        frame
+    }
+
+    /// An echo request.
+    pub fn echo_request(&self, id: u16, seq: u16) -> Vec<u8> {
+        let (builder, mut frame) = (self.builder(), Vec::new());
+        match self.source {
+            IpAddr::V4(_) => builder.icmpv4_echo_request(id, seq).write(&mut frame, b"ping"),
+            IpAddr::V6(_) => builder.icmpv6_echo_request(id, seq).write(&mut frame, b"ping"),
+        }
+        .unwrap();
+        frame
+    }
+
+    /// An echo reply.
+    pub fn echo_reply(&self, id: u16, seq: u16) -> Vec<u8> {
+        let (builder, mut frame) = (self.builder(), Vec::new());
+        match self.source {
+            IpAddr::V4(_) => builder.icmpv4_echo_reply(id, seq).write(&mut frame, b"ping"),
+            IpAddr::V6(_) => builder.icmpv6_echo_reply(id, seq).write(&mut frame, b"ping"),
+        }
+        .unwrap();
+        frame
+    }
+
+    /// Any ICMP or ICMPv6 message: type, code, bytes 5 to 8, payload.
+    pub fn icmp(&self, kind: u8, code: u8, word: [u8; 4], payload: &[u8]) -> Vec<u8> {
+        let (builder, mut frame) = (self.builder(), Vec::new());
+        match self.source {
+            IpAddr::V4(_) => builder.icmpv4_raw(kind, code, word).write(&mut frame, payload),
+            IpAddr::V6(_) => builder.icmpv6_raw(kind, code, word).write(&mut frame, payload),
+        }
+        .unwrap();
+        frame
+    }
+
+    /// An ICMP error "port unreachable" that quotes the beginning of an IP packet.
+    pub fn port_unreachable(&self, quoted: &[u8]) -> Vec<u8> {
+        let (kind, code) = if self.source.is_ipv4() { (3, 3) } else { (1, 4) };
+        self.icmp(kind, code, [0; 4], &quoted[..quoted.len().min(500)])
+    }
+}
+
+/// The frame with its IPv4 "don't fragment" taken away.
+pub fn may_fragment(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[ETHERNET_BYTES + 6] &= !0x40;
+    let header = &mut frame[ETHERNET_BYTES..ETHERNET_BYTES + 20];
+    header[10..12].fill(0);
+    let checksum = !sum(0, header);
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+    frame
+}
+
+/// An IP packet from the wire.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Packet {
+    /// Ethernet source.
+    pub from: Mac,
+    /// Ethernet destination.
+    pub to: Mac,
+    /// IP source.
+    pub source: IpAddr,
+    /// IP destination.
+    pub destination: IpAddr,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// What it carries.
+    pub content: Content,
+    /// The whole IP packet.
+    pub ip: Vec<u8>,
+}
+
+/// What an IP packet carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// UDP: source port, destination port, payload.
+    Udp(u16, u16, Vec<u8>),
+    /// TCP: source port, destination port, flags, sequence and acknowledgement number, payload.
+    Tcp(u16, u16, u8, u32, u32, Vec<u8>),
+    /// ICMP or ICMPv6: type, code, bytes 5 to 8, payload.
+    Icmp(u8, u8, [u8; 4], Vec<u8>),
+    /// Anything else.
+    Other,
+}
+
+impl Packet {
+    /// The packet in an Ethernet frame; `None` for what is not whole IP.
+    ///
+    /// # Panics
+    /// Panics at a wrong checksum: nothing the gateway sends may have one, nor anything that the tests let through it.
+    pub fn parse(frame: &[u8]) -> Option<Packet> {
+        let sliced = SlicedPacket::from_ethernet(frame).ok()?;
+        let (source, destination, ttl, bytes): (IpAddr, IpAddr, u8, usize) = match sliced.net.as_ref()? {
+            NetSlice::Ipv4(ip) => {
+                let header = ip.header();
+                let (source, destination) = (header.source_addr().into(), header.destination_addr().into());
+                assert_eq!(sum(0, header.slice()), 0xffff, "IPv4 header checksum of {frame:02x?}");
+                (source, destination, header.ttl(), usize::from(header.total_len()))
+            }
+            NetSlice::Ipv6(ip) => {
+                let header = ip.header();
+                let (source, destination) = (header.source_addr().into(), header.destination_addr().into());
+                (source, destination, header.hop_limit(), 40 + usize::from(header.payload_length()))
+            }
+            _ => return None,
+        };
+        let (content, transport) = match sliced.transport {
+            Some(TransportSlice::Udp(udp)) => {
+                let content = Content::Udp(udp.source_port(), udp.destination_port(), udp.payload().to_vec());
+                (content, (udp.checksum() != 0).then_some((17, udp.slice())))
+            }
+            Some(TransportSlice::Tcp(tcp)) => {
+                let [seq, ack] = [tcp.sequence_number(), tcp.acknowledgment_number()];
+                let (ports, flags) = ((tcp.source_port(), tcp.destination_port()), tcp.header_slice()[13]);
+                let content = Content::Tcp(ports.0, ports.1, flags, seq, ack, tcp.payload().to_vec());
+                (content, Some((6, tcp.slice())))
+            }
+            Some(TransportSlice::Icmpv4(icmp)) => {
+                let bytes = icmp.slice();
+                (icmp_content(bytes), Some((1, bytes)))
+            }
+            Some(TransportSlice::Icmpv6(icmp)) => (icmp_content(icmp.slice()), Some((58, icmp.slice()))),
+            _ => (Content::Other, None),
+        };
+        if let Some((protocol, bytes)) = transport {
+            let sum = sum(pseudo_header(source, destination, protocol, bytes.len()), bytes);
+            assert_eq!(sum, 0xffff, "transport checksum of {frame:02x?}");
+        }
+        let ip = frame.get(ETHERNET_BYTES..ETHERNET_BYTES + bytes)?.to_vec();
+        let (to, from) = (frame[..6].try_into().ok()?, frame[6..12].try_into().ok()?);
+        Some(Packet { from, to, source, destination, ttl, content, ip })
+    }
+
+    /// Its version.
+    pub fn family(&self) -> Family {
+        if self.source.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    /// Whether it is UDP to this port.
+    pub fn is_udp_to(&self, port: u16) -> bool {
+        matches!(self.content, Content::Udp(_, destination, _) if destination == port)
+    }
+
+    /// Whether it is TCP to this port.
+    pub fn is_tcp_to(&self, port: u16) -> bool {
+        matches!(self.content, Content::Tcp(_, destination, ..) if destination == port)
+    }
+
+    /// The TCP flags; 0 for what is not TCP.
+    pub fn tcp_flags(&self) -> u8 {
+        if let Content::Tcp(_, _, flags, ..) = self.content { flags } else { 0 }
+    }
+
+    /// Type and code, if it is ICMP or ICMPv6.
+    pub fn icmp(&self) -> Option<(u8, u8)> {
+        if let Content::Icmp(kind, code, ..) = self.content { Some((kind, code)) } else { None }
+    }
+
+    /// What an ICMP error quotes.
+    pub fn quote(&self) -> &[u8] {
+        if let Content::Icmp(_, _, _, quote) = &self.content { quote } else { &[] }
+    }
+
+    /// The payload of UDP or TCP.
+    pub fn payload(&self) -> &[u8] {
+        match &self.content {
+            Content::Udp(.., payload) | Content::Tcp(.., payload) => payload,
+            _ => &[],
+        }
+    }
+
+    /// Whether it belongs to the noise of every IPv6 link (neighbour discovery, multicast listener reports) and so to
+    /// no scenario.
+    pub fn is_noise(&self) -> bool {
+        let link_local = |address: IpAddr| match address {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(address) => address.segments()[0] & 0xffc0 == 0xfe80,
+        };
+        let discovery = self.family() == Family::V6 && matches!(self.icmp(), Some((133..=137, _)));
+        discovery
+            || self.destination.is_multicast()
+            || link_local(self.source)
+            || link_local(self.destination)
+    }
+}
+
+impl fmt::Debug for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} → {} ttl {} ", self.source, self.destination, self.ttl)?;
+        match &self.content {
+            Content::Udp(source, destination, payload) => {
+                write!(f, "udp {source} → {destination} {} bytes", payload.len())
+            }
+            Content::Tcp(source, destination, flags, seq, ack, payload) => {
+                let bytes = payload.len();
+                write!(f, "tcp {source} → {destination} flags {flags:#x} seq {seq} ack {ack} {bytes} bytes")
+            }
+            Content::Icmp(kind, code, ..) => write!(f, "icmp type {kind} code {code}"),
+            Content::Other => write!(f, "something else"),
+        }
+    }
+}
+
+fn icmp_content(bytes: &[u8]) -> Content {
+    let word = bytes[4..8].try_into().expect("four bytes");
+    Content::Icmp(bytes[0], bytes[1], word, bytes[8..].to_vec())
+}
+
+/// The sum of what TCP, UDP and ICMPv6 checksums cover besides the segment (RFC 9293, 3.1; RFC 8200, 8.1). ICMP of
+/// IPv4 covers nothing else.
+fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, bytes: usize) -> u16 {
+    let rest = [&(bytes as u32).to_be_bytes()[..], &[0, 0, 0, protocol]].concat();
+    match (source, destination) {
+        _ if protocol == 1 => 0,
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            sum(0, &[&source.octets()[..], &destination.octets(), &rest].concat())
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            sum(0, &[&source.octets()[..], &destination.octets(), &rest].concat())
+        }
+        _ => unreachable!("both came from one header"),
+    }
+}
+
+/// The one's complement sum (RFC 1071).
+fn sum(start: u16, bytes: &[u8]) -> u16 {
+    let mut total = u32::from(start);
+    for pair in bytes.chunks(2) {
+        total += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+    }
+    while total > 0xffff {
+        total = (total & 0xffff) + (total >> 16);
+    }
+    total as u16
+}

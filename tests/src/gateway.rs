@@ -1,0 +1,180 @@
+//! The gateway's process, and the command line beside it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bulkhead::lab::Namespace;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::PATIENCE;
+
+/// The program under test, which cargo builds beside the tests' own directory.
+pub fn program() -> PathBuf {
+    let tests = std::env::current_exe().expect("a test knows its own file");
+    let program =
+        tests.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").join("gateway-under-test");
+    assert!(program.exists(), "{} is not built", program.display());
+    program
+}
+
+/// A process that runs the gateway; killed on drop.
+pub struct Gateway {
+    child: Child,
+    /// Its end kills the gateway: see `src/bin/gateway-under-test.rs`.
+    _guard: ChildStdin,
+    output: Arc<Mutex<Vec<String>>>,
+    readers: Vec<std::thread::JoinHandle<()>>,
+}
+
+/// The mount namespace in which a gateway runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mounts {
+    /// One of its own, which goes with it, as `ip netns exec` gives.
+    Private,
+    /// That of the tests, as `nsenter --net` gives.
+    Shared,
+}
+
+/// A gateway that did not come up.
+#[derive(Debug)]
+pub struct Failed {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it said, on both streams.
+    pub output: String,
+}
+
+impl Gateway {
+    /// Starts `bulkhead run` in a namespace and waits until it is ready.
+    ///
+    /// # Errors
+    /// How it ended instead.
+    ///
+    /// # Panics
+    /// Panics when neither happens in time.
+    pub fn start(
+        namespace: &Namespace,
+        mounts: Mounts,
+        config: &Path,
+        more: &[&str],
+    ) -> Result<Gateway, Failed> {
+        let mut command = command(config, more);
+        let child = match mounts {
+            Mounts::Private => namespace.run_with_sysfs(|| command.spawn()),
+            Mounts::Shared => namespace.run(|| command.spawn()),
+        };
+        Gateway::watch(child.expect("the program starts"))
+    }
+
+    fn watch(mut child: Child) -> Result<Gateway, Failed> {
+        let output = Arc::new(Mutex::new(Vec::new()));
+        let guard = child.stdin.take().expect("it was piped");
+        let readers = vec![
+            read_lines(child.stdout.take().expect("it was piped"), output.clone()),
+            read_lines(child.stderr.take().expect("it was piped"), output.clone()),
+        ];
+        let mut gateway = Gateway { child, _guard: guard, output, readers };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if gateway.output().lines().any(|line| line.starts_with("ready")) {
+                return Ok(gateway);
+            }
+            if let Some(status) = gateway.child.try_wait().expect("it can be waited for") {
+                gateway.readers.drain(..).for_each(|reader| reader.join().expect("reading its output"));
+                return Err(Failed { status, output: gateway.output() });
+            }
+            assert!(Instant::now() < deadline, "the gateway is not ready, it said:\n{}", gateway.output());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// What it has said so far, on both streams.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().join("\n")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("it is ours and not waited for");
+    }
+
+    /// Kills it at once and waits until the kernel has taken everything from it.
+    pub fn kill_9(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.child.wait().expect("it can be waited for");
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// Panics when it does not end in time.
+    pub fn ended(mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the gateway does not end, it said:\n{}", self.output());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // Both fail only for a process that was waited for already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the gateway said:\n{}\n---", self.output());
+        }
+    }
+}
+
+fn command(config: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    command.arg("run").arg("--config").arg(config).args(more).env("BULKHEAD_TEST_GUARD", "1");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn read_lines(
+    stream: impl Read + Send + 'static,
+    into: Arc<Mutex<Vec<String>>>,
+) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            into.lock().unwrap().push(line);
+        }
+    })
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// Its exit code.
+    pub code: i32,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+/// Runs a verb of the command line to its end.
+///
+/// # Panics
+/// Panics when it was killed by a signal.
+pub fn run(args: &[&str]) -> Ran {
+    let output =
+        Command::new(program()).args(args).stdin(Stdio::null()).output().expect("the program starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("its output is text");
+    Ran {
+        code: output.status.code().expect("it ends by itself"),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
+}

@@ -1,0 +1,6 @@
+//! The gateway from packets in to packets out: real interfaces, the real program, one gateway and its network
+//! namespaces a scenario. After every scenario the ledger is checked to the packet.
+
+mod closed;
+mod policy;
+mod routing;
