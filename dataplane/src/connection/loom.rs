@@ -110,31 +110,6 @@ fn loom_insert_insert_from_both_directions_gives_one_entry() {
 }
 
 #[test]
-fn loom_three_inserts_of_one_connection_give_one_entry() {
-    // With two preemptions it runs for minutes.
-    model(1, || {
-        let table = table(3, 100);
-        let inserts: Vec<_> = [tuple(1), tuple(1).reverse()]
-            .into_iter()
-            .map(|tuple| {
-                let table = Arc::clone(&table);
-                let mut worker = table.worker().unwrap();
-                thread::spawn(move || {
-                    let opened = open(&table, &mut worker, &tuple).unwrap();
-                    (worker, opened)
-                })
-            })
-            .collect();
-        let mut worker = table.worker().unwrap();
-        let mut opened = vec![open(&table, &mut worker, &tuple(1)).unwrap()];
-        let others: Vec<_> = inserts.into_iter().map(|thread| thread.join().unwrap()).collect();
-        opened.extend(others.iter().map(|(_, opened)| *opened));
-        assert_eq!(opened.iter().filter(|o| matches!(o, Opened::New(_))).count(), 1);
-        assert_eq!(assert_consistent(&table), 1);
-    });
-}
-
-#[test]
 fn loom_a_look_up_never_counts_into_the_connection_that_reuses_the_entry() {
     model(PREEMPTIONS, || {
         let table = table(1, 100);
