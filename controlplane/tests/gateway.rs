@@ -7,7 +7,9 @@ use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use bulkhead::lab::{self, Child, Lab, Zone};
+use bulkhead::lab::{self, Child, Lab, Namespace, RouteTarget, VethOptions, Zone};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_bulkhead");
@@ -74,8 +76,12 @@ struct Gateway {
 impl Gateway {
     /// Starts the program and waits until it says that it is ready.
     fn start(lab: &Lab, scratch: &Scratch, config: &Path) -> Gateway {
+        Gateway::start_with(lab, scratch, config, &[])
+    }
+
+    fn start_with(lab: &Lab, scratch: &Scratch, config: &Path, arguments: &[&str]) -> Gateway {
         let mut command = Command::new(PROGRAM);
-        command.arg("run").arg("--config").arg(config).stdout(Stdio::piped());
+        command.arg("run").args(arguments).arg("--config").arg(config).stdout(Stdio::piped());
         let mut child = lab.gateway.spawn(&mut command).unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (say, said) = mpsc::channel();
@@ -236,7 +242,7 @@ fn a_gateway_lets_through_what_its_policy_says_and_obeys_every_verb() {
     );
 
     reload(&lab, &scratch, &gateway, &config, [&mut first, &mut second], closed);
-    kill(&gateway, &mut first, &lab, v4);
+    cut(&gateway, &mut first, &lab, v4);
 
     // A second gateway is refused, and the first does not notice.
     let mut another = Command::new(PROGRAM);
@@ -303,7 +309,7 @@ fn reload(
     gateway.assert_balanced();
 }
 
-fn kill(gateway: &Gateway, first: &mut TcpStream, lab: &Lab, address: SocketAddr) {
+fn cut(gateway: &Gateway, first: &mut TcpStream, lab: &Lab, address: SocketAddr) {
     let all = gateway.ask(&["connections", "kill"]);
     assert!(!all.status.success(), "killing everything has to be said");
     let counted =
@@ -317,4 +323,171 @@ fn kill(gateway: &Gateway, first: &mut TcpStream, lab: &Lab, address: SocketAddr
     assert!(cut.iter().any(|event| event["reason"] == "killed" && event["rule"] == "web"), "{cut:?}");
     let mut again = connect(lab, address, PATIENCE).expect("a new connection may be opened");
     echo(&mut again, 1000).unwrap();
+}
+
+/// Waits until this holds.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn signal(process: &Child, signal: Signal) {
+    kill(Pid::from_raw(process.id() as i32), signal).unwrap();
+}
+
+/// Runs the program in the gateway's namespace to its end.
+fn run_to_end(lab: &Lab, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = lab.gateway.spawn(&mut command).unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    (child.wait().unwrap().code(), said)
+}
+
+#[test]
+fn a_gateway_refuses_to_start_where_it_could_not_keep_its_promises() {
+    if !lab::available() {
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    let (lab, scratch) = (zones(), Scratch::new("refusal"));
+    let config = scratch.write("bulkhead.toml", CONFIG);
+    let config = config.to_str().unwrap();
+    lab.set_kernel_forwarding(true).unwrap();
+    let (code, said) = run_to_end(&lab, &["run", "--config", config]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("net.ipv4.ip_forward") && said.contains("--manage-forwarding"), "{said}");
+    lab.set_kernel_forwarding(false).unwrap();
+
+    let failing = "[[test]]\nname = \"wrong\"\nfrom = \"office\"\nto = \"servers\"\nport = \"tcp/80\"\nexpect = \"deny\"\n";
+    let failing = scratch.write("failing.toml", &format!("{CONFIG}{failing}"));
+    let (code, said) = run_to_end(&lab, &["run", "--config", failing.to_str().unwrap()]);
+    assert_eq!(code, Some(3));
+    assert!(said.contains("test \"wrong\" failed"), "{said}");
+
+    let missing = scratch.write(
+        "missing.toml",
+        &CONFIG.replace("\"office\"\n[ports.servers]", "\"nowhere\"\n[ports.servers]"),
+    );
+    let (code, said) = run_to_end(&lab, &["run", "--config", missing.to_str().unwrap()]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("nowhere: there is no such interface"), "{said}");
+}
+
+#[test]
+fn a_gateway_undoes_what_others_do_to_it() {
+    if !lab::available() {
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    let (lab, scratch) = (zones(), Scratch::new("watch"));
+    let config = scratch.write("bulkhead.toml", CONFIG);
+    let web: SocketAddr = (IpAddr::from(lab.host("servers").v4[0]), 80).into();
+    serve_echo(&lab, web);
+    lab.set_kernel_forwarding(true).unwrap();
+    let gateway = Gateway::start_with(&lab, &scratch, &config, &["--manage-forwarding"]);
+    assert_eq!(lab.gateway.sysctl("net.ipv4.ip_forward").unwrap(), "0");
+    let mut follower = Command::new(PROGRAM);
+    follower.args(["events", "--follow", "--control"]).arg(&gateway.control).stdout(Stdio::piped());
+    let mut follower = lab.gateway.spawn(&mut follower).unwrap();
+    let mut followed = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let mut alarm = |text: &str| loop {
+        let line = followed.next().expect("the follower ended").unwrap();
+        let event: Value = serde_json::from_str(&line).unwrap();
+        if event["kind"] == "alarm" && event["message"].as_str().unwrap().contains(text) {
+            break;
+        }
+    };
+    eventually("the follower is there", || gateway.json(&["status"])["uptime_s"].as_u64().unwrap() > 0);
+
+    lab.set_kernel_forwarding(true).unwrap();
+    alarm("turned the kernel's forwarding on");
+    eventually("forwarding goes off again", || lab.gateway.sysctl("net.ipv4.ip_forward").unwrap() == "0");
+
+    let index = lab.gateway.link("office").unwrap().index;
+    assert!(lab.gateway.run(|| bulkhead_dataplane::steering::detach(index)).unwrap());
+    alarm("attached again");
+    let attached = lab.gateway.run(|| bulkhead_dataplane::steering::attached_program(index)).unwrap();
+    assert!(attached.is_some_and(|program| program.ours));
+    let mut stream = connect(&lab, web, PATIENCE).unwrap();
+    echo(&mut stream, 1000).unwrap();
+
+    // SIGHUP reloads; a bad file is told and changes nothing.
+    std::fs::write(&config, "version = 2").unwrap();
+    signal(&gateway.child, Signal::SIGHUP);
+    alarm("reload refused");
+    scratch.write("bulkhead.toml", CONFIG);
+    signal(&gateway.child, Signal::SIGHUP);
+    eventually("generation 2", || gateway.json(&["status"])["generation"] == 2);
+    echo(&mut stream, 1000).unwrap();
+
+    // Killed, it stays closed; started again, it replaces what is left.
+    signal(&gateway.child, Signal::SIGKILL);
+    drop(gateway);
+    lab.set_kernel_forwarding(true).unwrap();
+    assert!(connect(&lab, web, SILENCE).is_err(), "a killed gateway lets nothing through");
+    let mut gateway = Gateway::start_with(&lab, &scratch, &config, &["--manage-forwarding"]);
+    let mut stream = connect(&lab, web, PATIENCE).unwrap();
+    echo(&mut stream, 1000).unwrap();
+    only_root_may_ask(&scratch);
+    signal(&gateway.child, Signal::SIGTERM);
+    assert!(gateway.child.wait().unwrap().success());
+}
+
+/// Even where the file's mode would let others in.
+fn only_root_may_ask(scratch: &Scratch) {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let ask = || {
+        let mut command = Command::new(PROGRAM);
+        command.arg("status").arg("--control").arg(scratch.control()).uid(65_534).gid(65_534);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = ask();
+    assert!(code == Some(1) && said.contains("only root may talk to the gateway"), "{said}");
+    for (path, mode) in [(scratch.control().parent().unwrap().to_owned(), 0o755), (scratch.control(), 0o666)]
+    {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let (code, said) = ask();
+    assert!(code == Some(1) && said.contains("you are uid 65534"), "{said}");
+}
+
+#[test]
+fn a_port_whose_interface_comes_back_is_taken_up_again() {
+    if !lab::available() {
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    let (lab, scratch) = (zones(), Scratch::new("back"));
+    let config = scratch.write("bulkhead.toml", CONFIG);
+    let gateway = Gateway::start(&lab, &scratch, &config);
+    let office = lab.host("office");
+    lab.gateway.delete_link("office").unwrap();
+    eventually("the port is down", || {
+        let port = &gateway.json(&["status"])["ports"][0];
+        port["up"] == false && port["mode"] == "down"
+    });
+    Namespace::veth((&lab.gateway, "office"), (&office.namespace, "eth0"), &VethOptions::default()).unwrap();
+    // As in the laboratory: AF_XDP needs finished checksums.
+    let offloads = || afxdp::device::Offloads { gro: true, ..afxdp::device::Offloads::sending() };
+    office.namespace.disable_offloads("eth0", offloads()).unwrap();
+    lab.gateway.add_address("office", "10.1.0.1/24".parse().unwrap()).unwrap();
+    office.namespace.add_address("eth0", "10.1.0.2/24".parse().unwrap()).unwrap();
+    let everywhere = "0.0.0.0/0".parse().unwrap();
+    office.namespace.add_route(everywhere, RouteTarget::Gateway(office.gateway_v4.into()), 0).unwrap();
+    eventually("the port is up", || {
+        let port = &gateway.json(&["status"])["ports"][0];
+        port["up"] == true && port["mode"] == "copy"
+    });
+    let web: SocketAddr = (IpAddr::from(lab.host("servers").v4[0]), 80).into();
+    serve_echo(&lab, web);
+    let mut stream = connect(&lab, web, PATIENCE).unwrap();
+    echo(&mut stream, 1000).unwrap();
+    gateway.assert_balanced();
 }

@@ -2,11 +2,12 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -105,9 +106,22 @@ fn lock(path: &Path) -> Result<Flock<File>> {
     }
 }
 
+/// A stream that its client's thread and the registry of clients share.
+struct Stream(Arc<UnixStream>);
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A client with its answer in the making.
 pub struct Client {
-    stream: BufWriter<UnixStream>,
+    stream: BufWriter<Stream>,
     stop: Arc<AtomicBool>,
 }
 
@@ -150,7 +164,7 @@ impl Client {
         use std::os::fd::AsRawFd;
         let mut byte = [0];
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        let read = recv(self.stream.get_ref().as_raw_fd(), &mut byte, flags);
+        let read = recv(self.stream.get_ref().0.as_raw_fd(), &mut byte, flags);
         self.stop.load(Ordering::Relaxed) || !matches!(read, Ok(1) | Err(nix::Error::EAGAIN))
     }
 }
@@ -162,13 +176,13 @@ pub type Answerer = dyn Fn(Request, Client) + Send + Sync;
 pub struct Server {
     stop: Arc<AtomicBool>,
     listener: Option<JoinHandle<Place>>,
-    clients: Arc<AtomicUsize>,
+    clients: Arc<Clients>,
 }
 
 /// Answers clients until [`Server::stop`].
 pub fn serve(place: Place, answer: Arc<Answerer>) -> io::Result<Server> {
     let stop = Arc::new(AtomicBool::new(false));
-    let clients = Arc::new(AtomicUsize::new(0));
+    let clients = Arc::new(Clients::default());
     let (stopping, count) = (stop.clone(), clients.clone());
     let listener = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         while !stopping.load(Ordering::Relaxed) {
@@ -183,14 +197,18 @@ pub fn serve(place: Place, answer: Arc<Answerer>) -> io::Result<Server> {
 }
 
 impl Server {
-    /// Takes no more clients, has endless answers end, and waits for the others until `patience` runs out. Returns the
-    /// place: the gateway lives until it is dropped.
+    /// Takes no more clients, has endless answers end, waits for the others until `patience` runs out, and then hangs
+    /// up on them. Returns the place: the gateway lives until it is dropped.
     pub fn stop(mut self, patience: Duration) -> Option<Place> {
         self.stop.store(true, Ordering::Relaxed);
         let place = self.listener.take().and_then(|listener| listener.join().ok());
         let deadline = Instant::now() + patience;
-        while self.clients.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+        while !self.clients.lock().is_empty() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
+        }
+        for stream in self.clients.lock().iter() {
+            // Whoever hung up first does not mind.
+            let _ = stream.shutdown(Shutdown::Both);
         }
         place
     }
@@ -210,43 +228,58 @@ fn wait(listener: &UnixListener) {
     }
 }
 
-/// One place among the clients, given back on drop.
-struct Seat(Arc<AtomicUsize>);
+/// The streams of the clients that are being answered.
+#[derive(Default)]
+struct Clients(Mutex<Vec<Arc<UnixStream>>>);
 
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Release);
+impl Clients {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<UnixStream>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn admit(stream: UnixStream, answer: &Arc<Answerer>, stop: &Arc<AtomicBool>, clients: &Arc<AtomicUsize>) {
-    let taken = clients.fetch_add(1, Ordering::Acquire);
-    let seat = Seat(clients.clone());
+/// One place among the clients, given back on drop.
+struct Seat {
+    clients: Arc<Clients>,
+    stream: Arc<UnixStream>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.clients.lock().retain(|stream| !Arc::ptr_eq(stream, &self.stream));
+    }
+}
+
+fn admit(stream: UnixStream, answer: &Arc<Answerer>, stop: &Arc<AtomicBool>, clients: &Arc<Clients>) {
     // An accepted socket does not inherit non-blocking mode; with both limits nothing below blocks for long.
     if stream.set_write_timeout(Some(WRITE_TIME)).is_err()
         || stream.set_read_timeout(Some(REQUEST_TIME)).is_err()
     {
         return;
     }
+    let stream = Arc::new(stream);
+    let taken = {
+        let mut clients = clients.lock();
+        clients.push(stream.clone());
+        clients.len() - 1
+    };
+    let seat = Seat { clients: clients.clone(), stream: stream.clone() };
+    let mut client = Client { stream: BufWriter::new(Stream(stream.clone())), stop: stop.clone() };
     if let Err(refusal) = may_enter(&stream, taken) {
-        let mut client = Client { stream: BufWriter::new(stream), stop: stop.clone() };
         let _ = client.end(Err(refusal));
         return;
     }
-    let (answer, stop) = (answer.clone(), stop.clone());
+    let answer = answer.clone();
     let spawned = std::thread::Builder::new().name("client".to_owned()).spawn(move || {
         let _seat = seat;
-        let request = read_request(&stream);
-        let mut client = Client { stream: BufWriter::new(stream), stop };
-        match request {
+        match read_request(&stream) {
             Ok(request) => answer(request, client),
             // A client that left does not mind.
             Err(refusal) => drop(client.end(Err(refusal))),
         }
     });
-    if let Err(error) = spawned {
-        eprintln!("control: no thread for a client: {error}");
-    }
+    // Without a thread the client is hung up on; the gateway goes on.
+    drop(spawned);
 }
 
 fn may_enter(stream: &UnixStream, taken: usize) -> Result<(), Refusal> {
@@ -303,3 +336,7 @@ fn parse(line: &[u8]) -> Result<Request, Refusal> {
         .map(|envelope| envelope.request)
         .map_err(|error| Refusal::error(format!("the request cannot be understood: {error}")))
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use super::gateway::lock;
+use super::log;
 use super::time::rfc3339;
 use crate::api::types::Alarm;
 
@@ -19,7 +20,7 @@ impl Alarms {
     /// Records one and prints it.
     pub fn raise(&self, message: String) -> Arc<Alarm> {
         let alarm = Arc::new(Alarm { ts: rfc3339(SystemTime::now()), message });
-        eprintln!("{} ALARM {}", alarm.ts, alarm.message);
+        log::complain(&format!("{} ALARM {}", alarm.ts, alarm.message));
         let mut alarms = lock(&self.0);
         alarms.0 += 1;
         if alarms.1.len() == KEPT {

@@ -171,9 +171,9 @@ impl Gateway {
         let published = self.engine.publish_policy(policy);
         // Also when a worker is stuck: the policy is posted, and that worker judges by it as soon as it moves.
         totals.fold(&Names::of(&before.model), &retired.counters, &names);
-        drop(totals);
         let in_force = InForce { generation, model: Arc::new(model), file, since: SystemTime::now() };
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = in_force;
+        drop(totals);
         match published {
             Ok(published) => {
                 debug_assert_eq!(published.generation, generation);

@@ -15,6 +15,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
 use super::gateway::{Gateway, StopRequest, lock};
+use super::log;
+use crate::api::types::Reloaded;
 use crate::forwarding;
 use crate::topology::Watcher;
 
@@ -66,7 +68,6 @@ struct Told {
     dead_workers: usize,
     stuck: Vec<bool>,
     ports: Vec<Option<String>>,
-    reports: Option<String>,
 }
 
 /// The state of the loop.
@@ -159,11 +160,8 @@ impl<'g> MainLoop<'g> {
             loop {
                 let seen = wanted.load(Ordering::Acquire);
                 match gateway.reload(None) {
-                    Ok(done) => {
-                        println!(
-                            "reloaded: generation {}, {} rules, {} ms",
-                            done.generation, done.rules, done.took_ms
-                        );
+                    Ok(Reloaded { generation, rules, took_ms, .. }) => {
+                        log::say(&format!("reloaded: generation {generation}, {rules} rules, {took_ms} ms"));
                     }
                     Err(refusal) => {
                         let why = refusal.message;
@@ -268,9 +266,6 @@ impl<'g> MainLoop<'g> {
         } else {
             self.told.resolve = None;
         }
-        let ports =
-            self.gateway.engine.ports().err().map(|error| format!("the ports cannot be seen: {error}"));
-        tell_once(self.gateway, &mut self.told.reports, ports);
     }
 
     fn watch_forwarding(&mut self) {

@@ -12,6 +12,7 @@ mod events;
 mod gateway;
 mod generations;
 mod load;
+mod log;
 mod main_loop;
 mod notify;
 mod status;
@@ -66,14 +67,14 @@ pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
     let place = Place::claim(&loaded.model.gateway.control)?;
     let (stop, stops) = mpsc::channel();
     let (gateway, watcher) = start(loaded, &file, stop)?;
-    println!("{}", status::report(&gateway).map_err(|refusal| anyhow::anyhow!(refusal.message))?);
+    log::say(&status::report(&gateway).map_err(|refusal| anyhow::anyhow!(refusal.message))?);
 
     let events = Events::start(&gateway)?;
     let answerer = gateway.clone();
     let socket = place.path().display().to_string();
     let server =
         server::serve(place, Arc::new(move |request, client| control::answer(&answerer, request, client)))?;
-    println!("ready: control socket {socket}");
+    log::say(&format!("ready: control socket {socket}"));
     notify::notify("READY=1");
     let mut request = MainLoop::new(&gateway, watcher, signals, stops, options.manage_forwarding).turn();
 
@@ -87,7 +88,7 @@ pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
         let _ =
             client.end(stopped.as_ref().map(|_| ()).map_err(|error| Refusal::error(format!("{error:#}"))));
     }
-    println!("stopped{}", stopped?);
+    log::say(&format!("stopped{}", stopped?));
     Ok(Ok(()))
 }
 
@@ -106,7 +107,7 @@ fn check_forwarding(manage: bool) -> Result<()> {
         );
     }
     let off = forwarding::disable().context("turning the kernel's forwarding off")?;
-    println!("turned the kernel's forwarding off: {}", off.join(", "));
+    log::say(&format!("turned the kernel's forwarding off: {}", off.join(", ")));
     Ok(())
 }
 
@@ -145,20 +146,23 @@ fn finish(mut gateway: Arc<Gateway>, unload: bool) -> Result<&'static str> {
 ///
 /// # Errors
 ///
-/// A gateway is running, or an interface refused.
+/// A gateway is running, or some interface refused; the others are done all the same.
 pub fn unload(config: &Path) -> Result<Vec<String>> {
     let model = crate::model::load(config).map_err(|errors| anyhow::anyhow!(errors.to_string()))?;
     let _place = Place::claim(&model.gateway.control)?;
-    let mut removed = Vec::new();
+    let (mut removed, mut failures) = (Vec::new(), Vec::new());
     for port in &model.ports {
         let interface = &port.interface;
-        let index = nix::net::if_::if_nametoindex(interface.as_str())
-            .with_context(|| format!("there is no interface {interface} here"))?;
-        if steering::detach(index).with_context(|| format!("interface {interface}"))? {
-            removed.push(interface.clone());
+        let detached = nix::net::if_::if_nametoindex(interface.as_str())
+            .map_err(|_| format!("{interface}: there is no such interface here"))
+            .and_then(|index| steering::detach(index).map_err(|error| format!("{interface}: {error}")));
+        match detached {
+            Ok(true) => removed.push(interface.clone()),
+            Ok(false) => {}
+            Err(failure) => failures.push(failure),
         }
     }
-    Ok(removed)
+    if failures.is_empty() { Ok(removed) } else { bail!(failures.join("\n")) }
 }
 
 /// The thread that takes the workers' events.

@@ -11,7 +11,7 @@ pub fn notify(state: &str) {
     if let Some(socket) = std::env::var_os("NOTIFY_SOCKET")
         && let Err(error) = send(&socket, state)
     {
-        eprintln!("telling the service manager: {error}");
+        super::log::complain(&format!("telling the service manager: {error}"));
     }
 }
 
