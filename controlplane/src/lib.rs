@@ -14,3 +14,5 @@ pub mod topology;
 pub mod forwarding;
 
 pub mod lab;
+
+pub mod demo;

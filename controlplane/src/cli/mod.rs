@@ -5,6 +5,7 @@
 mod check;
 mod connections;
 mod control;
+mod demo;
 mod drops;
 mod events;
 mod explain;
@@ -71,6 +72,7 @@ enum Verb {
     Stop(stop::StopArgs),
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
+    Demo(demo::DemoArgs),
 }
 
 impl Verb {
@@ -86,6 +88,7 @@ impl Verb {
             Verb::Stop(args) => args.run(),
             Verb::Check(args) => args.run(),
             Verb::Explain(args) => args.run(),
+            Verb::Demo(args) => args.run(),
         }
     }
 }

@@ -1,0 +1,132 @@
+//! The gateway dies: nothing crosses, whatever the kernel is told. Then it comes back.
+
+use anyhow::{Context, Result, bail};
+use bulkhead_dataplane::steering::attached_program;
+
+use crate::demo::probe::{Probe, Service};
+use crate::demo::row::Finding;
+use crate::demo::stage::{ANSWERED, CROSSED, FAMILIES, NOTHING, PATIENCE, Stage, seen};
+use crate::demo::watch::{Watch, flush};
+use crate::lab::Lab;
+
+/// What the policy allows from clients to web.
+const ALLOWED: [Service; 3] = [Service::Tcp(443), Service::Udp(53), Service::Ping];
+
+/// Plays it.
+pub fn play(stage: &mut Stage<'_>) -> Result<()> {
+    stage.scene("The gateway is killed (kill -9)");
+    stage.take_gateway()?.kill()?;
+    nothing_crosses(stage, "clients → web: tcp/443, udp/53, ping")?;
+    stage.lab.set_kernel_forwarding(true)?;
+    nothing_crosses(stage, "the same with kernel forwarding on")?;
+    refused_start(stage)?;
+    stage.lab.set_kernel_forwarding(false)?;
+    restart(stage)?;
+    stage.attempt("clients", "web", "ping again", Service::Ping)?;
+    stage.attempt("clients", "web", "login again", Service::Tcp(22))?;
+    super::ledger(stage)?;
+    removed(stage)
+}
+
+fn nothing_crosses(stage: &mut Stage<'_>, tried: &str) -> Result<()> {
+    stage.trying(tried)?;
+    let what = send_all(stage, &ALLOWED)?;
+    let expected = Finding::new(NOTHING, "steering stays");
+    let happened = Finding::new(what, steering(&stage.lab)?);
+    stage.row(tried, expected, happened, None);
+    Ok(())
+}
+
+/// Sends one packet of each service and family from clients to web; what was seen, the worst of it.
+fn send_all(stage: &Stage<'_>, services: &[Service]) -> Result<&'static str> {
+    let (client, web) = (stage.lab.host("clients"), stage.lab.host("web"));
+    let mut watch = Watch::open(&stage.lab.gateway, web)?;
+    let mut probes = Vec::new();
+    for family in FAMILIES {
+        for &service in services {
+            let (source, destination) = (family.address(client), family.address(web));
+            probes.push(client.namespace.run(|| Probe::send(source, destination, service))?);
+        }
+    }
+    flush(client)?;
+    let tuples: Vec<_> = probes.iter().map(|probe| probe.tuple).collect();
+    if watch.has_arrived(&tuples)? {
+        return Ok(CROSSED);
+    }
+    for probe in &mut probes {
+        let what = seen(probe.look(std::time::Duration::ZERO)?, false);
+        if what != NOTHING {
+            return Ok(what);
+        }
+    }
+    Ok(NOTHING)
+}
+
+/// What the kernel says is attached to the gateway's ports.
+fn steering(lab: &Lab) -> Result<String> {
+    for port in lab.ports() {
+        let index = lab.gateway.link(&port)?.index;
+        let program = lab.gateway.run(|| attached_program(index))?;
+        if !program.is_some_and(|program| program.ours) {
+            return Ok(format!("no steering on {port}"));
+        }
+    }
+    Ok("steering stays".to_owned())
+}
+
+/// A gateway that starts beside a forwarding kernel would only seem to be closed.
+fn refused_start(stage: &mut Stage<'_>) -> Result<()> {
+    let tried = "starting it while the kernel forwards";
+    stage.trying(tried)?;
+    let said = stage.refused_start()?;
+    let (what, why) = match &said {
+        None => ("started", "it started"),
+        Some(said) if said.contains("ip_forward") => ("refuses", "ip_forward is on"),
+        Some(_) => ("refuses", "another reason"),
+    };
+    stage.row(tried, Finding::new("refuses", "ip_forward is on"), Finding::new(what, why), None);
+    Ok(())
+}
+
+fn restart(stage: &mut Stage<'_>) -> Result<()> {
+    let tried = "started again: clients → web, tcp/443";
+    stage.trying(tried)?;
+    let took = stage.start_gateway()?;
+    let mut rows = Vec::new();
+    for family in FAMILIES {
+        let service = Service::Tcp(443);
+        let expected = stage.expected("clients", "web", service, family)?;
+        rows.push((expected, stage.happened("clients", "web", service, family)?));
+    }
+    let (expected, happened) = rows.iter().find(|(e, h)| e != h).unwrap_or(&rows[0]).clone();
+    let note = format!("up {} ms after its start", took.as_millis());
+    stage.row(tried, expected, happened, Some(note));
+    Ok(())
+}
+
+/// The proof that the other rows can fail: without the gateway and with a forwarding kernel, all of it crosses.
+fn removed(stage: &mut Stage<'_>) -> Result<()> {
+    stage.scene("And without it, to trust the lines above");
+    let tried = "no gateway, kernel forwards: tcp/22";
+    stage.trying(tried)?;
+    let gateway = stage.take_gateway()?;
+    let output = gateway.command(&["stop", "--unload"])?;
+    if !output.status.success() {
+        bail!("it does not stop: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    stage.lab.set_kernel_forwarding(true)?;
+    let (client, web) = (stage.lab.host("clients"), stage.lab.host("web"));
+    let mut what = ANSWERED;
+    for family in FAMILIES {
+        let (source, destination) = (family.address(client), family.address(web));
+        let mut probe = client.namespace.run(|| Probe::send(source, destination, Service::Tcp(22)))?;
+        let seen = seen(probe.look(PATIENCE)?, false);
+        if seen != ANSWERED {
+            what = seen;
+        }
+    }
+    let why = steering(&stage.lab).context("looking for the steering program")?;
+    let why = if why == "steering stays" { why } else { "no gateway".to_owned() };
+    stage.row(tried, Finding::new(ANSWERED, "no gateway"), Finding::new(what, why), None);
+    Ok(())
+}
