@@ -1,6 +1,10 @@
 //! The gateway from packets in to packets out: real interfaces, the real program, one gateway and its network
 //! namespaces a scenario. After every scenario the ledger is checked to the packet.
 
+mod cli;
 mod closed;
+mod connections;
 mod policy;
+mod reload;
 mod routing;
+mod workers;

@@ -1,0 +1,145 @@
+//! Several workers: the two directions of a connection meet on different ones.
+
+use std::io::Write;
+use std::sync::{Arc, Barrier};
+
+use bulkhead::lab::{Host, RawPort};
+use bulkhead_tests::config::{Config, allow};
+use bulkhead_tests::frames::{Family, flags, segment};
+use bulkhead_tests::scene::{Scene, number, office_and_servers};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+/// Two CPUs that we may run on. `None`, and a line that says so, on a machine without.
+fn two_cpus() -> Option<[usize; 2]> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let mut cpus = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap());
+    let cpus = cpus.next().zip(cpus.next()).map(|(first, second)| [first, second]);
+    if cpus.is_none() {
+        let _ = writeln!(std::io::stderr(), "SKIP two workers: needs two CPUs");
+    }
+    cpus
+}
+
+/// Has a host send by the queue of the sending CPU (transmit packet steering, Documentation/networking/scaling.rst);
+/// by itself a veth would choose the same queue for both directions of a connection. The gateway's end receives by
+/// the queue of the same number.
+fn steer_by_cpu(host: &Host, cpus: [usize; 2]) {
+    host.namespace.run_with_sysfs(|| {
+        for (queue, cpu) in cpus.into_iter().enumerate() {
+            // A mask in hexadecimal words of 32 bits, the highest first.
+            let mask = format!("{:x}{}", 1u32 << (cpu % 32), ",00000000".repeat(cpu / 32));
+            let file = format!("/sys/class/net/{}/queues/tx-{queue}/xps_cpus", host.interface);
+            std::fs::write(file, mask).unwrap();
+        }
+    });
+}
+
+fn pin(cpu: usize) {
+    let mut set = CpuSet::new();
+    set.set(cpu).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &set).unwrap();
+}
+
+/// Two workers, and a rule that opens these services both ways.
+fn two_workers(services: &str) -> Option<(Scene, [usize; 2])> {
+    let cpus = two_cpus()?;
+    let mut zones = office_and_servers();
+    zones.iter_mut().for_each(|zone| zone.queues = 2);
+    let mut scene = Scene::build(zones)?;
+    for zone in ["office", "servers"] {
+        steer_by_cpu(scene.host(zone), cpus);
+    }
+    let rules = allow("there", "office", "servers", services) + &allow("back", "servers", "office", services);
+    scene.run(&Config { workers: 2, sentinels: false, ..Config::new(rules) });
+    Some((scene, cpus))
+}
+
+/// Sends one frame of a zone's peer from a CPU.
+fn send_from(scene: &Scene, zone: &str, cpu: usize, frame: &[u8]) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            pin(cpu);
+            scene.peer(zone).send(frame);
+        });
+    });
+}
+
+/// What each worker has forwarded, once all is counted.
+fn forwarded(scene: &Scene) -> Vec<u64> {
+    scene.check_ledger();
+    let status = scene.status();
+    let ledgers = status["worker_ledgers"].as_array().unwrap();
+    ledgers.iter().map(|ledger| number(ledger, "forwarded")).collect()
+}
+
+#[test]
+fn a_connection_whose_directions_are_on_different_workers_is_one_connection() {
+    let Some((scene, cpus)) = two_workers("tcp/80") else { return };
+    for family in Family::BOTH {
+        let (there, back) =
+            (scene.path("office", "servers", family), scene.path("servers", "office", family));
+        let (client, server) = ((4000, 80), (80, 4000));
+        let mut steps = vec![
+            (0, there.tcp(client, segment(flags::SYN, 1000, 0), b"")),
+            (1, back.tcp(server, segment(flags::SYN | flags::ACK, 5000, 1001), b"")),
+            (0, there.tcp(client, segment(flags::ACK, 1001, 5001), b"")),
+        ];
+        for round in 0..20_u32 {
+            let data =
+                |seq: u32, ack: u32| segment(flags::ACK | flags::PSH, seq + 4 * round, ack + 4 * round);
+            steps.push((0, there.tcp(client, data(1001, 5001), b"ping")));
+            steps.push((1, back.tcp(server, data(5001, 1005), b"pong")));
+        }
+        for (side, frame) in steps {
+            let zones = ["office", "servers"];
+            send_from(&scene, zones[side], cpus[side], &frame);
+            scene.peer(zones[1 - side]).expect("the segment", |packet| {
+                packet.ip[packet.family().header_bytes()..] == frame[14 + packet.family().header_bytes()..]
+            });
+        }
+    }
+    let listed = scene.json(&["connections", "list"]);
+    assert_eq!(number(&listed, "matched"), 2, "{listed:#}");
+    for connection in listed["connections"].as_array().unwrap() {
+        assert_eq!(connection["state"], "established");
+        assert_eq!(connection["packets"].to_string(), "[22,21]");
+    }
+    // A handshake of three, and twenty times two, of either family.
+    assert_eq!(forwarded(&scene), [44, 42]);
+}
+
+#[test]
+fn a_connection_that_both_ends_open_at_once_on_two_workers_is_one_connection() {
+    const PORTS: std::ops::Range<u16> = 5000..5300;
+    let Some((scene, cpus)) = two_workers("udp/5000-5299") else { return };
+    for family in Family::BOTH {
+        let barrier = Arc::new(Barrier::new(2));
+        std::thread::scope(|scope| {
+            for ((from, to), cpu) in [("office", "servers"), ("servers", "office")].into_iter().zip(cpus) {
+                let (barrier, path) = (barrier.clone(), scene.path(from, to, family));
+                let host = scene.host(from);
+                scope.spawn(move || {
+                    let port = RawPort::open(&host.namespace, host.interface).unwrap();
+                    pin(cpu);
+                    for number in PORTS {
+                        let frame = path.udp(number, number, b"both");
+                        barrier.wait();
+                        port.send(&frame).unwrap();
+                    }
+                });
+            }
+        });
+        for zone in ["office", "servers"] {
+            for _ in PORTS {
+                scene.peer(zone).expect("one of them", |packet| packet.payload() == b"both");
+            }
+        }
+    }
+    let listed = scene.json(&["connections", "list", "--limit", "10000"]);
+    assert_eq!(number(&listed, "matched"), 2 * PORTS.len() as u64);
+    for connection in listed["connections"].as_array().unwrap() {
+        assert_eq!(connection["packets"].to_string(), "[1,1]", "{connection:#}");
+    }
+    assert_eq!(forwarded(&scene), [2 * PORTS.len() as u64; 2]);
+}
