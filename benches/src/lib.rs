@@ -1,5 +1,9 @@
 //! Benches live in `benches/`; this library holds what they share: rule sets and queries of any size, the same in
-//! every run.
+//! every run, and a gateway in memory with the packets of as many connections.
+
+pub mod allocations;
+pub mod gateway;
+pub mod traffic;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
