@@ -194,7 +194,7 @@ impl Pipeline {
     ) -> Result<Hop, Refusal> {
         let bytes = headers.ip_len();
         if let Some(hit) = map.find(hash, tuple, context.now) {
-            let stamp = self.current(context, map, hit)?;
+            let stamp = self.current(context, map, hit, bytes)?;
             let hop = self.pass_connection(context, ingress, headers, map, hit)?;
             self.check_second_originator(context, ingress, headers, map, hit, tuple)?;
             if follow(map, hit, headers, context.now)? != Track::Reopen {
@@ -272,16 +272,33 @@ impl Pipeline {
     }
 
     /// The connection's stamp, after judging it again if the policy has changed since (promise P3).
-    fn current<A: Family>(&mut self, context: &Context<'_>, map: &Map<A>, hit: Hit) -> Result<Stamp, Reason> {
+    fn current<A: Family>(
+        &mut self,
+        context: &Context<'_>,
+        map: &Map<A>,
+        hit: Hit,
+        bytes: usize,
+    ) -> Result<Stamp, Reason> {
         let policy = &context.snapshot.policy;
         loop {
             let stamp = map.stamp(hit);
-            // A stamp newer than this worker's snapshot was made by a worker that is ahead by one publication.
-            if context.snapshot.generation().0.wrapping_sub(stamp.generation.0) as i32 <= 0 {
+            let behind = policy.generation.0.wrapping_sub(stamp.generation.0) as i32;
+            if behind == 0 {
                 return Ok(stamp);
             }
             let (tuple, ingress) = map.original(hit);
             let decision = policy.policy.judge(&query(ingress, &tuple));
+            if behind < 0 {
+                // The stamp is of a worker that is ahead by one publication. It stays, but this packet is judged by
+                // this worker's policy, in which the stamp's rule number means another rule or none.
+                return match decision.refusal {
+                    None => Ok(Stamp { rule: decision.rule, ..stamp }),
+                    Some(reason) => {
+                        self.rule_hit(context, decision.rule, bytes);
+                        Err(reason)
+                    }
+                };
+            }
             if !decision.allows() {
                 self.end(context, map, hit, EventKind::Cut(Reason::PolicyRevoked));
                 return Err(Reason::PolicyRevoked);
@@ -400,7 +417,7 @@ impl Pipeline {
         if mtu_too_small || outside {
             return Err(Reason::IcmpBadQuote.into());
         }
-        let stamp = self.current(context, map, hit)?;
+        let stamp = self.current(context, map, hit, headers.ip_len())?;
         let hop = route(context, headers)?;
         self.rule_hit(context, stamp.rule, headers.ip_len());
         Ok(hop)

@@ -171,8 +171,13 @@ impl Gateway {
     }
 
     pub fn publish(&mut self, rules: &[Rule]) {
+        self.judge_by(self.snapshot.policy.generation.0 + 1, rules);
+    }
+
+    /// Makes the worker judge by this generation, also by an older one, as a worker does that is behind.
+    pub fn judge_by(&mut self, generation: u32, rules: &[Rule]) {
         let mut next = Snapshot::clone(&self.snapshot);
-        next.policy = active(next.policy.generation.0 + 1, rules);
+        next.policy = active(generation, rules);
         self.post(next);
     }
 

@@ -99,6 +99,27 @@ fn a_changed_policy_cuts_a_live_connection_in_either_direction_and_leaves_the_ot
 }
 
 #[test]
+fn a_worker_that_is_behind_judges_and_counts_by_its_own_policy() {
+    let web = allow(Service::Tcp(443, 443));
+    let data = |source| tcp(CLIENT, SERVER, source, 443, tcp_flags::ACK, 101, 501);
+    let mut gateway = Gateway::new(std::slice::from_ref(&web));
+    gateway.handshake(1000, 443);
+    // A worker that is ahead has stamped it with rule 1 of generation 2; in generation 1 that is no rule.
+    gateway.publish(&[allow(Service::Udp(53, 53)), web.clone()]);
+    assert!(gateway.send(CLIENTS, &data(1000)).is_ok());
+    assert_eq!(gateway.rule_hits(1).packets, 1);
+    gateway.judge_by(1, std::slice::from_ref(&web));
+    assert!(gateway.send(CLIENTS, &data(1000)).is_ok());
+    assert_eq!((gateway.rule_hits(0).packets, gateway.rule_hits(u32::MAX).packets), (1, 0));
+    // What only the newer policy allows is refused by the older one, and not cut.
+    gateway.judge_by(1, &[]);
+    assert_eq!(gateway.send(CLIENTS, &data(1000)), Err(Reason::NoRule));
+    gateway.judge_by(2, &[allow(Service::Udp(53, 53)), web]);
+    assert!(gateway.send(CLIENTS, &data(1000)).is_ok());
+    gateway.assert_ledger(&[(Reason::NoRule, 1)]);
+}
+
+#[test]
 fn a_spoofed_source_is_named_so_before_any_rule() {
     let mut gateway = Gateway::new(&[allow(Service::Any)]);
     let mut forged = CLIENT;
