@@ -49,16 +49,19 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// The next thing to tell him; what he lost comes before what he did not.
+    /// The next thing to tell him. What he lost stands where it would have been.
     pub fn next(&self) -> Option<Entry> {
-        match self.lost.swap(0, Ordering::Relaxed) {
-            0 => self.queue.pop(),
+        self.queue.pop().or_else(|| match self.lost.swap(0, Ordering::Relaxed) {
+            0 => None,
             lost => Some(Entry::Lost(lost)),
-        }
+        })
     }
 
     fn push(&self, entry: Entry) {
-        if self.queue.push(entry).is_err() {
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 && self.queue.push(Entry::Lost(lost)).is_err() {
+            self.lost.fetch_add(lost + 1, Ordering::Relaxed);
+        } else if self.queue.push(entry).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -263,14 +266,19 @@ mod tests {
         let (recent, follower) = hub.follow(2).unwrap();
         assert_eq!(recent.len(), 2);
         hub.publish((0..FOLLOWER_QUEUE + 5).map(|_| Entry::Event(event)));
-        assert!(matches!(follower.next(), Some(Entry::Lost(5))));
-        let mut count = 0;
-        while let Some(entry) = follower.next() {
-            assert!(matches!(entry, Entry::Event(_)));
-            count += 1;
+        // He reads two, and the next one finds room behind the mark of the lost ones.
+        assert!(matches!((follower.next(), follower.next()), (Some(Entry::Event(_)), Some(Entry::Event(_)))));
+        hub.publish([Entry::Event(event)]);
+        for _ in 2..FOLLOWER_QUEUE {
+            assert!(matches!(follower.next(), Some(Entry::Event(_))));
         }
-        assert_eq!(count, FOLLOWER_QUEUE);
-        assert_eq!(hub.recent(usize::MAX).len(), FOLLOWER_QUEUE + 8);
+        assert!(matches!(follower.next(), Some(Entry::Lost(5))));
+        assert!(matches!(follower.next(), Some(Entry::Event(_))));
+        assert!(follower.next().is_none());
+        hub.publish((0..FOLLOWER_QUEUE + 1).map(|_| Entry::Event(event)));
+        let told: Vec<_> = std::iter::from_fn(|| follower.next()).collect();
+        assert!(told.len() == FOLLOWER_QUEUE + 1 && matches!(told.last(), Some(Entry::Lost(1))));
+        assert_eq!(hub.recent(usize::MAX).len(), RECENT);
         hub.publish((0..2 * RECENT).map(|_| Entry::Event(event)));
         assert_eq!(hub.recent(usize::MAX).len(), RECENT);
     }
