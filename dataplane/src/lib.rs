@@ -20,6 +20,7 @@ pub mod snapshot;
 pub mod steering;
 pub(crate) mod sync;
 pub mod topology;
+pub(crate) mod trie;
 pub mod verdict;
 pub mod wire;
 pub mod worker;

@@ -1,16 +1,16 @@
 //! Ports, addresses, routes and neighbours as plain tables. The kernel owns them, the control plane reads them over
 //! netlink and publishes a [`Topology`]; the packet path asks one question of it: [`Topology::egress`].
 //!
-//! Neighbours are compiled into the route tries as host routes, so that one longest-prefix look-up gives the port,
+//! Neighbours are compiled into the route trie as host routes, so that one longest-prefix look-up gives the port,
 //! both MAC addresses and the MTU.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use poptrie::Poptrie;
+use ipnet::IpNet;
 
 use crate::headers::Addresses;
+use crate::trie::Trie;
 use crate::verdict::{PortId, Reason};
 
 /// An Ethernet address.
@@ -30,7 +30,7 @@ pub struct PortState {
 }
 
 /// What a route does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RouteKind {
     /// Leads out of this port, through the gateway or (with `None`) straight to the destination.
     Via(PortId, Option<IpAddr>),
@@ -108,67 +108,17 @@ enum Next {
 #[derive(Clone, Default)]
 pub struct Topology {
     spec: TopologySpec,
-    v4: Trie4,
-    v6: Trie6,
+    next: Trie<Next>,
     /// Sorted; a handful, so a binary search beats hashing.
     own_v4: Vec<Ipv4Addr>,
     own_v6: Vec<Ipv6Addr>,
     broadcasts: Vec<Ipv4Addr>,
 }
 
-/// Newtypes only because `Poptrie` has no `Default`.
-#[derive(Clone)]
-struct Trie4(Poptrie<Ipv4Net, Next>);
-#[derive(Clone)]
-struct Trie6(Poptrie<Ipv6Net, Next>);
-
-impl Default for Trie4 {
-    fn default() -> Self {
-        Trie4(Poptrie::new())
-    }
-}
-
-impl Default for Trie6 {
-    fn default() -> Self {
-        Trie6(Poptrie::new())
-    }
-}
-
 impl Topology {
-    /// Compiles plain lists into look-up tables.
+    /// Compiles plain lists into look-up tables, in O(n log n) for n routes and neighbours.
     pub fn new(spec: TopologySpec) -> Topology {
-        let mut topology = Topology::default();
-        let known: HashMap<(PortId, IpAddr), Mac> =
-            spec.neighbours.iter().map(|n| ((n.port, n.address), n.mac)).collect();
-        let hop = |port: PortId, destination: Mac| {
-            let state = &spec.ports[usize::from(port.0)];
-            Hop { port, destination, source: state.mac, mtu: state.mtu }
-        };
-        for route in &spec.routes {
-            let next = match route.kind {
-                RouteKind::Refused => Next::Refused(Reason::RouteRefused),
-                RouteKind::Via(port, _) if !spec.ports.get(usize::from(port.0)).is_some_and(|p| p.up) => {
-                    Next::Refused(Reason::PortDown)
-                }
-                RouteKind::Via(port, None) => Next::OnLink(port),
-                RouteKind::Via(port, Some(gateway)) => match known.get(&(port, gateway)) {
-                    Some(&mac) => Next::Hop(hop(port, mac)),
-                    None => Next::Resolve(port, gateway),
-                },
-            };
-            topology.insert(route.prefix, next);
-        }
-        // A neighbour is a host route, but only where the routes agree that it is on this link: a neighbour entry
-        // must not override a route that leads elsewhere.
-        for neighbour in &spec.neighbours {
-            let up = spec.ports.get(usize::from(neighbour.port.0)).is_some_and(|p| p.up);
-            let on_link = matches!(topology.next(neighbour.address),
-                Some(Next::OnLink(port)) if *port == neighbour.port);
-            if up && on_link {
-                topology
-                    .insert(IpNet::from(neighbour.address), Next::Hop(hop(neighbour.port, neighbour.mac)));
-            }
-        }
+        let mut topology = Topology { next: next_hops(&spec), ..Topology::default() };
         let of_ports = spec.ports.iter().flat_map(|p| &p.addresses).map(IpNet::addr);
         for address in spec.own_addresses.iter().copied().chain(of_ports) {
             match address {
@@ -193,23 +143,9 @@ impl Topology {
         topology
     }
 
-    fn insert(&mut self, prefix: IpNet, next: Next) {
-        match prefix {
-            IpNet::V4(net) => drop(self.v4.0.insert(net.trunc(), next)),
-            IpNet::V6(net) => drop(self.v6.0.insert(net.trunc(), next)),
-        }
-    }
-
-    fn next(&self, destination: IpAddr) -> Option<&Next> {
-        match destination {
-            IpAddr::V4(address) => self.v4.0.lookup(address),
-            IpAddr::V6(address) => self.v6.0.lookup(address),
-        }
-    }
-
     /// Where a packet to this destination leaves.
     pub fn egress(&self, destination: IpAddr) -> Egress {
-        match self.next(destination) {
+        match self.next.find(destination) {
             Some(Next::Hop(hop)) => Egress::Send(*hop),
             Some(Next::Resolve(port, gateway)) => Egress::Resolve(*port, *gateway),
             Some(Next::OnLink(port)) => Egress::Resolve(*port, destination),
@@ -256,6 +192,49 @@ impl Topology {
             }
         }
     }
+}
+
+/// Destination → next hop: the routes, and the neighbours as host routes.
+fn next_hops(spec: &TopologySpec) -> Trie<Next> {
+    let known: HashMap<(PortId, IpAddr), Mac> =
+        spec.neighbours.iter().map(|n| ((n.port, n.address), n.mac)).collect();
+    let is_up = |port: PortId| spec.ports.get(usize::from(port.0)).is_some_and(|p| p.up);
+    let hop = |port: PortId, destination: Mac| {
+        let state = &spec.ports[usize::from(port.0)];
+        Next::Hop(Hop { port, destination, source: state.mac, mtu: state.mtu })
+    };
+    let compiled = |kind: RouteKind| match kind {
+        RouteKind::Refused => Next::Refused(Reason::RouteRefused),
+        RouteKind::Via(port, _) if !is_up(port) => Next::Refused(Reason::PortDown),
+        RouteKind::Via(port, None) => Next::OnLink(port),
+        RouteKind::Via(port, Some(gateway)) => match known.get(&(port, gateway)) {
+            Some(&mac) => hop(port, mac),
+            None => Next::Resolve(port, gateway),
+        },
+    };
+    let mut values = Vec::new();
+    let mut networks = Vec::with_capacity(spec.routes.len() + spec.neighbours.len());
+    // A full table of routes leads to a handful of gateways: equal routes share a value, which stays in the cache.
+    let mut shared: HashMap<RouteKind, u32> = HashMap::new();
+    for route in &spec.routes {
+        let value = *shared.entry(route.kind).or_insert_with(|| {
+            values.push(compiled(route.kind));
+            values.len() as u32 - 1
+        });
+        networks.push((route.prefix, value));
+    }
+    let routes = Trie::new(networks.iter().copied(), values.clone());
+    // A neighbour is a host route, but only where the routes agree that it is on this link: a neighbour entry
+    // must not override a route that leads elsewhere.
+    for neighbour in &spec.neighbours {
+        let on_link =
+            matches!(routes.find(neighbour.address), Some(Next::OnLink(port)) if *port == neighbour.port);
+        if on_link {
+            networks.push((IpNet::from(neighbour.address), values.len() as u32));
+            values.push(hop(neighbour.port, neighbour.mac));
+        }
+    }
+    if networks.len() == spec.routes.len() { routes } else { Trie::new(networks, values) }
 }
 
 fn is_link_local(address: &Ipv6Addr) -> bool {

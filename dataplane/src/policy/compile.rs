@@ -17,12 +17,12 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use super::Policy;
 use super::classes::Side;
 use super::matrix::{self, Matrix};
 use super::ports::{Cell, Painter, PairPolicy, Piece, PortTables, Span, TableInterner};
 use super::rules::{RuleSet, Service};
-use super::trie::{Place, Trie};
+use super::{Place, Policy};
+use crate::trie::Trie;
 use crate::verdict::{MAX_PORTS, PortId, RuleId, SegmentId};
 
 /// The most segments of a rule set.
@@ -143,7 +143,7 @@ pub fn compile(rules: &RuleSet) -> Result<Policy, CompileError> {
     let (entries, lists) = blocks.lists_of_cells(&from, &to);
     let (policies, tables) = blocks.policies(rules, &lists)?;
     Ok(Policy {
-        trie: Trie::new(&networks, places),
+        trie: Trie::new(networks, places),
         matrix: Matrix::new(from.classes, to.classes, &entries),
         policies,
         tables,
@@ -186,14 +186,14 @@ fn check(rules: &RuleSet) -> Result<(), CompileError> {
 }
 
 /// All networks without host bits, each once.
-fn unique_networks(rules: &RuleSet) -> Result<Vec<(IpNet, SegmentId)>, CompileError> {
+fn unique_networks(rules: &RuleSet) -> Result<Vec<(IpNet, u32)>, CompileError> {
     let mut owners: HashMap<IpNet, SegmentId> = HashMap::new();
     let mut networks = Vec::new();
     for (id, segment) in rules.segments.iter().enumerate() {
         let second = SegmentId(id as u32);
         for network in segment.networks.iter().map(IpNet::trunc) {
             let first = *owners.entry(network).or_insert_with(|| {
-                networks.push((network, second));
+                networks.push((network, second.0));
                 second
             });
             if first != second {

@@ -12,7 +12,6 @@ pub mod reference;
 pub mod rules;
 #[cfg(test)]
 mod tests;
-mod trie;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -21,19 +20,39 @@ pub use compile::{CompileError, compile};
 pub use explain::{Clause, Explanation, explain};
 pub use rules::{Action, Decision, Query, Rule, RuleSet, Segment, Service};
 
+use crate::trie::Trie;
 use crate::verdict::{PortId, Reason, SegmentId};
 use matrix::Matrix;
 use ports::{PairPolicy, PortTables};
-use trie::Trie;
 
 /// A compiled rule set, immutable. The default is that of the empty rule set: it refuses everything.
 #[derive(Clone, Default)]
 pub struct Policy {
-    trie: Trie,
+    trie: Trie<Place>,
     matrix: Matrix,
     policies: Vec<PairPolicy>,
     tables: PortTables,
     rules: usize,
+}
+
+/// All that a look-up needs of a segment, so that it stays one cache miss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    /// Bit *n*: port *n* leads to the segment.
+    ports: u64,
+    segment: SegmentId,
+    /// Class as a source: the row in the matrix.
+    row: u32,
+    /// Class as a destination: the column in the matrix.
+    column: u32,
+}
+
+impl Place {
+    /// Whether a source in this segment may enter by this port.
+    #[inline]
+    fn admits(&self, ingress: PortId) -> bool {
+        self.ports.checked_shr(u32::from(ingress.0)).is_some_and(|ports| ports & 1 == 1)
+    }
 }
 
 impl Policy {
