@@ -82,6 +82,7 @@ fn every_line_is_as_the_policy_says_and_nothing_is_left_behind() {
         ("clients → web: scan of tcp/1–1000", "open: 80, 443", "no_rule × 998"),
         ("download on tcp/8080, whose rule goes", "cut", "policy_revoked"),
         ("download on tcp/443 beside it", "complete", "web-pages"),
+        ("download, killed in the middle of it", "cut", "steering stays"),
         ("the same with kernel forwarding on", "no answer", "steering stays"),
         ("no gateway, kernel forwards: tcp/22", "answered", "no gateway"),
     ] {

@@ -58,7 +58,9 @@ impl DemoArgs {
 struct Quiet;
 
 impl Audience for Quiet {
-    fn policy(&mut self, _: &[String]) {}
+    fn facts(&mut self, title: &str, _: &[String]) {
+        complain(title);
+    }
 
     fn scene(&mut self, title: &str) {
         complain(title);
@@ -100,6 +102,11 @@ impl Screen {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
+    /// Before what is said further of a row.
+    fn indent(&self) -> &'static str {
+        if self.wide { "    " } else { "     " }
+    }
+
     fn summary(&self, rows: &[Row], seconds: f32) {
         let (ok, all) = (demo::ok_count(rows), rows.len());
         let text = format!("{ok} of {all} as the policy says");
@@ -123,8 +130,11 @@ fn clear_line() {
 }
 
 impl Audience for Screen {
-    fn policy(&mut self, lines: &[String]) {
-        say(&self.paint("1", "The network and its policy"));
+    fn facts(&mut self, title: &str, lines: &[String]) {
+        if self.terminal {
+            clear_line();
+        }
+        say(&format!("\n{}", self.paint("1", title)));
         for line in lines {
             say(format!("  {line}").trim_end());
         }
@@ -165,10 +175,10 @@ impl Audience for Screen {
             say(&format!("     should: {}; happened: {} ({})", expected.what, happened.what, happened.why));
         }
         if expected.why != happened.why {
-            say(&format!("    expected by: {}", expected.why));
+            say(&format!("{}expected by: {}", self.indent(), expected.why));
         }
         if let Some(note) = &row.note {
-            say(&self.paint("2", &format!("    {note}")));
+            say(&self.paint("2", &format!("{}{note}", self.indent())));
         }
     }
 }

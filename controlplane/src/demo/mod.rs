@@ -23,8 +23,8 @@ use nix::unistd::geteuid;
 
 /// Who is shown the demonstration.
 pub trait Audience {
-    /// The network and the policy, as lines of text.
-    fn policy(&mut self, lines: &[String]);
+    /// What to know: a title and lines of text.
+    fn facts(&mut self, title: &str, lines: &[String]);
     /// A scene begins.
     fn scene(&mut self, title: &str);
     /// Something is being tried.

@@ -86,6 +86,13 @@ pub struct Tuple {
     pub destination: IpAddr,
 }
 
+impl Tuple {
+    /// What comes back from the other end's port.
+    pub fn reversed(self, port: u16) -> Tuple {
+        Tuple { source: self.destination, source_port: port, destination: self.source, ..self }
+    }
+}
+
 /// A text that the other end sends back, and that nobody else would.
 const TEXT: &[u8; 16] = b"bulkhead demo ok";
 /// Length of an ICMP echo header.

@@ -116,14 +116,15 @@ impl<'a> Stage<'a> {
         let text = policy::configuration(&directory.0.join("control.sock"), true);
         fs::write(directory.0.join("demo.toml"), &text)?;
         let model = model::parse("demo.toml", &text).map_err(|errors| anyhow!("{errors}"))?;
-        audience.policy(&policy::sentences(&model));
+        audience.facts("The network and its policy", &policy::sentences(&model));
         audience.trying("building three zones and starting the gateway between them");
         let lab = Lab::new(&policy::zones())
             .context("building the network; this needs CAP_NET_ADMIN and CAP_SYS_ADMIN, as root has them outside of containers")?;
         let mut servers = Vec::new();
         for host in lab.hosts() {
-            // Ordinary users may ping in the zones; the demonstration pings like one.
-            host.namespace.set_sysctl("net.ipv4.ping_group_range", "0 2147483647")?;
+            // The demonstration pings as ordinary users do: without a raw socket.
+            let group = nix::unistd::getegid();
+            host.namespace.set_sysctl("net.ipv4.ping_group_range", &format!("{group} {group}"))?;
             servers.push(Servers::start(&host.namespace, &policy::TCP_LISTENERS, &policy::UDP_LISTENERS)?);
         }
         let lab = Arc::new(lab);
@@ -138,7 +139,13 @@ impl<'a> Stage<'a> {
             scene: "",
             interrupted,
         };
-        stage.start_gateway()?;
+        let took = stage.start_gateway()?;
+        let port = stage.gateway()?.status()?.ports.into_iter().next().context("the gateway has no ports")?;
+        let how =
+            format!("up after {} ms, AF_XDP in {} and {} mode", took.as_millis(), port.attach, port.mode);
+        let tries =
+            "every service below is tried over IPv4 and over IPv6, from one zone to another".to_owned();
+        stage.audience.facts("The gateway", &[how, tries]);
         Ok(stage)
     }
 

@@ -9,16 +9,26 @@ use crate::demo::stage::{ANSWERED, CROSSED, FAMILIES, NOTHING, PATIENCE, Stage, 
 use crate::demo::watch::{Watch, flush};
 use crate::lab::Lab;
 
+use super::reload::{Download, FILE, SHARE, megabytes};
+
 /// What the policy allows from clients to web.
 const ALLOWED: [Service; 3] = [Service::Tcp(443), Service::Udp(53), Service::Ping];
 
 /// Plays it.
 pub fn play(stage: &mut Stage<'_>) -> Result<()> {
     stage.scene("The gateway is killed (kill -9)");
+    stage.trying("kill -9 in the middle of a download")?;
+    let download = Download::start(stage, 443)?;
+    download.wait_for(SHARE)?;
     stage.take_gateway()?.kill()?;
+    let mut end = Watch::open(&stage.lab.gateway, stage.lab.host("clients"))?;
+    // What the gateway had sent before is with the client now: its own sentinel came behind it.
+    end.has_arrived(&[])?;
     nothing_crosses(stage, "clients → web: tcp/443, udp/53, ping")?;
     stage.lab.set_kernel_forwarding(true)?;
     nothing_crosses(stage, "the same with kernel forwarding on")?;
+    ended(stage, &download, end)?;
+    drop(download);
     refused_start(stage)?;
     stage.lab.set_kernel_forwarding(false)?;
     restart(stage)?;
@@ -26,6 +36,22 @@ pub fn play(stage: &mut Stage<'_>) -> Result<()> {
     stage.attempt("clients", "web", "login again", Service::Tcp(22))?;
     super::ledger(stage)?;
     removed(stage)
+}
+
+/// The server of the download goes on sending; none of it has come.
+fn ended(stage: &mut Stage<'_>, download: &Download, mut end: Watch) -> Result<()> {
+    let tried = "download, killed in the middle of it";
+    stage.trying(tried)?;
+    flush(stage.lab.host("web"))?;
+    let what = match end.has_arrived(&[download.tuple.reversed(443)])? {
+        true => CROSSED,
+        false if download.received() >= FILE => "complete",
+        false => "cut",
+    };
+    let note = format!("at {:.1} of {:.0} MB", megabytes(download.received()), megabytes(FILE));
+    let happened = Finding::new(what, steering(&stage.lab)?);
+    stage.row(tried, Finding::new("cut", "steering stays"), happened, Some(note));
+    Ok(())
 }
 
 fn nothing_crosses(stage: &mut Stage<'_>, tried: &str) -> Result<()> {

@@ -14,10 +14,10 @@ use crate::demo::row::Finding;
 use crate::demo::servers::file_byte;
 use crate::demo::stage::{Family, PATIENCE, Stage};
 
-/// Length of the files.
-const FILE: usize = 24_000_000;
-/// How much of both has come when the policy changes, and how much of the other comes before the cut one is looked at.
-const SHARE: usize = FILE / 4;
+/// Length of the files, bytes.
+pub const FILE: usize = 24_000_000;
+/// How much of the files has come when the policy changes, and how much of the other comes before the cut one is looked at.
+pub const SHARE: usize = FILE / 4;
 /// How long a whole download may take.
 const DOWNLOAD: Duration = Duration::from_secs(12);
 
@@ -35,16 +35,24 @@ fn bad_reload(stage: &mut Stage<'_>) -> Result<()> {
     let tried = "reload of a file with a misspelt segment";
     stage.trying(tried)?;
     let before = stage.gateway()?.status()?.generation;
-    stage.write_config(&stage.configuration(false).replace("to = \"db\"", "to = \"bd\""))?;
+    stage.write_config(&stage.configuration(false).replacen("to = \"web\"", "to = \"wbe\"", 1))?;
     let output = stage.gateway()?.command(&["reload"])?;
     let after = stage.gateway()?.status()?.generation;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let refused = if output.status.success() { "accepted" } else { "refused" };
     let why = |generation| format!("generation {generation}");
     let expected = Finding::new("refused", why(before));
-    let place = said.lines().find(|line| line.contains("unknown segment")).unwrap_or("no reason given");
-    stage.row(tried, expected, Finding::new(refused, why(after)), Some(place.trim().to_owned()));
+    stage.row(tried, expected, Finding::new(refused, why(after)), diagnostic(&said));
     Ok(())
+}
+
+/// The first diagnostic in one line: what is wrong, where, and the hint.
+fn diagnostic(said: &str) -> Option<String> {
+    let after = |mark: &str| said.lines().find_map(|line| Some(line.split_once(mark)?.1.trim().to_owned()));
+    let what = said.lines().find_map(|line| Some(&line[line.find("unknown segment")?..]))?;
+    let place = after("--> ")?;
+    let place = place.rsplit('/').next()?;
+    Some(format!("it says: {place}: {what}; {}", after("= help: ")?))
 }
 
 fn downloads(stage: &mut Stage<'_>) -> Result<()> {
@@ -103,21 +111,24 @@ fn downloads(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-fn megabytes(bytes: usize) -> f64 {
+/// Bytes in millions.
+pub fn megabytes(bytes: usize) -> f64 {
     bytes as f64 / 1e6
 }
 
 /// A client that fetches a file and checks every byte.
-struct Download {
+pub struct Download {
     stream: TcpStream,
-    tuple: Tuple,
+    /// The client's packets.
+    pub tuple: Tuple,
     received: Arc<AtomicUsize>,
     wrong: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Download {
-    fn start(stage: &Stage<'_>, port: u16) -> Result<Download> {
+    /// Begins to fetch a file from the web zone's server at this port.
+    pub fn start(stage: &Stage<'_>, port: u16) -> Result<Download> {
         let (client, web) = (stage.lab.host("clients"), stage.lab.host("web"));
         let (source, destination) = (Family::V4.address(client), Family::V4.address(web));
         let mut probe = client.namespace.run(|| Probe::send(source, destination, Service::Tcp(port)))?;
@@ -143,7 +154,8 @@ impl Download {
         Ok(Download { stream, tuple, received, wrong, reader: Some(reader) })
     }
 
-    fn received(&self) -> usize {
+    /// Bytes so far.
+    pub fn received(&self) -> usize {
         self.received.load(Ordering::Acquire)
     }
 
@@ -151,7 +163,8 @@ impl Download {
         self.received() == FILE && !self.wrong.load(Ordering::Relaxed)
     }
 
-    fn wait_for(&self, bytes: usize) -> Result<()> {
+    /// Waits for so many bytes.
+    pub fn wait_for(&self, bytes: usize) -> Result<()> {
         let deadline = Instant::now() + DOWNLOAD;
         while self.received() < bytes.min(FILE) {
             if Instant::now() > deadline {
