@@ -109,6 +109,50 @@ fn loom_insert_insert_from_both_directions_gives_one_entry() {
     });
 }
 
+/// Without a removal both inserts meet at one slot, and the loser of that compare-and-swap has seen the winner. Only
+/// when a slot before the first one's comes free meanwhile do they place their words without meeting; then the fence
+/// in `settle` decides.
+#[test]
+fn loom_inserts_that_a_removal_keeps_from_meeting_still_give_one_entry() {
+    model(PREEMPTIONS, || {
+        // Room enough that the loser's reservation never has to evict the winner.
+        let table = table(4, 100);
+        let mut first = table.worker().unwrap();
+        let mut second = table.worker().unwrap();
+        // Somebody who lies in the first slot of the bucket that both will prefer.
+        let wanted = {
+            let probe = open_new(&table, &mut first, &tuple(1));
+            table.v4.remove(&mut first, probe, NOW);
+            probe.position
+        };
+        let blocker = (2..=255)
+            .find_map(|client| {
+                let hit = open_new(&table, &mut first, &tuple(client));
+                if hit.position == wanted {
+                    return Some(hit);
+                }
+                table.v4.remove(&mut first, hit, NOW);
+                second.quiesce();
+                first.quiesce();
+                None
+            })
+            .unwrap();
+        second.quiesce();
+        let other = thread::spawn({
+            let table = Arc::clone(&table);
+            move || {
+                table.v4.remove(&mut second, blocker, NOW).unwrap();
+                let opened = open(&table, &mut second, &tuple(1).reverse());
+                (second, opened)
+            }
+        });
+        let here = open(&table, &mut first, &tuple(1));
+        let (_second, there) = other.join().unwrap();
+        let new = [here, there].iter().filter(|o| matches!(o, Ok(Opened::New(_)))).count();
+        assert_eq!((new, assert_consistent(&table)), (1, 1), "{here:?} {there:?}");
+    });
+}
+
 #[test]
 fn loom_a_look_up_never_counts_into_the_connection_that_reuses_the_entry() {
     model(PREEMPTIONS, || {
