@@ -30,12 +30,13 @@ fn age(now: u32, then: u32) -> u32 {
 /// Start times count 16 ms, so that 32 bits last for two years.
 const START_TICK_MS: u64 = 16;
 
-/// The changing word of an entry: `protocol | ingress << 8 | state << 16 | half-open << 24`.
+/// The changing word of an entry: `protocol | ingress << 8 | state << 16 | half-open << 24 | was live << 25`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Head(u32);
 
 impl Head {
     const HALF_OPEN: u32 = 1 << 24;
+    const WAS_LIVE: u32 = 1 << 25;
 
     fn new(protocol: u8, ingress: PortId, state: State) -> Head {
         Head(u32::from(protocol) | u32::from(ingress.0) << 8).with_state(state, true)
@@ -61,7 +62,7 @@ impl Head {
     /// [`Entry::take_half_open`] too, it is not counted again.
     pub(super) fn with_state(self, state: State, was_half_open: bool) -> Head {
         let half_open = if was_half_open && state.is_half_open() { Head::HALF_OPEN } else { 0 };
-        Head(self.0 & 0xffff | (state as u32) << 16 | half_open)
+        Head(self.0 & (0xffff | Head::WAS_LIVE) | (state as u32) << 16 | half_open)
     }
 }
 
@@ -213,6 +214,17 @@ impl<K> Entry<K> {
 
     pub(super) fn swap_head(&self, from: Head, to: Head) -> bool {
         self.head.compare_exchange(from.0, to.0, AcqRel, Acquire).is_ok()
+    }
+
+    /// Notes, before a LIVE word is emptied, that it was live: see [`Entry::was_live`].
+    pub(super) fn note_live(&self) {
+        self.head.fetch_or(Head::WAS_LIVE, AcqRel);
+    }
+
+    /// Whether the entry was a connection before its word was emptied. Its opener cannot tell otherwise, when another
+    /// worker made it live and a third one ended it before the opener looked.
+    pub(super) fn was_live(&self) -> bool {
+        self.head().0 & Head::WAS_LIVE != 0
     }
 
     /// Closes a half-open connection that is about to be evicted; its mark stays, for whoever retires it. False when

@@ -154,6 +154,28 @@ fn loom_inserts_that_a_removal_keeps_from_meeting_still_give_one_entry() {
 }
 
 #[test]
+fn loom_an_opener_knows_of_its_connection_even_if_others_made_it_live_and_ended_it() {
+    model(PREEMPTIONS, || {
+        let table = table(4, 100);
+        let mut first = table.worker().unwrap();
+        let mut second = table.worker().unwrap();
+        let other = thread::spawn({
+            let table = Arc::clone(&table);
+            move || {
+                let opened = open(&table, &mut second, &tuple(1).reverse()).unwrap();
+                let (Opened::New(hit) | Opened::Existing(hit)) = opened;
+                let removed = table.v4.remove(&mut second, hit, NOW).is_some();
+                (second, opened, u32::from(removed))
+            }
+        });
+        let here = open(&table, &mut first, &tuple(1)).unwrap();
+        let (_second, there, removed) = other.join().unwrap();
+        let new = [here, there].iter().filter(|o| matches!(o, Opened::New(_))).count() as u32;
+        assert_eq!(new - removed, assert_consistent(&table) as u32, "{here:?} {there:?}");
+    });
+}
+
+#[test]
 fn loom_a_look_up_never_counts_into_the_connection_that_reuses_the_entry() {
     model(PREEMPTIONS, || {
         let table = table(1, 100);

@@ -284,13 +284,14 @@ impl<A: Family> Map<A> {
             self.entries[b as usize].matches(&tuple).is_some()
         };
         let cache = &mut worker.caches[A::INDEX];
-        match self.index.settle(hash, position, word, &same_key, &mut |entry| self.retire(cache, entry)) {
-            Settled::Live => {
-                let word = Index::live(word).0;
-                Ok(Some(Hit { entry, position, word, direction: Direction::Original }))
-            }
-            Settled::Gone => Ok(None),
-        }
+        let settled = self.index.settle(hash, position, word, &same_key, &mut |e| self.retire(cache, e));
+        // Made live and ended by others meanwhile: it was opened all the same, and its end was told.
+        let opened = match settled {
+            Settled::Live => true,
+            Settled::Gone => self.entries[entry as usize].was_live(),
+        };
+        let word = Index::live(word).0;
+        Ok(opened.then_some(Hit { entry, position, word, direction: Direction::Original }))
     }
 
     /// For whoever emptied the entry's word.
@@ -315,6 +316,7 @@ impl<A: Family> Map<A> {
         now: Now,
         end: End,
     ) -> Option<Summary> {
+        self.entries[word.entry() as usize].note_live();
         if !self.index.empty(position, word) {
             return None;
         }
