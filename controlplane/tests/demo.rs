@@ -84,7 +84,7 @@ fn every_line_is_as_the_policy_says_and_nothing_is_left_behind() {
         ("download on tcp/443 beside it", "complete", "web-pages"),
         ("download, killed in the middle of it", "cut", "steering stays"),
         ("the same with kernel forwarding on", "no answer", "steering stays"),
-        ("no gateway, kernel forwards: tcp/22", "answered", "no gateway"),
+        ("no gateway, kernel forwards: the same", "crosses", "no gateway"),
     ] {
         let row =
             rows.iter().find(|row| row["tried"] == tried).unwrap_or_else(|| panic!("{tried} is missing"));

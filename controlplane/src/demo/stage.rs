@@ -309,3 +309,25 @@ fn merge(findings: &[Finding]) -> Finding {
     };
     Finding::new(all(|finding| &finding.what), all(|finding| &finding.why))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_arrived_is_told_even_if_nothing_came_back() {
+        assert_eq!(seen(Seen::Nothing, false), NOTHING);
+        assert_eq!(seen(Seen::Refused, false), REFUSED);
+        assert_eq!(seen(Seen::Answered, true), ANSWERED);
+        assert_eq!([seen(Seen::Nothing, true), seen(Seen::Refused, true)], [CROSSED; 2]);
+    }
+
+    #[test]
+    fn families_that_differ_are_told_apart() {
+        let (good, bad) = (Finding::new(ANSWERED, "rule"), Finding::new(NOTHING, "rule"));
+        assert_eq!(merge(&[good.clone(), good.clone()]), good);
+        let merged = merge(&[good.clone(), bad]);
+        assert_eq!(merged, Finding::new("IPv4: answered, IPv6: no answer", "rule"));
+        assert_ne!(merged, good);
+    }
+}

@@ -185,3 +185,16 @@ impl Drop for Download {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diagnostic_is_told_in_one_line() {
+        let said = "error: error: unknown segment `wbe`\n  --> /tmp/x/demo.toml:35:6\n   |\n   = help: did you mean `web`?\n";
+        let line = "it says: demo.toml:35:6: unknown segment `wbe`; did you mean `web`?";
+        assert_eq!(diagnostic(said).as_deref(), Some(line));
+        assert_eq!(diagnostic("error: no gateway is running"), None);
+    }
+}
