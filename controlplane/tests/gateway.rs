@@ -202,7 +202,37 @@ fn a_gateway_lets_through_what_its_policy_says_and_obeys_every_verb() {
     assert!(connect(&lab, closed, SILENCE).is_err(), "port 22 is not allowed");
     gateway.assert_balanced();
 
-    // Every listing tells it.
+    listings(&gateway, &lab);
+    reload(&lab, &scratch, &gateway, &config, [&mut first, &mut second], closed);
+    cut(&gateway, &mut first, &lab, v4);
+
+    // A second gateway is refused, and the first does not notice.
+    let mut another = Command::new(PROGRAM);
+    another.arg("run").arg("--config").arg(&config).stderr(Stdio::piped());
+    let mut another = lab.gateway.spawn(&mut another).unwrap();
+    assert!(!another.wait().unwrap().success());
+    let mut why = String::new();
+    another.stderr.take().unwrap().read_to_string(&mut why).unwrap();
+    assert!(why.contains(&format!("already running, pid {}", gateway.child.id())), "{why}");
+
+    // Stopped, it closes everything; unloaded, there is nothing of it left.
+    gateway.assert_balanced();
+    let stopped = gateway.ask(&["stop"]);
+    assert!(stopped.status.success(), "{}", String::from_utf8_lossy(&stopped.stderr));
+    assert!(gateway.child.wait().unwrap().success());
+    lab.set_kernel_forwarding(true).unwrap();
+    assert!(connect(&lab, v4, SILENCE).is_err(), "a stopped gateway lets nothing through");
+    let mut unload = Command::new(PROGRAM);
+    unload.args(["stop", "--unload", "--config"]).arg(&config);
+    assert!(lab.gateway.spawn(&mut unload).unwrap().wait().unwrap().success());
+    connect(&lab, v4, PATIENCE).expect("without steering the kernel forwards");
+    let gone = gateway.ask(&["status"]);
+    let why = String::from_utf8_lossy(&gone.stderr);
+    assert!(!gone.status.success() && why.contains(scratch.control().to_str().unwrap()), "{why}");
+}
+
+/// Every listing tells what happened so far.
+fn listings(gateway: &Gateway, lab: &Lab) {
     let status = gateway.json(&["status"]);
     assert_eq!((&status["generation"], &status["workers_alive"]), (&1.into(), &1.into()));
     assert_eq!(status["kernel_forwarding"], serde_json::json!([]));
@@ -240,33 +270,6 @@ fn a_gateway_lets_through_what_its_policy_says_and_obeys_every_verb() {
         (&denied[0]["reason"], &denied[0]["from"], &denied[0]["to"]),
         (&"no_rule".into(), &"office".into(), &"servers".into())
     );
-
-    reload(&lab, &scratch, &gateway, &config, [&mut first, &mut second], closed);
-    cut(&gateway, &mut first, &lab, v4);
-
-    // A second gateway is refused, and the first does not notice.
-    let mut another = Command::new(PROGRAM);
-    another.arg("run").arg("--config").arg(&config).stderr(Stdio::piped());
-    let mut another = lab.gateway.spawn(&mut another).unwrap();
-    assert!(!another.wait().unwrap().success());
-    let mut why = String::new();
-    another.stderr.take().unwrap().read_to_string(&mut why).unwrap();
-    assert!(why.contains(&format!("already running, pid {}", gateway.child.id())), "{why}");
-
-    // Stopped, it closes everything; unloaded, there is nothing of it left.
-    gateway.assert_balanced();
-    let stopped = gateway.ask(&["stop"]);
-    assert!(stopped.status.success(), "{}", String::from_utf8_lossy(&stopped.stderr));
-    assert!(gateway.child.wait().unwrap().success());
-    lab.set_kernel_forwarding(true).unwrap();
-    assert!(connect(&lab, v4, SILENCE).is_err(), "a stopped gateway lets nothing through");
-    let mut unload = Command::new(PROGRAM);
-    unload.args(["stop", "--unload", "--config"]).arg(&config);
-    assert!(lab.gateway.spawn(&mut unload).unwrap().wait().unwrap().success());
-    connect(&lab, v4, PATIENCE).expect("without steering the kernel forwards");
-    let gone = gateway.ask(&["status"]);
-    let why = String::from_utf8_lossy(&gone.stderr);
-    assert!(!gone.status.success() && why.contains(scratch.control().to_str().unwrap()), "{why}");
 }
 
 /// A bad file changes nothing; a good one is in force when the command returns, for live connections too.
