@@ -11,7 +11,8 @@ pub enum Kind {
     Taken,
     /// There is no such interface or queue.
     NoSuchDevice,
-    /// The device vanished, or was set down, while it was in use (ENETDOWN, ENXIO, ENODEV, POLLERR).
+    /// The device vanished while it was in use (ENXIO, ENODEV, or ENETDOWN as the socket's pending error), or is not
+    /// up when a socket is opened (ENETDOWN).
     DeviceGone,
     /// Kernel or driver do not know what was asked.
     Unsupported,
@@ -66,7 +67,7 @@ impl Error {
         self.help
     }
 
-    /// True when the device vanished or went down: the socket is of no use until it is opened again.
+    /// True when the device vanished: the socket is of no use until it is opened again.
     pub fn is_gone(&self) -> bool {
         self.kind == Kind::DeviceGone
     }

@@ -374,10 +374,12 @@ impl<'u> Socket<'u> {
         self.settle(sys::kick_tx(self.as_fd()), "send on")
     }
 
-    /// Kicks report "not now" in several ways; none of them is an error, the work stays queued.
+    /// Kicks report "not now" in several ways; none of them is an error, the work stays queued. One of them is an
+    /// interface that is set down: the socket stays bound and works again once it is up (`xsk_notifier` unbinds it
+    /// only when the interface is removed, and then kicks report ENXIO; kernel, net/xdp/xsk.c).
     fn settle(&self, outcome: Result<(), i32>, what: &str) -> Result<(), Error> {
         match outcome {
-            Ok(()) | Err(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR) => Ok(()),
+            Ok(()) | Err(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR | libc::ENETDOWN) => Ok(()),
             Err(errno) => Err(self.in_use(what, errno)),
         }
     }
@@ -391,8 +393,9 @@ impl<'u> Socket<'u> {
         error
     }
 
-    /// Whether the device is still there; one that vanished or is down is an error. poll(2) does not tell (`xsk_poll`
-    /// only looks at the rings), so an idle program should ask from time to time. Two system calls: not for every burst.
+    /// Whether the device is still there; one that vanished is an error, one that is set down is not. poll(2) does not
+    /// tell (`xsk_poll` only looks at the rings), so an idle program should ask from time to time. Two system calls:
+    /// not for every burst.
     pub fn check(&self) -> Result<(), Error> {
         let mut pending = 0i32;
         sys::option(self.as_fd(), libc::SOL_SOCKET, libc::SO_ERROR, &mut pending)
