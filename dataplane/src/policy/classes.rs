@@ -1,7 +1,6 @@
 //! Segments → classes: segments named by exactly the same rules on one side need only one row or column.
 
-use std::collections::HashMap;
-
+use super::lists::{Interner, Lists};
 use super::rules::RuleSet;
 use crate::verdict::SegmentId;
 
@@ -10,7 +9,7 @@ pub(super) struct Side {
     /// For each rule, the number of its distinct list of segments.
     pub list_of_rule: Vec<u32>,
     /// For each distinct list, the classes that it covers, ascending.
-    pub classes_of_list: Vec<Vec<u32>>,
+    pub classes_of_list: Lists<u32>,
     /// For each segment, its class.
     pub class_of_segment: Vec<u32>,
     /// How many classes there are.
@@ -20,8 +19,7 @@ pub(super) struct Side {
 impl Side {
     /// Takes time linear in the total length of the lists, but for sorting each of them.
     pub(super) fn new<'a>(rules: &'a RuleSet, list: impl Fn(usize) -> &'a [SegmentId]) -> Side {
-        let mut numbers: HashMap<Vec<u32>, u32> = HashMap::new();
-        let mut lists: Vec<Vec<u32>> = Vec::new();
+        let mut interner = Interner::default();
         let mut list_of_rule = Vec::with_capacity(rules.rules.len());
         let mut sorted: Vec<u32> = Vec::new();
         for rule in 0..rules.rules.len() {
@@ -29,29 +27,22 @@ impl Side {
             sorted.extend(list(rule).iter().map(|segment| segment.0));
             sorted.sort_unstable();
             sorted.dedup();
-            let number = match numbers.get(&sorted) {
-                Some(number) => *number,
-                None => {
-                    let number = lists.len() as u32;
-                    numbers.insert(sorted.clone(), number);
-                    lists.push(sorted.clone());
-                    number
-                }
-            };
-            list_of_rule.push(number);
+            list_of_rule.push(interner.intern(&sorted));
         }
         let mut partition = Partition::new(rules.segments.len());
-        for list in &lists {
+        for list in interner.lists.iter() {
             partition.split(list);
         }
         let (class_of_segment, classes) = partition.finish();
-        let classes_of_list = lists.into_iter().map(|mut list| {
-            list.iter_mut().for_each(|segment| *segment = class_of_segment[*segment as usize]);
-            list.sort_unstable();
-            list.dedup();
-            list
-        });
-        Side { list_of_rule, classes_of_list: classes_of_list.collect(), class_of_segment, classes }
+        let mut classes_of_list = Lists::default();
+        for list in interner.lists.iter() {
+            sorted.clear();
+            sorted.extend(list.iter().map(|segment| class_of_segment[*segment as usize]));
+            sorted.sort_unstable();
+            sorted.dedup();
+            classes_of_list.push(sorted.iter().copied());
+        }
+        Side { list_of_rule, classes_of_list, class_of_segment, classes }
     }
 }
 

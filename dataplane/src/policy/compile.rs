@@ -18,6 +18,7 @@ use std::fmt;
 use ipnet::IpNet;
 
 use super::classes::Side;
+use super::lists::{Interner, Lists};
 use super::matrix::{self, Matrix};
 use super::ports::{Cell, Painter, PairPolicy, Piece, PortTables, Span, TableInterner};
 use super::rules::{RuleSet, Service};
@@ -204,65 +205,53 @@ fn unique_networks(rules: &RuleSet) -> Result<Vec<(IpNet, u32)>, CompileError> {
     Ok(networks)
 }
 
-/// The rules with one pair of lists, and what they say together of every protocol and port.
-struct Block {
-    from: u32,
-    to: u32,
-    rules: Vec<u32>,
-}
-
-/// Pieces of TCP and UDP ports, and the cells of the protocols without ports.
-struct Painted {
-    tcp: Vec<Piece>,
-    udp: Vec<Piece>,
+/// What a block or several say together: pieces of TCP and UDP ports, and the cells of the protocols without ports.
+struct Painted<'p> {
+    tcp: &'p [Piece],
+    udp: &'p [Piece],
     icmp: Cell,
     icmpv6: Cell,
 }
 
-struct Blocks(Vec<Block>);
-
-/// Number of each distinct list of blocks, in the order of [`Blocks::lists_of_cells`].
-type Lists = Vec<Vec<u32>>;
+/// Rules with the same pair of lists; a block is a number here.
+struct Blocks {
+    /// The numbers of the two lists.
+    sides: Lists<u32>,
+    rules: Lists<u32>,
+}
 
 impl Blocks {
     fn new(rules: &RuleSet, from: &Side, to: &Side) -> Result<Blocks, CompileError> {
-        let mut numbers: HashMap<(u32, u32), usize> = HashMap::new();
-        let mut blocks: Vec<Block> = Vec::new();
-        for rule in 0..rules.rules.len() {
-            let pair = (from.list_of_rule[rule], to.list_of_rule[rule]);
-            let number = *numbers.entry(pair).or_insert_with(|| {
-                blocks.push(Block { from: pair.0, to: pair.1, rules: Vec::new() });
-                blocks.len() - 1
-            });
-            blocks[number].rules.push(rule as u32);
-        }
-        let covered = |block: &Block| {
-            from.classes_of_list[block.from as usize].len() * to.classes_of_list[block.to as usize].len()
-        };
-        let all = blocks.iter().map(covered).fold(0, usize::saturating_add);
+        let mut pairs = Interner::default();
+        let sides = from.list_of_rule.iter().zip(&to.list_of_rule);
+        let block_of_rule: Vec<u32> = sides.map(|(from, to)| pairs.intern(&[*from, *to])).collect();
+        let sides = pairs.lists;
+        let covered =
+            |pair: &[u32]| from.classes_of_list.list(pair[0]).len() * to.classes_of_list.list(pair[1]).len();
+        let all = sides.iter().map(covered).fold(0, usize::saturating_add);
         if all > MAX_COVERED {
             return Err(CompileError::TooManyPairs(all));
         }
-        Ok(Blocks(blocks))
+        let numbered = block_of_rule.iter().copied().zip(0..rules.rules.len() as u32);
+        let rules = Lists::grouped(sides.len(), numbered);
+        Ok(Blocks { sides, rules })
     }
 
     /// For every cell under any block its list of blocks, as a number; equal lists have one number.
     /// The number 0, [`matrix::EMPTY`], is the empty list.
-    fn lists_of_cells(&self, from: &Side, to: &Side) -> (Vec<matrix::Entry>, Lists) {
-        let mut blocks_of_row: Vec<Vec<u32>> = vec![Vec::new(); from.classes];
-        for (number, block) in self.0.iter().enumerate() {
-            for row in &from.classes_of_list[block.from as usize] {
-                blocks_of_row[*row as usize].push(number as u32);
-            }
-        }
-        let mut numbers: HashMap<Vec<u32>, u32> = HashMap::from([(Vec::new(), matrix::EMPTY)]);
-        let mut lists: Lists = vec![Vec::new()];
+    fn lists_of_cells(&self, from: &Side, to: &Side) -> (Vec<matrix::Entry>, Lists<u32>) {
+        let rows = self.sides.iter().zip(0..).flat_map(|(pair, block)| {
+            from.classes_of_list.list(pair[0]).iter().map(move |row| (*row, block))
+        });
+        let blocks_of_row: Lists<u32> = Lists::grouped(from.classes, rows);
+        let mut interner = Interner::default();
+        interner.intern(&[]);
         let mut entries = Vec::new();
         let mut list_of_column: Vec<Vec<u32>> = vec![Vec::new(); to.classes];
         let mut columns: Vec<u32> = Vec::new();
         for (row, blocks) in blocks_of_row.iter().enumerate() {
             for block in blocks {
-                for column in &to.classes_of_list[self.0[*block as usize].to as usize] {
+                for column in to.classes_of_list.list(self.sides.list(*block)[1]) {
                     let list = &mut list_of_column[*column as usize];
                     if list.is_empty() {
                         columns.push(*column);
@@ -272,62 +261,77 @@ impl Blocks {
             }
             for column in columns.drain(..) {
                 let list = &mut list_of_column[column as usize];
-                let number = match numbers.get(list.as_slice()) {
-                    Some(number) => *number,
-                    None => {
-                        let number = lists.len() as u32;
-                        numbers.insert(list.clone(), number);
-                        lists.push(list.clone());
-                        number
-                    }
-                };
-                entries.push((row as u32, column, number));
+                entries.push((row as u32, column, interner.intern(list)));
                 list.clear();
             }
         }
-        (entries, lists)
+        (entries, interner.lists)
     }
 
     /// The policy of each list. A policy of one block is that block's pieces, one of several merges theirs.
     fn policies(
         &self,
         rules: &RuleSet,
-        lists: &Lists,
+        lists: &Lists<u32>,
     ) -> Result<(Vec<PairPolicy>, PortTables), CompileError> {
-        let mut painter = Painter::default();
+        let (mut painter, mut udp_painter) = (Painter::default(), Painter::default());
         let mut spans = Spans::default();
-        let painted: Vec<Painted> = self
-            .0
-            .iter()
+        let (mut tcp, mut udp) = (Lists::default(), Lists::default());
+        let mut icmp: Vec<(Cell, Cell)> = Vec::with_capacity(self.rules.len());
+        for block in self.rules.iter() {
+            spans.clear();
+            block.iter().for_each(|rule| spans.add_rule(rules, *rule));
+            tcp.push(painter.resolve(&mut spans.tcp).iter().copied());
+            udp.push(painter.resolve(&mut spans.udp).iter().copied());
+            icmp.push((spans.icmp, spans.icmpv6));
+        }
+        let painted = |block: u32| {
+            let (icmp, icmpv6) = icmp[block as usize];
+            Painted { tcp: tcp.list(block), udp: udp.list(block), icmp, icmpv6 }
+        };
+        self.bound_pieces(lists, painted)?;
+        let mut interner = TableInterner::default();
+        let mut policies = Vec::with_capacity(lists.len());
+        for list in lists.iter() {
+            policies.push(match list {
+                [block] => {
+                    let Painted { tcp, udp, icmp, icmpv6 } = painted(*block);
+                    PairPolicy::new(tcp, udp, icmp, icmpv6, &mut interner)
+                }
+                blocks => {
+                    spans.clear();
+                    blocks.iter().for_each(|block| spans.add_painted(&painted(*block)));
+                    let tcp = painter.resolve(&mut spans.tcp);
+                    let udp = udp_painter.resolve(&mut spans.udp);
+                    PairPolicy::new(tcp, udp, spans.icmp, spans.icmpv6, &mut interner)
+                }
+            });
+        }
+        Ok((policies, interner.tables))
+    }
+
+    /// Refuses before merging what would take too long: merged pieces are at most as many as those that are merged.
+    fn bound_pieces<'p>(
+        &self,
+        lists: &Lists<u32>,
+        painted: impl Fn(u32) -> Painted<'p>,
+    ) -> Result<(), CompileError> {
+        // What is merged are the pieces where a rule matches; what results has as many boundaries.
+        let ruled = |pieces: &[Piece]| pieces.iter().filter(|(_, cell)| *cell != Cell::NONE).count();
+        let pieces_of_block: Vec<usize> = (0..self.rules.len() as u32)
             .map(|block| {
-                spans.clear();
-                block.rules.iter().for_each(|rule| spans.add_rule(rules, *rule));
-                spans.paint(&mut painter)
+                let Painted { tcp, udp, .. } = painted(block);
+                tcp.len() + ruled(tcp) + udp.len() + ruled(udp)
             })
             .collect();
         let mut merged = 0;
-        let mut interner = TableInterner::default();
-        let mut policies = Vec::with_capacity(lists.len());
-        for list in lists {
-            let merge;
-            let policy = match list.as_slice() {
-                [block] => &painted[*block as usize],
-                blocks => {
-                    spans.clear();
-                    blocks.iter().for_each(|block| spans.add_painted(&painted[*block as usize]));
-                    merge = spans.paint(&mut painter);
-                    &merge
-                }
-            };
-            merged += policy.tcp.len() + policy.udp.len() + spans.len();
+        for list in lists.iter() {
+            merged += list.iter().map(|block| pieces_of_block[*block as usize]).sum::<usize>();
             if merged > MAX_PIECES {
-                let block = &self.0[list[0] as usize];
-                return Err(CompileError::TooManyPieces(RuleId(block.rules[0])));
+                return Err(CompileError::TooManyPieces(RuleId(self.rules.list(list[0])[0])));
             }
-            let Painted { tcp, udp, icmp, icmpv6 } = policy;
-            policies.push(PairPolicy::new(tcp, udp, *icmp, *icmpv6, &mut interner));
         }
-        Ok((policies, interner.tables))
+        Ok(())
     }
 }
 
@@ -353,10 +357,6 @@ impl Spans {
         self.icmpv6 = Cell::NONE;
     }
 
-    fn len(&self) -> usize {
-        self.tcp.len() + self.udp.len()
-    }
-
     fn add_rule(&mut self, rules: &RuleSet, rule: u32) {
         let cell = Cell::new(rules.rules[rule as usize].action, rule);
         for service in &rules.rules[rule as usize].services {
@@ -375,7 +375,7 @@ impl Spans {
         }
     }
 
-    fn add_painted(&mut self, painted: &Painted) {
+    fn add_painted(&mut self, painted: &Painted<'_>) {
         let to_spans = |pieces: &[Piece], spans: &mut Vec<Span>| {
             for (index, (low, cell)) in pieces.iter().enumerate() {
                 let high = pieces.get(index + 1).map_or(u16::MAX, |(next, _)| next - 1);
@@ -384,18 +384,9 @@ impl Spans {
                 }
             }
         };
-        to_spans(&painted.tcp, &mut self.tcp);
-        to_spans(&painted.udp, &mut self.udp);
+        to_spans(painted.tcp, &mut self.tcp);
+        to_spans(painted.udp, &mut self.udp);
         self.icmp = self.icmp.min(painted.icmp);
         self.icmpv6 = self.icmpv6.min(painted.icmpv6);
-    }
-
-    fn paint(&mut self, painter: &mut Painter) -> Painted {
-        Painted {
-            tcp: painter.resolve(&mut self.tcp).to_vec(),
-            udp: painter.resolve(&mut self.udp).to_vec(),
-            icmp: self.icmp,
-            icmpv6: self.icmpv6,
-        }
     }
 }

@@ -6,6 +6,7 @@
 mod classes;
 pub mod compile;
 pub mod explain;
+mod lists;
 mod matrix;
 mod ports;
 pub mod reference;

@@ -1,7 +1,6 @@
 //! Destination port → cell: sorted port boundaries, built by painting the spans of rules best first.
 
-use std::collections::HashMap;
-
+use super::lists::{Interner, Item};
 use super::rules::{Action, Decision};
 use crate::headers::protocol;
 use crate::verdict::{Reason, RuleId};
@@ -50,6 +49,12 @@ pub(super) struct Span {
 /// From this port on, up to the next piece, the cell decides.
 pub(super) type Piece = (u16, Cell);
 
+impl Item for Piece {
+    fn bits(self) -> u64 {
+        u64::from(self.0) << 32 | u64::from(self.1.0)
+    }
+}
+
 /// Turns overlapping spans into disjoint pieces. Keeps its buffers between calls.
 #[derive(Default)]
 pub(super) struct Painter {
@@ -63,6 +68,9 @@ impl Painter {
     /// The pieces of all ports under these spans, ascending, the first at port 0, neighbours different.
     /// Takes O(n log n) for n spans, however they overlap: every piece is painted once, by the best span over it.
     pub(super) fn resolve(&mut self, spans: &mut [Span]) -> &[Piece] {
+        if let [] | [_] = spans {
+            return self.single(spans.first());
+        }
         spans.sort_unstable_by_key(|span| span.cell);
         self.starts.clear();
         self.starts.push(0);
@@ -92,6 +100,19 @@ impl Painter {
             if self.pieces.last().is_none_or(|(_, last)| last != cell) {
                 self.pieces.push((*start, *cell));
             }
+        }
+        &self.pieces
+    }
+
+    /// What most blocks are: nothing, or one range.
+    fn single(&mut self, span: Option<&Span>) -> &[Piece] {
+        self.pieces.clear();
+        if span.is_none_or(|span| span.low > 0) {
+            self.pieces.push((0, Cell::NONE));
+        }
+        if let Some(span) = span {
+            self.pieces.push((span.low, span.cell));
+            self.pieces.extend(span.high.checked_add(1).map(|end| (end, Cell::NONE)));
         }
         &self.pieces
     }
@@ -155,7 +176,7 @@ impl PortTables {
         self.starts.len()
     }
 
-    fn push(&mut self, pieces: &[Piece]) -> TableId {
+    fn push(&mut self, pieces: &[Piece]) {
         let table = Table { offset: self.starts.len() as u32, len: pieces.len() as u32 };
         self.starts.extend(pieces.iter().map(|(start, _)| *start));
         self.cells.extend(pieces.iter().map(|(_, cell)| *cell));
@@ -165,7 +186,6 @@ impl PortTables {
         self.starts.resize(padded, u16::MAX);
         self.cells.resize(padded, last);
         self.tables.push(table);
-        TableId(self.tables.len() as u32 - 1)
     }
 }
 
@@ -173,17 +193,16 @@ impl PortTables {
 #[derive(Default)]
 pub(super) struct TableInterner {
     pub tables: PortTables,
-    known: HashMap<Vec<Piece>, TableId>,
+    known: Interner<Piece>,
 }
 
 impl TableInterner {
     pub(super) fn intern(&mut self, pieces: &[Piece]) -> TableId {
-        if let Some(table) = self.known.get(pieces) {
-            return *table;
+        let number = self.known.intern(pieces);
+        if number as usize == self.tables.tables.len() {
+            self.tables.push(pieces);
         }
-        let table = self.tables.push(pieces);
-        self.known.insert(pieces.to_vec(), table);
-        table
+        TableId(number)
     }
 }
 

@@ -37,6 +37,12 @@ pub fn service_matches(rule: &Rule, query: &Query) -> bool {
 
 /// May this originator open this connection?
 pub fn judge(rules: &RuleSet, query: &Query) -> Decision {
+    judge_among(rules, (0..rules.rules.len() as u32).map(RuleId), query)
+}
+
+/// As [`judge`], going through these rules only: ascending, and all that name the source's segment must be among
+/// them. For who has many questions and has sorted out beforehand which rules come from where.
+pub fn judge_among(rules: &RuleSet, among: impl Iterator<Item = RuleId>, query: &Query) -> Decision {
     let Some(source) = source_segment(rules, query.ingress, query.source) else {
         return Decision::refused(Reason::SpoofedSource);
     };
@@ -44,11 +50,12 @@ pub fn judge(rules: &RuleSet, query: &Query) -> Decision {
         return Decision::refused(Reason::NoDestinationSegment);
     };
     let mut deciding: Option<(RuleId, &Rule)> = None;
-    for (id, rule) in rules.rules.iter().enumerate() {
+    for id in among {
+        let rule = &rules.rules[id.0 as usize];
         if rule.from.contains(&source) && rule.to.contains(&destination) && service_matches(rule, query) {
             // Strictly stronger: of equal actions the earlier, lower id stays.
             if deciding.is_none_or(|(_, best)| rule.action > best.action) {
-                deciding = Some((RuleId(id as u32), rule));
+                deciding = Some((id, rule));
             }
         }
     }

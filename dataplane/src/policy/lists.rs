@@ -1,0 +1,165 @@
+//! Many short lists in one piece of memory, numbered; and finding out which of them are equal.
+
+use std::ops::Range;
+
+/// Lists back to back.
+#[derive(Clone)]
+pub(super) struct Lists<T> {
+    items: Vec<T>,
+    /// Where each list ends in `items`.
+    ends: Vec<u32>,
+}
+
+impl<T> Default for Lists<T> {
+    fn default() -> Self {
+        Lists { items: Vec::new(), ends: Vec::new() }
+    }
+}
+
+impl<T: Copy> Lists<T> {
+    /// Lists whose lengths are known, from pairs of a list's number and an item, in the order of the pairs.
+    pub(super) fn grouped(count: usize, pairs: impl Iterator<Item = (u32, T)> + Clone) -> Lists<T> {
+        let mut ends = vec![0u32; count];
+        pairs.clone().for_each(|(list, _)| ends[list as usize] += 1);
+        let mut start = 0;
+        for end in &mut ends {
+            // For now where the list starts; placing its items moves that to its end.
+            start += std::mem::replace(end, start);
+        }
+        let Some((_, any)) = pairs.clone().next() else { return Lists { items: Vec::new(), ends } };
+        let mut items = vec![any; start as usize];
+        for (list, item) in pairs {
+            let place = &mut ends[list as usize];
+            items[*place as usize] = item;
+            *place += 1;
+        }
+        Lists { items, ends }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(super) fn push(&mut self, list: impl IntoIterator<Item = T>) {
+        self.items.extend(list);
+        self.ends.push(self.items.len() as u32);
+    }
+
+    pub(super) fn list(&self, number: u32) -> &[T] {
+        &self.items[self.range(number)]
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[T]> + Clone {
+        (0..self.ends.len() as u32).map(|number| self.list(number))
+    }
+
+    fn range(&self, number: u32) -> Range<usize> {
+        let start = number.checked_sub(1).map_or(0, |before| self.ends[before as usize]);
+        start as usize..self.ends[number as usize] as usize
+    }
+}
+
+/// What a list to be compared consists of.
+pub(super) trait Item: Copy + Eq {
+    /// Different for different items.
+    fn bits(self) -> u64;
+}
+
+impl Item for u32 {
+    fn bits(self) -> u64 {
+        self.into()
+    }
+}
+
+/// Gives equal lists one number, in the order in which they first come. An open-addressing table of numbers beside
+/// the lists themselves, at most half full, so that a list is stored once and found without an allocation.
+/// The hash needs no secret: what is hashed is the configuration, never bytes from the wire.
+pub(super) struct Interner<T> {
+    pub lists: Lists<T>,
+    /// Number of a list and the upper half of its hash; [`FREE`] where none is.
+    slots: Vec<(u32, u32)>,
+}
+
+const FREE: u32 = u32::MAX;
+
+impl<T: Item> Default for Interner<T> {
+    fn default() -> Self {
+        Interner { lists: Lists::default(), slots: vec![(FREE, 0); 64] }
+    }
+}
+
+impl<T: Item> Interner<T> {
+    /// The list's number.
+    pub(super) fn intern(&mut self, list: &[T]) -> u32 {
+        if 2 * (self.lists.len() + 1) > self.slots.len() {
+            self.grow();
+        }
+        let hash = hash(list);
+        let tag = (hash >> 32) as u32;
+        let mut slot = hash as usize & (self.slots.len() - 1);
+        loop {
+            match self.slots[slot] {
+                (FREE, _) => break,
+                (number, t) if t == tag && self.lists.list(number) == list => return number,
+                _ => slot = (slot + 1) & (self.slots.len() - 1),
+            }
+        }
+        let number = self.lists.len() as u32;
+        self.lists.push(list.iter().copied());
+        self.slots[slot] = (number, tag);
+        number
+    }
+
+    fn grow(&mut self) {
+        let size = 4 * self.slots.len();
+        self.slots.clear();
+        self.slots.resize(size, (FREE, 0));
+        for (number, list) in self.lists.iter().enumerate() {
+            let hash = hash(list);
+            let mut slot = hash as usize & (size - 1);
+            while self.slots[slot].0 != FREE {
+                slot = (slot + 1) & (size - 1);
+            }
+            self.slots[slot] = (number as u32, (hash >> 32) as u32);
+        }
+    }
+}
+
+/// Multiply and fold: the high half of a product depends on all bits of its factors.
+fn hash<T: Item>(list: &[T]) -> u64 {
+    // 2^64 divided by the golden ratio (Knuth, The Art of Computer Programming 3, section 6.4), and pi's fraction.
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+    const PI: u64 = 0x2437_3a8f_6a88_85a3;
+    list.iter().fold(list.len() as u64 ^ PI, |hash, item| {
+        let product = u128::from(hash ^ item.bits().wrapping_mul(GOLDEN) ^ PI) * u128::from(GOLDEN);
+        (product >> 64) as u64 ^ product as u64
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_lists_have_one_number_and_different_ones_two_however_many_there_are() {
+        let lists: Vec<Vec<u32>> = (0..5000).map(|i| (0..i % 7).map(|k| i / 7 * (k + 1)).collect()).collect();
+        let mut interner = Interner::default();
+        let mut known: std::collections::HashMap<&[u32], u32> = std::collections::HashMap::new();
+        for list in lists.iter().chain(&lists) {
+            let next = known.len() as u32;
+            let expected = *known.entry(list).or_insert(next);
+            assert_eq!(interner.intern(list), expected);
+            assert_eq!(interner.lists.list(expected), list.as_slice());
+        }
+        assert_eq!(interner.lists.len(), known.len());
+    }
+
+    #[test]
+    fn grouping_keeps_the_order_of_the_items_and_empty_lists() {
+        let pairs = [(3, 'a'), (1, 'b'), (3, 'c'), (1, 'd'), (1, 'e')];
+        let lists = Lists::grouped(5, pairs.into_iter());
+        let all: Vec<String> = lists.iter().map(|list| list.iter().collect()).collect();
+        assert_eq!(all, ["", "bde", "", "ac", ""]);
+        assert_eq!(Lists::<u8>::grouped(2, std::iter::empty()).list(1), []);
+    }
+}
