@@ -2,7 +2,7 @@
 //! at once, each with its source line.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 use serde_json::json;
@@ -41,8 +41,17 @@ pub struct Source {
     pub path: String,
     /// The text.
     pub text: String,
-    /// Where its lines start, byte offsets.
-    line_starts: Vec<u32>,
+    /// Where its lines start, byte offsets; found when somebody first asks for a place.
+    line_starts: OnceLock<Vec<u32>>,
+}
+
+impl Source {
+    fn line_starts(&self) -> &[u32] {
+        self.line_starts.get_or_init(|| {
+            let breaks = self.text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+            std::iter::once(0).chain(breaks.map(|(offset, _)| offset as u32 + 1)).collect()
+        })
+    }
 }
 
 /// The files that a configuration was read from. Cheap to clone: the texts are shared.
@@ -52,15 +61,18 @@ pub struct Sources(Vec<Arc<Source>>);
 impl Sources {
     /// Adds a file and returns its index.
     pub fn add(&mut self, path: String, text: String) -> u32 {
-        let breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
-        let line_starts = std::iter::once(0).chain(breaks.map(|(offset, _)| offset as u32 + 1)).collect();
-        self.0.push(Arc::new(Source { path, text, line_starts }));
+        self.0.push(Arc::new(Source { path, text, line_starts: OnceLock::new() }));
         self.0.len() as u32 - 1
     }
 
     /// The file with this index.
     pub fn file(&self, index: u32) -> &Source {
         &self.0[index as usize]
+    }
+
+    /// The file with this index, to be kept.
+    pub(super) fn shared(&self, index: u32) -> Arc<Source> {
+        self.0[index as usize].clone()
     }
 
     /// How many files there are.
@@ -77,7 +89,7 @@ impl Sources {
     pub fn position(&self, at: At) -> (&str, usize, usize) {
         let (line_start, _) = self.line(at);
         let source = self.file(at.file);
-        let line = source.line_starts.partition_point(|&s| s as usize <= line_start);
+        let line = source.line_starts().partition_point(|&s| s as usize <= line_start);
         let start = floor_boundary(&source.text, at.start as usize);
         (&source.path, line, source.text[line_start..start].chars().count() + 1)
     }
@@ -90,7 +102,8 @@ impl Sources {
 
     /// Byte range of the line in which the place starts, without its line break.
     fn line(&self, at: At) -> (usize, usize) {
-        let Source { text, line_starts, .. } = self.file(at.file);
+        let source = self.file(at.file);
+        let (text, line_starts) = (&source.text, source.line_starts());
         let start = floor_boundary(text, at.start as usize);
         let next = line_starts.partition_point(|&s| s as usize <= start);
         let end = line_starts.get(next).map_or(text.len(), |&s| s as usize - 1);
@@ -251,6 +264,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// No errors yet, in these files.
+    pub fn new(sources: Sources) -> Report {
+        Report { sources, list: Vec::new() }
+    }
+
     /// Adds an error at a place; the returned value takes a hint and a label.
     pub fn error(&mut self, at: At, message: impl Into<String>) -> &mut Diagnostic {
         self.push(Some(at), message.into())

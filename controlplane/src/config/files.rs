@@ -54,8 +54,9 @@ fn read_path(
     *left -= bytes.len() as u64;
     match String::from_utf8(bytes) {
         Ok(text) => {
-            let file = report.sources.add(shown, text.clone());
-            read_file(file, &text, from.is_none(), config, report)
+            let file = report.sources.add(shown, text);
+            let source = report.sources.shared(file);
+            read_file(file, &source.text, from.is_none(), config, report)
         }
         Err(error) => {
             let start = error.utf8_error().valid_up_to() as u32;

@@ -1,8 +1,11 @@
 //! The canonical content: what a configuration means, independent of order, comments, layout and files.
 
 use std::fmt::Write;
+use std::io::{self, BufWriter, IntoInnerError};
 
-use bulkhead_dataplane::policy::Action;
+use bulkhead_dataplane::policy::{Action, Service};
+use bulkhead_dataplane::verdict::SegmentId;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -12,7 +15,13 @@ use crate::config::values::service_text;
 impl Model {
     /// What the gateway will do, as JSON with sorted keys. Tests, owners and descriptions are not in it: they
     /// change nothing.
-    pub fn canonical(&self) -> Value {
+    pub fn canonical(&self) -> impl Serialize {
+        let (gateway, ports, segments) =
+            (self.canonical_gateway(), self.canonical_ports(), self.canonical_segments());
+        Canonical { gateway, ports, rules: Rules(self), segments }
+    }
+
+    fn canonical_gateway(&self) -> Value {
         let gateway = &self.gateway;
         let t = &gateway.timeouts;
         let timeouts = json!({
@@ -21,16 +30,25 @@ impl Model {
             "tcp_closed_ms": t.tcp_closed_ms, "udp_unreplied_ms": t.udp_unreplied_ms,
             "udp_replied_ms": t.udp_replied_ms, "icmp_ms": t.icmp_ms,
         });
-        let ports: Vec<Value> = self
-            .ports
+        json!({
+            "control": gateway.control, "workers": gateway.workers, "connections": gateway.connections_v4,
+            "connections_v6": gateway.connections_v6, "half_open_percent": gateway.half_open_percent,
+            "busy_poll": gateway.busy_poll, "timeouts": timeouts,
+        })
+    }
+
+    fn canonical_ports(&self) -> Vec<Value> {
+        self.ports
             .iter()
             .map(|p| {
                 let local: Vec<String> = p.local.iter().map(|s| format!("{s:?}")).collect();
                 json!({ "name": p.name, "interface": p.interface, "local": local })
             })
-            .collect();
-        let segments: Vec<Value> = self
-            .segments
+            .collect()
+    }
+
+    fn canonical_segments(&self) -> Vec<Value> {
+        self.segments
             .iter()
             .zip(&self.rules.segments)
             .map(|(info, s)| {
@@ -38,37 +56,87 @@ impl Model {
                 let networks: Vec<_> = s.networks.iter().map(ToString::to_string).collect();
                 json!({ "name": info.name, "ports": ports, "networks": networks })
             })
-            .collect();
-        let rules: Vec<Value> = self
-            .rule_infos
-            .iter()
-            .zip(&self.rules.rules)
-            .map(|(info, r)| {
-                let names = |ids: &[_]| ids.iter().map(|&s| self.segment_name(s)).collect::<Vec<_>>();
-                let services: Vec<_> = r.services.iter().map(|&s| service_text(s)).collect();
-                json!({
-                    "name": info.name, "from": names(&r.from), "to": names(&r.to), "services": services,
-                    "action": action_text(r.action),
-                })
-            })
-            .collect();
-        json!({
-            "gateway": {
-                "control": gateway.control, "workers": gateway.workers, "connections": gateway.connections_v4,
-                "connections_v6": gateway.connections_v6, "half_open_percent": gateway.half_open_percent,
-                "busy_poll": gateway.busy_poll, "timeouts": timeouts,
-            },
-            "ports": ports, "segments": segments, "rules": rules,
-        })
+            .collect()
     }
 
     /// SHA-256 of [`canonical`](Model::canonical).
     pub(super) fn compute_digest(&self) -> String {
-        let hash = Sha256::digest(self.canonical().to_string().as_bytes());
-        hash.iter().fold(String::with_capacity(64), |mut hex, byte| {
+        let mut hash = BufWriter::new(Hashing(Sha256::new()));
+        let written = serde_json::to_writer(&mut hash, &self.canonical());
+        let hash = hash.into_inner().map_err(IntoInnerError::into_error);
+        let Hashing(hash) = hash.expect("hashing cannot fail");
+        written.expect("keys are strings, and hashing cannot fail");
+        hash.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
             let _ = write!(hex, "{byte:02x}");
             hex
         })
+    }
+}
+
+/// Fields in the order of their names. Rules are written straight from the model: built as a tree of values first,
+/// those of a large policy would take longer than everything else of a reload together.
+#[derive(Serialize)]
+struct Canonical<'m> {
+    gateway: Value,
+    ports: Vec<Value>,
+    rules: Rules<'m>,
+    segments: Vec<Value>,
+}
+
+struct Rules<'m>(&'m Model);
+
+impl Serialize for Rules<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Rules(model) = self;
+        serializer.collect_seq(model.rule_infos.iter().zip(&model.rules.rules).map(|(info, rule)| {
+            CanonicalRule {
+                action: action_text(rule.action),
+                from: Names(model, &rule.from),
+                name: &info.name,
+                services: Services(&rule.services),
+                to: Names(model, &rule.to),
+            }
+        }))
+    }
+}
+
+/// Fields in the order of their names.
+#[derive(Serialize)]
+struct CanonicalRule<'m> {
+    action: &'static str,
+    from: Names<'m>,
+    name: &'m str,
+    services: Services<'m>,
+    to: Names<'m>,
+}
+
+struct Names<'m>(&'m Model, &'m [SegmentId]);
+
+impl Serialize for Names<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.1.iter().map(|segment| self.0.segment_name(*segment)))
+    }
+}
+
+struct Services<'m>(&'m [Service]);
+
+impl Serialize for Services<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|service| service_text(*service)))
+    }
+}
+
+/// Hashes what is written to it.
+struct Hashing(Sha256);
+
+impl io::Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -19,7 +19,7 @@ use bulkhead_dataplane::verdict::{PortId, Reason, RuleId, SegmentId};
 pub use canonical::action_text;
 pub use trial::{TestResult, probe_text};
 
-use crate::config::{self, At, Config, Diagnostics, Report, Sources};
+use crate::config::{self, At, Config, Diagnostics, Loaded, Report, Sources};
 
 /// A configuration that can be compiled and run.
 #[derive(Clone, Debug)]
@@ -185,6 +185,12 @@ pub fn load(path: &Path) -> Result<Model, Diagnostics> {
 /// Reads and resolves a text; `name` stands for the file's path in messages.
 pub fn parse(name: &str, text: &str) -> Result<Model, Diagnostics> {
     finish(config::read_text(name, text))
+}
+
+/// Resolves what [`config::load`] has read.
+pub fn resolve(loaded: Loaded) -> Result<Model, Diagnostics> {
+    let Loaded { config, sources } = loaded;
+    resolve::resolve(config, Report::new(sources))
 }
 
 fn finish((config, report): (Option<Config>, Report)) -> Result<Model, Diagnostics> {

@@ -30,11 +30,11 @@ pub(super) fn resolve_within(limit: usize, mut config: Config, report: Report) -
     let mut resolver = Resolver { report, expanded: 0, limit };
     config.ports.sort_by(|a, b| a.name.value.cmp(&b.name.value));
     config.segments.sort_by(|a, b| a.name.value.cmp(&b.name.value));
-    config.rules.sort_by(|a, b| text(&a.name).cmp(text(&b.name)));
+    let mut written = std::mem::take(&mut config.rules);
     let services = resolver.services(&config);
     let ports = resolver.ports(&config, &services);
     let (segments, mut rules) = resolver.segments(&config, &ports);
-    let (rule_infos, resolved) = resolver.rules(&config, &segments, &services, &rules);
+    let (rule_infos, resolved) = resolver.rules(&mut written, &segments, &services, &rules);
     rules.rules = resolved;
     let mut model = Model {
         gateway: gateway(&config),
@@ -61,6 +61,13 @@ fn text(text: &Option<Text>) -> &str {
 
 fn value(text: &Option<Text>) -> Option<String> {
     text.as_ref().map(|t| t.value.clone())
+}
+
+/// The order of the rules by name, as written among equals. Rules are large, so they themselves stay where they are.
+fn by_name(rules: &[schema::Rule]) -> Vec<u32> {
+    let mut named: Vec<(&str, u32)> = rules.iter().map(|rule| text(&rule.name)).zip(0..).collect();
+    named.sort_unstable();
+    named.into_iter().map(|(_, index)| index).collect()
 }
 
 fn gateway(config: &Config) -> Gateway {
@@ -370,23 +377,36 @@ impl Resolver {
         list
     }
 
+    /// Takes the texts out of the rules as written: copies of them would cost as much as all the rest.
     fn rules(
         &mut self,
-        config: &Config,
+        written: &mut [schema::Rule],
         segments: &[SegmentInfo],
         services: &Services<'_>,
         set: &RuleSet,
     ) -> (Vec<RuleInfo>, Vec<Rule>) {
-        let mut seen = HashMap::new();
-        let (mut infos, mut rules) = (Vec::new(), Vec::new());
+        let mut infos: Vec<RuleInfo> = Vec::with_capacity(written.len());
+        let mut rules = Vec::with_capacity(written.len());
+        // Of the rules with the name that came last: sorted, equal names follow each other.
+        let mut first: Option<usize> = None;
         let clean = self.report.is_clean();
         let families: Vec<u8> = set.segments.iter().map(families).collect();
-        for rule in &config.rules {
+        for index in by_name(written) {
+            let rule = &mut written[index as usize];
             let before = self.report.count();
-            if let Some(name) = &rule.name {
-                self.claim("rule", name, &mut seen);
-            }
             let at = rule.name.as_ref().map_or(rule.at, |n| n.at);
+            if let Some(name) = &rule.name {
+                if let Err(wrong) = values::name(&name.value) {
+                    self.wrong(name.at, wrong);
+                }
+                match first {
+                    Some(known) if infos[known].name == name.value => {
+                        let message = format!("two rules are named {}", quoted(&name.value));
+                        self.report.error(name.at, message).related(infos[known].at, "the first one");
+                    }
+                    _ => first = Some(infos.len()),
+                }
+            }
             let resolved = Rule {
                 from: self.segment_list(&rule.from, segments),
                 to: self.segment_list(&rule.to, segments),
@@ -402,12 +422,13 @@ impl Resolver {
                     .error(at, format!("rule {} can never match", quoted(text(&rule.name))))
                     .hint("`from`, `to` and `services` have no address family (IPv4, IPv6) in common");
             }
+            let taken = |text: &mut Option<Text>| text.take().map(|t| t.value);
             infos.push(RuleInfo {
-                name: text(&rule.name).to_owned(),
-                services: rule.services.iter().map(|s| s.value.clone()).collect(),
-                owner: value(&rule.owner),
-                ticket: value(&rule.ticket),
-                description: value(&rule.description),
+                name: taken(&mut rule.name).unwrap_or_default(),
+                services: rule.services.drain(..).map(|s| s.value).collect(),
+                owner: taken(&mut rule.owner),
+                ticket: taken(&mut rule.ticket),
+                description: taken(&mut rule.description),
                 at,
             });
             rules.push(resolved);
