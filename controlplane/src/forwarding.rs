@@ -48,6 +48,25 @@ pub fn disable() -> io::Result<Vec<String>> {
     Ok(before.into_iter().map(|knob| knob.name).collect())
 }
 
+/// Has the kernel believe neither router advertisements nor redirects that come by this interface.
+///
+/// Neighbour discovery goes to the kernel, and one that does not forward takes itself for a host: any neighbour could
+/// give it, and so the gateway, a route. For IPv4 there is nothing to do, for no ICMP redirect reaches the kernel.
+pub fn distrust(interface: &str) -> io::Result<()> {
+    for setting in ["accept_ra", "accept_redirects"] {
+        match fs::write(Path::new(ROOT).join("ipv6/conf").join(interface).join(setting), "0") {
+            // Without IPv6 there is no such setting; a missing interface is told elsewhere.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let name = format!("net.ipv6.conf.{}.{setting}", interface.replace('.', "/"));
+                return Err(io::Error::new(error.kind(), format!("turning off {name}: {error}")));
+            }
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
 /// The command that turns these settings off. Those of single interfaces are left out where a general one takes them
 /// along.
 pub fn command(enabled: &[String]) -> String {
@@ -115,6 +134,27 @@ fn is_on(path: &Path) -> io::Result<bool> {
 mod tests {
     use super::*;
     use crate::lab::{self, Namespace, VethOptions};
+
+    #[test]
+    fn a_distrusted_interface_takes_no_route_from_its_neighbours() {
+        if !lab::available() {
+            eprintln!("SKIPPED: needs root");
+            return;
+        }
+        let space = Namespace::new("distrust").unwrap();
+        Namespace::veth((&space, "a.1"), (&space, "b"), &VethOptions::default()).unwrap();
+        for setting in ["accept_ra", "accept_redirects"] {
+            for interface in ["a.1", "b"] {
+                space.set_sysctl(&format!("net/ipv6/conf/{interface}/{setting}"), "1").unwrap();
+            }
+        }
+        space.run(|| distrust("a.1")).unwrap();
+        for setting in ["accept_ra", "accept_redirects"] {
+            assert_eq!(space.sysctl(&format!("net/ipv6/conf/a.1/{setting}")).unwrap(), "0");
+            assert_eq!(space.sysctl(&format!("net/ipv6/conf/b/{setting}")).unwrap(), "1");
+        }
+        space.run(|| distrust("nowhere")).unwrap();
+    }
 
     #[test]
     fn every_way_to_make_the_kernel_forward_is_found_and_turned_off() {

@@ -218,7 +218,7 @@ impl<'g> MainLoop<'g> {
                     self.opened[index] = None;
                     Some(format!("{label}: the interface is gone"))
                 }
-                (_, Some(_)) => match self.gateway.engine.reopen(port) {
+                (_, Some(_)) => match reopen(self.gateway, port, &info.interface) {
                     Ok(()) => {
                         self.opened[index] = now;
                         self.gateway.alarm(format!("{label}: the interface is back, and the port with it"));
@@ -311,6 +311,11 @@ impl<'g> MainLoop<'g> {
         }
         self.rounds = rounds;
     }
+}
+
+fn reopen(gateway: &Gateway, port: PortId, interface: &str) -> anyhow::Result<()> {
+    forwarding::distrust(interface)?;
+    Ok(gateway.engine.reopen(port)?)
 }
 
 fn ports_of(count: usize) -> impl Iterator<Item = PortId> {

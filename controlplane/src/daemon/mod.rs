@@ -114,6 +114,9 @@ fn check_forwarding(manage: bool) -> Result<()> {
 fn start(loaded: Loaded, file: &Path, stop: mpsc::Sender<StopRequest>) -> Result<(Arc<Gateway>, Watcher)> {
     let Loaded { model, policy } = loaded;
     let interfaces: Vec<_> = model.ports.iter().map(|port| port.interface.clone()).collect();
+    for interface in &interfaces {
+        forwarding::distrust(interface).context("closing the kernel to its neighbours' routes")?;
+    }
     let watcher =
         Watcher::new(&interfaces).context("reading the kernel's routes, neighbours and addresses")?;
     let topology = Topology::new(watcher.spec().clone());
