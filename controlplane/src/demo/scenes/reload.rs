@@ -14,8 +14,10 @@ use crate::demo::row::Finding;
 use crate::demo::servers::file_byte;
 use crate::demo::stage::{Family, PATIENCE, Stage};
 
-/// Length of the files, bytes.
-pub const FILE: usize = 24_000_000;
+/// Length of the file that comes to its end, bytes.
+const FILE: usize = 24_000_000;
+/// Length of a file that is cut: long enough that it cannot end before, however slowly this machine does the rest.
+pub const ENDLESS: usize = 10 * FILE;
 /// How much of the files has come when the policy changes, and how much of the other comes before the cut one is looked at.
 pub const SHARE: usize = FILE / 4;
 /// How long a whole download may take.
@@ -59,7 +61,7 @@ fn downloads(stage: &mut Stage<'_>) -> Result<()> {
     let cut = "download on tcp/8080, whose rule goes";
     let stays = "download on tcp/443 beside it";
     stage.trying("two downloads, and a reload in the middle of both")?;
-    let (doomed, other) = (Download::start(stage, 8080)?, Download::start(stage, 443)?);
+    let (doomed, other) = (Download::start(stage, 8080, ENDLESS)?, Download::start(stage, 443, FILE)?);
     doomed.wait_for(SHARE)?;
     other.wait_for(SHARE)?;
 
@@ -87,7 +89,7 @@ fn downloads(stage: &mut Stage<'_>) -> Result<()> {
     });
     let why = event.as_ref().and_then(|event| event["reason"].as_str()).unwrap_or("no event").to_owned();
     let what = match in_the_end {
-        end if end >= FILE => "went on to its end",
+        end if end >= ENDLESS => "went on to its end",
         end if end > at_reload => "went on for a while",
         _ => "cut",
     };
@@ -99,7 +101,7 @@ fn downloads(stage: &mut Stage<'_>) -> Result<()> {
     let note = format!(
         "stopped for good at {:.1} of {:.0} MB; the reload took {} ms",
         megabytes(in_the_end),
-        megabytes(FILE),
+        megabytes(ENDLESS),
         took.as_millis()
     );
     stage.row(cut, Finding::new("cut", "policy_revoked"), Finding::new(what, why), Some(note));
@@ -122,13 +124,14 @@ pub struct Download {
     /// The client's packets.
     pub tuple: Tuple,
     received: Arc<AtomicUsize>,
+    length: usize,
     wrong: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Download {
-    /// Begins to fetch a file from the web zone's server at this port.
-    pub fn start(stage: &Stage<'_>, port: u16) -> Result<Download> {
+    /// Begins to fetch a file of this length from the web zone's server at this port.
+    pub fn start(stage: &Stage<'_>, port: u16, length: usize) -> Result<Download> {
         let (client, web) = (stage.lab.host("clients"), stage.lab.host("web"));
         let (source, destination) = (Family::V4.address(client), Family::V4.address(web));
         let mut probe = client.namespace.run(|| Probe::send(source, destination, Service::Tcp(port)))?;
@@ -137,7 +140,7 @@ impl Download {
         }
         let tuple = probe.tuple;
         let stream = probe.into_stream()?;
-        (&stream).write_all(format!("get {FILE}\n").as_bytes())?;
+        (&stream).write_all(format!("get {length}\n").as_bytes())?;
         let (received, wrong) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (mut from, count, bad) = (stream.try_clone()?, received.clone(), wrong.clone());
         let reader = std::thread::Builder::new().name("download".to_owned()).spawn(move || {
@@ -151,7 +154,7 @@ impl Download {
                 count.store(at, Ordering::Release);
             }
         })?;
-        Ok(Download { stream, tuple, received, wrong, reader: Some(reader) })
+        Ok(Download { stream, tuple, received, length, wrong, reader: Some(reader) })
     }
 
     /// Bytes so far.
@@ -160,13 +163,13 @@ impl Download {
     }
 
     fn is_right(&self) -> bool {
-        self.received() == FILE && !self.wrong.load(Ordering::Relaxed)
+        self.received() == self.length && !self.wrong.load(Ordering::Relaxed)
     }
 
     /// Waits for so many bytes.
     pub fn wait_for(&self, bytes: usize) -> Result<()> {
         let deadline = Instant::now() + DOWNLOAD;
-        while self.received() < bytes.min(FILE) {
+        while self.received() < bytes.min(self.length) {
             if Instant::now() > deadline {
                 bail!("a download stands still at {:.1} MB", megabytes(self.received()));
             }
