@@ -16,3 +16,5 @@ pub mod forwarding;
 pub mod lab;
 
 pub mod demo;
+
+pub mod bench;

@@ -2,6 +2,7 @@
 //!
 //! A new verb is a file with an `Args` that has `run`, a variant of [`Verb`] and a line in [`Verb::run`].
 
+mod bench;
 mod check;
 mod connections;
 mod control;
@@ -73,6 +74,7 @@ enum Verb {
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
     Demo(demo::DemoArgs),
+    Bench(bench::BenchArgs),
 }
 
 impl Verb {
@@ -89,6 +91,7 @@ impl Verb {
             Verb::Check(args) => args.run(),
             Verb::Explain(args) => args.run(),
             Verb::Demo(args) => args.run(),
+            Verb::Bench(args) => args.run(),
         }
     }
 }

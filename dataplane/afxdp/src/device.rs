@@ -209,6 +209,14 @@ pub fn disable_offloads(interface: &str, which: Offloads) -> Result<(), Error> {
     Ok(())
 }
 
+/// Turns merging of received packets on. A veth then runs NAPI also without an XDP program, and so takes frames that
+/// an XDP program at its peer redirects to it.
+pub fn enable_gro(interface: &str) -> Result<(), Error> {
+    let (what, _, set) = SIMPLE_OFFLOADS[4];
+    ask(interface, &mut Value { command: set, data: 1 })
+        .map_err(|errno| Error::new(format!("turn on {what} of {interface}"), errno))
+}
+
 /// The offloads that are on.
 pub fn offloads(interface: &str) -> Result<Offloads, Error> {
     let mut on = [false; SIMPLE_OFFLOADS.len()];

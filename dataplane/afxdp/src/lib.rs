@@ -10,6 +10,7 @@ pub mod l2fwd;
 pub mod redirect;
 mod ring;
 mod socket;
+pub mod source;
 mod sys;
 mod umem;
 

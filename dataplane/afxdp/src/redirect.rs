@@ -10,13 +10,13 @@ use crate::socket::{Interface, Socket};
 use crate::sys;
 
 // Commands and constants of `include/uapi/linux/bpf.h`.
-const BPF_MAP_CREATE: i32 = 0;
+pub(crate) const BPF_MAP_CREATE: i32 = 0;
 const BPF_MAP_UPDATE_ELEM: i32 = 2;
-const BPF_PROG_LOAD: i32 = 5;
+pub(crate) const BPF_PROG_LOAD: i32 = 5;
 const BPF_LINK_CREATE: i32 = 28;
 const BPF_MAP_TYPE_XSKMAP: u32 = 17;
-const BPF_PROG_TYPE_XDP: u32 = 6;
-const BPF_XDP: u32 = 37;
+pub(crate) const BPF_PROG_TYPE_XDP: u32 = 6;
+pub(crate) const BPF_XDP: u32 = 37;
 /// Queues the map has room for.
 const QUEUES: u32 = 1024;
 
@@ -75,22 +75,22 @@ impl Redirect {
 
 /// `struct bpf_insn`.
 #[repr(C)]
-struct Instruction {
-    code: u8,
+pub(crate) struct Instruction {
+    pub code: u8,
     /// Destination register in the low half, source in the high one (little-endian bit fields).
-    registers: u8,
-    offset: i16,
-    immediate: i32,
+    pub registers: u8,
+    pub offset: i16,
+    pub immediate: i32,
 }
 
 /// Each argument is the beginning of `union bpf_attr`; the kernel takes the rest as zero.
 #[repr(C)]
-struct CreateMap {
-    kind: u32,
-    key_bytes: u32,
-    value_bytes: u32,
-    entries: u32,
-    flags: u32,
+pub(crate) struct CreateMap {
+    pub kind: u32,
+    pub key_bytes: u32,
+    pub value_bytes: u32,
+    pub entries: u32,
+    pub flags: u32,
 }
 
 #[repr(C)]
@@ -103,19 +103,19 @@ struct UpdateElement {
 }
 
 #[repr(C)]
-struct LoadProgram {
-    kind: u32,
-    instruction_count: u32,
-    instructions: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buffer: u64,
-    kernel_version: u32,
-    flags: u32,
-    name: [u8; 16],
-    ifindex: u32,
-    expected_attach: u32,
+pub(crate) struct LoadProgram {
+    pub kind: u32,
+    pub instruction_count: u32,
+    pub instructions: u64,
+    pub license: u64,
+    pub log_level: u32,
+    pub log_size: u32,
+    pub log_buffer: u64,
+    pub kernel_version: u32,
+    pub flags: u32,
+    pub name: [u8; 16],
+    pub ifindex: u32,
+    pub expected_attach: u32,
 }
 
 #[repr(C)]
@@ -131,7 +131,7 @@ struct CreateLink {
 /// # Safety
 /// `attr` must be the beginning of `union bpf_attr` for the command, without padding, and what it points to must live
 /// through the call.
-unsafe fn bpf<T>(command: i32, attr: &mut T) -> Result<i32, i32> {
+pub(crate) unsafe fn bpf<T>(command: i32, attr: &mut T) -> Result<i32, i32> {
     // SAFETY: pointer and length describe `attr`; the rest is the caller's promise.
     let rc = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if rc < 0 { Err(sys::errno()) } else { Ok(rc as i32) }
@@ -139,7 +139,7 @@ unsafe fn bpf<T>(command: i32, attr: &mut T) -> Result<i32, i32> {
 
 /// # Safety
 /// The descriptor must be new and nobody else's.
-unsafe fn own(fd: i32) -> OwnedFd {
+pub(crate) unsafe fn own(fd: i32) -> OwnedFd {
     // SAFETY: the caller's promise.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
@@ -195,7 +195,7 @@ fn link(program: &OwnedFd, ifindex: u32) -> Result<OwnedFd, i32> {
     unsafe { bpf(BPF_LINK_CREATE, &mut attr).map(|fd| own(fd)) }
 }
 
-fn instruction(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> Instruction {
+pub(crate) fn instruction(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> Instruction {
     let registers =
         if cfg!(target_endian = "little") { source << 4 | destination } else { destination << 4 | source };
     Instruction { code, registers, offset, immediate }
