@@ -158,13 +158,29 @@ impl Path {
 }
 
 /// The frame with its IPv4 "don't fragment" taken away.
-pub fn may_fragment(mut frame: Vec<u8>) -> Vec<u8> {
-    frame[ETHERNET_BYTES + 6] &= !0x40;
+pub fn may_fragment(frame: Vec<u8>) -> Vec<u8> {
+    fragment_v4(frame, 0)
+}
+
+/// The frame with these flags and this offset in its IPv4 header (RFC 791, section 3.1).
+pub fn fragment_v4(mut frame: Vec<u8>, flags_and_offset: u16) -> Vec<u8> {
     let header = &mut frame[ETHERNET_BYTES..ETHERNET_BYTES + 20];
+    header[6..8].copy_from_slice(&flags_and_offset.to_be_bytes());
     header[10..12].fill(0);
     let checksum = !sum(0, header);
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
     frame
+}
+
+/// The IPv6 frame with a fragment header of this offset and flag (RFC 8200, section 4.5) before what it carries.
+pub fn fragment_v6(frame: &[u8], offset_and_more: u16) -> Vec<u8> {
+    let (headers, content) = frame.split_at(ETHERNET_BYTES + 40);
+    let mut headers = headers.to_vec();
+    let next = std::mem::replace(&mut headers[ETHERNET_BYTES + 6], 44);
+    let length = content.len() as u16 + 8;
+    headers[ETHERNET_BYTES + 4..ETHERNET_BYTES + 6].copy_from_slice(&length.to_be_bytes());
+    let fragment = [&[next, 0][..], &offset_and_more.to_be_bytes(), &[0, 0, 0, 7]].concat();
+    [headers, fragment, content.to_vec()].concat()
 }
 
 /// An IP packet from the wire.

@@ -7,6 +7,7 @@ pub mod frames;
 pub mod gateway;
 pub mod peer;
 pub mod scene;
+pub mod sockets;
 pub mod traffic;
 
 use std::io::Write;

@@ -20,6 +20,9 @@ const FRAME_BYTES: usize = 66_000;
 /// Receive buffer, bytes: some thousand small frames.
 const SOCKET_BYTES: usize = 4 << 20;
 
+/// How long a frame may wait for room in the socket's or the interface's queue.
+const SEND_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A packet socket at one interface: frames sent here leave by it, frames that arrive at it are received here, for
 /// whatever Ethernet address. What the interface itself sends is not seen.
 ///
@@ -53,14 +56,16 @@ impl RawPort {
         }
     }
 
-    /// Sends one frame, from its Ethernet header on.
+    /// Sends one frame, from its Ethernet header on. Where the queue stays full, or a veth refuses the frame because it
+    /// is larger than the other end's MTU (which looks the same), the kernel's error comes after a few seconds.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        let deadline = Instant::now() + SEND_PATIENCE;
         loop {
             match send(self.socket.as_raw_fd(), frame, MsgFlags::empty()) {
                 Ok(_) => return Ok(()),
                 Err(nix::Error::EINTR) => {}
                 // The socket's or the interface's queue is full for the moment.
-                Err(nix::Error::EAGAIN | nix::Error::ENOBUFS) => {
+                Err(nix::Error::EAGAIN | nix::Error::ENOBUFS) if Instant::now() < deadline => {
                     self.wait(PollFlags::POLLOUT, Duration::from_millis(10))?;
                 }
                 Err(error) => return Err(error.into()),

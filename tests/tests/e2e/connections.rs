@@ -1,11 +1,9 @@
 //! Connections: who may open one, what belongs to it, and how it ends.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-
 use bulkhead_tests::config::{Config, allow};
 use bulkhead_tests::frames::{ETHERNET_BYTES, Family, Packet, flags, segment};
 use bulkhead_tests::scene::{Scene, number};
+use bulkhead_tests::sockets::echo;
 use bulkhead_tests::wait_until;
 use serde_json::Value;
 
@@ -26,22 +24,7 @@ fn ordinary_sockets_connect_exchange_a_megabyte_and_close() {
     const BYTES: usize = 1 << 20;
     let Some(scene) = Scene::start(&services()) else { return };
     for family in Family::BOTH {
-        let to = SocketAddr::new(scene.host_address("servers", family), 80);
-        let listener = scene.host("servers").namespace.run(|| TcpListener::bind(to)).unwrap();
-        let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut received = Vec::new();
-            stream.read_to_end(&mut received).unwrap();
-            stream.write_all(&received).unwrap();
-        });
-        let sent: Vec<u8> = (0..BYTES).map(|index| (index / 7) as u8).collect();
-        let mut client = scene.host("office").namespace.run(|| TcpStream::connect(to)).unwrap();
-        client.write_all(&sent).unwrap();
-        client.shutdown(std::net::Shutdown::Write).unwrap();
-        let mut echoed = Vec::new();
-        client.read_to_end(&mut echoed).unwrap();
-        server.join().unwrap();
-        assert!(echoed == sent, "{} bytes came back", echoed.len());
+        let to = echo(&scene, ["office", "servers"], family, 80, BYTES);
         let mut state = String::new();
         wait_until("both ends have closed", || {
             let listed = connections(&scene, &["--port", "tcp/80", "--destination", &to.ip().to_string()]);

@@ -4,6 +4,7 @@
 mod cli;
 mod closed;
 mod connections;
+mod ledger;
 mod policy;
 mod reload;
 mod routing;

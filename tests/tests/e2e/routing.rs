@@ -98,6 +98,26 @@ fn a_smaller_mtu_while_running_is_followed_and_told_to_the_sender() {
 }
 
 #[test]
+fn an_ordinary_socket_believes_what_the_gateway_tells_of_the_mtu() {
+    let Some(scene) = Scene::start(&names()) else { return };
+    scene.lab.gateway.set_mtu("servers", 1300).unwrap();
+    for family in Family::BOTH {
+        let [from, to] = ["office", "servers"].map(|zone| scene.host_address(zone, family));
+        let socket = scene.host("office").namespace.run(|| {
+            let socket = UdpSocket::bind((from, 0)).unwrap();
+            socket.connect((to, 53)).unwrap();
+            socket
+        });
+        wait_until("the sender knows", || {
+            // Its kernel checks that the error quotes what it has sent before it tells the socket.
+            let sent = socket.send(&[7; 1400]);
+            std::thread::sleep(Duration::from_millis(20));
+            sent.is_err_and(|error| error.raw_os_error() == Some(nix::libc::EMSGSIZE))
+        });
+    }
+}
+
+#[test]
 fn without_a_route_the_sender_is_told_and_routes_that_come_and_go_are_followed() {
     let far: [(&str, &str); 2] = [("203.0.113.0/24", "203.0.113.9"), ("2001:db8::/32", "2001:db8::9")];
     let segment = |name: &str, networks: &[&str]| {

@@ -7,8 +7,9 @@ use bulkhead::lab::{Host, RawPort};
 use bulkhead_tests::config::{Config, allow};
 use bulkhead_tests::frames::{Family, flags, segment};
 use bulkhead_tests::scene::{Scene, number, office_and_servers};
+use bulkhead_tests::sockets::echo;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 /// Two CPUs that we may run on. `None`, and a line that says so, on a machine without.
 fn two_cpus() -> Option<[usize; 2]> {
@@ -21,18 +22,24 @@ fn two_cpus() -> Option<[usize; 2]> {
     cpus
 }
 
-/// Has a host send by the queue of the sending CPU (transmit packet steering, Documentation/networking/scaling.rst);
-/// by itself a veth would choose the same queue for both directions of a connection. The gateway's end receives by
-/// the queue of the same number.
-fn steer_by_cpu(host: &Host, cpus: [usize; 2]) {
+/// Has a host send by one queue from these CPUs and by the other from those (transmit packet steering,
+/// Documentation/networking/scaling.rst); by itself a veth would choose the same queue for both directions of a
+/// connection. The gateway's end receives by the queue of the same number.
+fn steer(host: &Host, by_queue: [&[usize]; 2]) {
     host.namespace.run_with_sysfs(|| {
-        for (queue, cpu) in cpus.into_iter().enumerate() {
-            // A mask in hexadecimal words of 32 bits, the highest first.
-            let mask = format!("{:x}{}", 1u32 << (cpu % 32), ",00000000".repeat(cpu / 32));
+        for (queue, cpus) in by_queue.into_iter().enumerate() {
             let file = format!("/sys/class/net/{}/queues/tx-{queue}/xps_cpus", host.interface);
-            std::fs::write(file, mask).unwrap();
+            std::fs::write(file, mask(cpus)).unwrap();
         }
     });
+}
+
+/// A set of CPUs as the kernel reads it: hexadecimal words of 32 bits, the highest first.
+fn mask(cpus: &[usize]) -> String {
+    let mut words = vec![0u32; cpus.iter().max().map_or(0, |cpu| cpu / 32) + 1];
+    cpus.iter().for_each(|cpu| words[cpu / 32] |= 1 << (cpu % 32));
+    let words: Vec<_> = words.iter().rev().map(|word| format!("{word:08x}")).collect();
+    words.join(",")
 }
 
 fn pin(cpu: usize) {
@@ -48,7 +55,7 @@ fn two_workers(services: &str) -> Option<(Scene, [usize; 2])> {
     zones.iter_mut().for_each(|zone| zone.queues = 2);
     let mut scene = Scene::build(zones)?;
     for zone in ["office", "servers"] {
-        steer_by_cpu(scene.host(zone), cpus);
+        steer(scene.host(zone), [&cpus[..1], &cpus[1..]]);
     }
     let rules = allow("there", "office", "servers", services) + &allow("back", "servers", "office", services);
     scene.run(&Config { workers: 2, sentinels: false, ..Config::new(rules) });
@@ -142,4 +149,28 @@ fn a_connection_that_both_ends_open_at_once_on_two_workers_is_one_connection() {
         assert_eq!(connection["packets"].to_string(), "[1,1]", "{connection:#}");
     }
     assert_eq!(forwarded(&scene), [2 * PORTS.len() as u64; 2]);
+}
+
+#[test]
+fn ordinary_sockets_on_two_workers_lose_nothing_to_the_gateway() {
+    let Some((scene, _)) = two_workers("tcp/8000-8031") else { return };
+    // As receive-side scaling does it: each direction of a connection stays on its queue.
+    let configured = sysconf(SysconfVar::_NPROCESSORS_CONF).unwrap().unwrap();
+    let all: Vec<_> = (0..configured as usize).collect();
+    steer(scene.host("office"), [&all, &[]]);
+    steer(scene.host("servers"), [&[], &all]);
+    let before = scene.drops();
+    std::thread::scope(|scope| {
+        for number in 0..16 {
+            let scene = &scene;
+            scope.spawn(move || {
+                let zones = if number % 2 == 0 { ["office", "servers"] } else { ["servers", "office"] };
+                echo(scene, zones, Family::BOTH[number / 8], 8000 + number as u16, 200_000);
+            });
+        }
+    });
+    // A segment that one worker judges before the other has seen what it answers would be out of its window.
+    scene.expect_drops(&before, &[]);
+    let forwarded = forwarded(&scene);
+    assert!(forwarded.iter().all(|packets| *packets > 1000), "{forwarded:?}");
 }
