@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Exit, Format, OutputArgs, complain, say, say_json};
-use crate::demo::{self, Audience, Row};
+use crate::demo::{self, Audience, Row, Shown};
 
 /// Show what the gateway does, by itself, on this machine
 ///
@@ -35,17 +35,22 @@ impl DemoArgs {
         }
         let rows = match self.output.output {
             Format::Json => {
-                let rows = demo::run(&mut Quiet)?;
+                let Shown { rows, throughput } = demo::run(&mut Quiet)?;
                 let list: Vec<_> = rows.iter().map(Row::to_json).collect();
-                say_json(
-                    &json!({ "ok": demo::all_ok(&rows), "rows": list, "rows_ok": demo::ok_count(&rows) }),
-                );
+                let throughput = match throughput {
+                    Ok(report) => report.to_json(),
+                    Err(why) => json!({ "skipped": why }),
+                };
+                say_json(&json!({
+                    "ok": demo::all_ok(&rows), "rows": list, "rows_ok": demo::ok_count(&rows),
+                    "throughput": throughput,
+                }));
                 rows
             }
             Format::Text => {
                 let begun = std::time::Instant::now();
                 let mut screen = Screen::new();
-                let rows = demo::run(&mut screen).inspect_err(|_| clear_line())?;
+                let Shown { rows, .. } = demo::run(&mut screen).inspect_err(|_| clear_line())?;
                 screen.summary(&rows, begun.elapsed().as_secs_f32());
                 rows
             }
