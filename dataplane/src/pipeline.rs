@@ -362,8 +362,10 @@ impl Pipeline {
         Ok(hop)
     }
 
-    /// An ICMP error: passes only to the sender of the packet that it quotes, and only for a known connection. It
-    /// neither refreshes nor ends anything (RFC 5508, section 4.2; RFC 5927).
+    /// An ICMP error: passes only to the sender of the packet that it quotes, only for a known connection, and only
+    /// from where that packet went. Else anybody who can guess a connection, or is told of it by an accomplice, could
+    /// send its originator what he likes, from a segment that no rule lets speak. It neither refreshes nor ends
+    /// anything (RFC 5508, section 4.2; RFC 5927).
     fn relate(
         &mut self,
         context: &Context<'_>,
@@ -377,7 +379,9 @@ impl Pipeline {
         }
         verify_transport_checksum(frame, headers)?;
         let quote = parse_quote(frame, headers)?;
-        if quote.addresses.source() != headers.addresses.destination() {
+        // By its port, not its segment: a router on the way may be of another segment than the host behind it.
+        let came_from_there = policy.source_segment(ingress, quote.addresses.destination()).is_some();
+        if quote.addresses.source() != headers.addresses.destination() || !came_from_there {
             return Err(Reason::IcmpUnrelated.into());
         }
         match quote.addresses {

@@ -182,7 +182,7 @@ reasons! {
     NoConnection "no_connection" "connection" "Neither a known connection's packet nor one that may open a connection.";
     TcpInvalid "tcp_invalid" "connection" "A TCP packet that the connection's state does not allow.";
     TcpOutOfWindow "tcp_out_of_window" "connection" "A sequence or acknowledgement number outside the connection's window: late, forged or injected.";
-    IcmpUnrelated "icmp_unrelated" "connection" "An ICMP error that quotes no known connection, or does not go to the quoted sender.";
+    IcmpUnrelated "icmp_unrelated" "connection" "An ICMP error that quotes no known connection, does not go to the quoted sender, or does not come from where the quoted packet went.";
     IcmpBadQuote "icmp_bad_quote" "connection" "An ICMP error whose quoted packet is cut short, malformed or outside the connection's window (RFC 5927).";
     TableFull "table_full" "connection" "The connection table is full of live connections. Raise `connections` in [gateway], or find who opens so many.";
     HalfOpenLimit "half_open_limit" "connection" "Too many connections wait for their handshake. Usually a SYN flood.";

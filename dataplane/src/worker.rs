@@ -193,7 +193,10 @@ impl<P: PortIo> Worker<P> {
     /// its deadline.
     fn judge(&mut self, ingress: PortId, now: Now, deadline: Option<Now>) {
         let Worker { pipeline, snapshot, table, frames, verdicts, .. } = self;
-        pipeline.process(&Context { now, snapshot, table }, ingress, frames, verdicts);
+        let context = Context { now, snapshot, table };
+        pipeline.process(&context, ingress, frames, verdicts);
+        // Reports what the burst ended: with no room left for reports nothing more could be ended to make room.
+        pipeline.sweep(&context, 0);
         let mut frames = std::mem::take(&mut self.frames);
         let verdicts = std::mem::take(&mut self.verdicts);
         let mut next_hops = self.pipeline.take_unresolved();

@@ -234,6 +234,48 @@ fn an_icmp_error_reaches_only_the_sender_of_the_packet_it_quotes() {
     gateway.assert_ledger(&[(Reason::IcmpUnrelated, 2)]);
 }
 
+/// An accomplice could quote the victim's own connection and so speak where no rule lets him.
+#[test]
+fn an_icmp_error_from_where_the_quoted_packet_never_went_is_unrelated() {
+    let mut gateway = Gateway::new(&[allow(Service::Udp(53, 53))]);
+    assert!(gateway.send(CLIENTS, &udp(CLIENT, SERVER, 1000, 53)).is_ok());
+    let crossed = gateway.send(SERVERS, &udp(SERVER, CLIENT, 53, 1000)).unwrap();
+    // The reply went to the clients: an error about it can only come from there.
+    let mut neighbour = SERVER;
+    neighbour.address = "10.2.0.10";
+    let forged = gateway::unreachable(neighbour, SERVER, &crossed);
+    assert_eq!(gateway.put(SERVERS, &forged), Some(Reason::IcmpUnrelated));
+    assert_eq!((gateway.sent_by(SERVERS), gateway.sent_by(CLIENTS)), (None, None));
+    assert!(gateway.send(CLIENTS, &gateway::unreachable(CLIENT, SERVER, &crossed)).is_ok());
+    gateway.assert_ledger(&[(Reason::IcmpUnrelated, 1)]);
+}
+
+/// Only so many ended connections can wait to be reported, and one that cannot be reported is not ended.
+#[test]
+fn many_bursts_in_one_round_go_on_ending_half_open_connections_to_make_room() {
+    const HALF_OPEN: u16 = 256;
+    let mut gateway = Gateway::new(&[allow(Service::Any)]);
+    let hosts: Vec<String> = (20..52).map(|host| format!("10.2.0.{host}")).collect();
+    let hosts = hosts.iter().map(|address| gateway::Station { address: address.clone().leak(), ..SERVER });
+    let hosts: Vec<_> = hosts.collect();
+    for &host in &hosts {
+        for source in 0..HELD_PER_HOP_MAX as u16 {
+            assert_eq!(gateway.put(CLIENTS, &udp(CLIENT, host, 1000 + source, 53)), None);
+        }
+    }
+    for source in 0..HALF_OPEN {
+        assert!(gateway.send(CLIENTS, &udp(CLIENT, SERVER, 2000 + source, 53)).is_ok());
+    }
+    // All that waited is judged in one round, and a burst more.
+    let last = udp(CLIENT, SERVER, 3000, 53);
+    gateway.port(CLIENTS).incoming.push_back(MemoryFrame::new(&last));
+    gateway.change_topology(|spec| {
+        spec.neighbours.extend(hosts.iter().map(|&host| gateway::neighbour(SERVERS, host)));
+    });
+    gateway.assert_ledger(&[]);
+    assert_eq!(gateway.ledger().forwarded, 2 * u64::from(HALF_OPEN) + 1);
+}
+
 /// Some systems use identifier 1 for every ping. Seen as one connection, the second ping would be a forged request.
 #[test]
 fn two_hosts_may_ping_each_other_with_the_same_identifier() {
