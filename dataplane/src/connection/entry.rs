@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use super::key::{Family, Key};
 use super::tcp::State;
-use super::timeouts::Limits;
+use super::timeouts::{Limits, MAX_TIMEOUT_MS};
 use super::window::{Seq, Side};
 use super::{Opening, Stamp};
 use crate::headers::{Tuple, protocol};
@@ -26,6 +26,9 @@ pub(super) fn millis(now: Now) -> u32 {
 fn age(now: u32, then: u32) -> u32 {
     now.wrapping_sub(then).cast_signed().max(0).cast_unsigned()
 }
+
+/// The oldest that a direction gets, milliseconds: beyond every time-out, and well within half the range of 32 bits.
+const OLDEST_MS: u32 = MAX_TIMEOUT_MS + MAX_TIMEOUT_MS / 2;
 
 /// Start times count 16 ms, so that 32 bits last for two years.
 const START_TICK_MS: u64 = 16;
@@ -265,6 +268,18 @@ impl<K> Entry<K> {
     pub(super) fn idle_ms(&self, now: u32) -> u32 {
         let [a, b] = &self.halves;
         age(now, a.seen.load(Relaxed)).min(age(now, b.seen.load(Relaxed)))
+    }
+
+    /// Keeps the age of a direction that has long been silent from coming round: half the range of 32-bit
+    /// milliseconds (24 days) later it would look new again. To be called more often than that.
+    pub(super) fn hold_age(&self, now: u32) {
+        for half in &self.halves {
+            let seen = half.seen.load(Relaxed);
+            if age(now, seen) > OLDEST_MS {
+                // Not over a packet that came just now.
+                let _ = half.seen.compare_exchange(seen, now.wrapping_sub(OLDEST_MS), Relaxed, Relaxed);
+            }
+        }
     }
 
     #[inline]

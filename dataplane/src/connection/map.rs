@@ -507,10 +507,13 @@ impl<A: Family> Map<A> {
         for position in from..from + count {
             let position = position as Position;
             let word = self.index.word(position);
-            if word.is_live()
-                && self.entries[word.entry() as usize].expired(millis(now), &self.limits)
-                && let Some(summary) = self.cut(worker, position, word, now, End::Expired)
-            {
+            if !word.is_live() {
+                continue;
+            }
+            let entry = &self.entries[word.entry() as usize];
+            if !entry.expired(millis(now), &self.limits) {
+                entry.hold_age(millis(now));
+            } else if let Some(summary) = self.cut(worker, position, word, now, End::Expired) {
                 emit(summary);
             }
         }

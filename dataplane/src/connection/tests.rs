@@ -206,6 +206,23 @@ fn replaced_timeouts_hold_for_existing_connections() {
     assert!(bench.find(&tuple, at(11)).is_none());
 }
 
+/// Ages are differences of 32-bit milliseconds, of which half the range, 24.8 days, counts as the past.
+#[test]
+fn a_direction_that_was_silent_for_weeks_does_not_keep_the_connection_for_weeks_more() {
+    const HALF_A_DAY: u64 = 43_200_000;
+    let mut bench = Bench::new(64, 100);
+    bench.table.set_timeouts(&Timeouts { udp_unreplied_ms: 2 * HALF_A_DAY as u32, ..Timeouts::default() });
+    let tuple = tuple(1, UDP);
+    bench.open_new(&tuple, at(0));
+    for half_days in 1..60 {
+        let now = at(half_days * HALF_A_DAY);
+        let hit = bench.find(&tuple, now).unwrap();
+        bench.table.v4.account(hit, 100, now);
+        assert_eq!(bench.sweep_all(now), []);
+    }
+    assert_eq!(bench.sweep_all(at(63 * HALF_A_DAY)).len(), 1);
+}
+
 #[test]
 fn removing_gives_the_summary_to_exactly_one_caller() {
     let mut bench = Bench::new(16, 100);
