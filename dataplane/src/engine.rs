@@ -262,7 +262,7 @@ impl Engine {
     pub fn publish_policy(&self, policy: Policy) -> Result<Published, Error> {
         let mut current = lock(&self.snapshot);
         let retired = current.policy.clone();
-        let generation = Generation(retired.generation.0.wrapping_add(1));
+        let generation = retired.generation.next();
         let counters = RuleCounters::new(policy.rule_count(), self.workers.len());
         let policy = Arc::new(ActivePolicy { generation, policy, counters });
         self.publish(&mut current, |snapshot| snapshot.policy = policy)?;
@@ -299,16 +299,7 @@ impl Engine {
         }
         // Kept until every worker has let go of it, so that it is freed here.
         let _old = std::mem::replace(&mut **current, next.clone());
-        let deadline = Instant::now() + PUBLISH_TIMEOUT;
-        for (index, worker) in self.workers.iter().enumerate() {
-            while worker.shared.mailbox.acknowledged() != next.version {
-                if Instant::now() > deadline || worker.is_dead() {
-                    return Err(Error::WorkerStuck { worker: index });
-                }
-                std::thread::sleep(Duration::from_micros(20));
-            }
-        }
-        Ok(())
+        acknowledged(&self.workers, next.version)
     }
 
     /// What is in force.
@@ -409,7 +400,8 @@ impl Engine {
         let ifindex = ifindex(&config.interface)?;
         let (steering, attach) = attach_port(&config, ifindex, self.workers.len(), &own)?;
         *state = PortState { config, steering, attach };
-        for (index, worker) in self.workers.iter().enumerate() {
+        // The queue of a dead worker stays without a socket, and drops.
+        for (index, worker) in self.workers.iter().enumerate().filter(|(_, worker)| !worker.is_dead()) {
             let (reply, opened) = mpsc::channel();
             let sent = worker.commands.push(Command::Reopen { port, ifindex, reply });
             worker.wake();
@@ -532,6 +524,21 @@ impl WorkerHandle {
     }
 }
 
+/// Waits until every worker has acknowledged the version. One that is dead judges nothing any more: its sockets are
+/// closed with it, so it is not waited for and keeps nobody from the others' answer.
+fn acknowledged(workers: &[WorkerHandle], version: u64) -> Result<(), Error> {
+    let deadline = Instant::now() + PUBLISH_TIMEOUT;
+    for (index, worker) in workers.iter().enumerate() {
+        while worker.shared.mailbox.acknowledged() != version && !worker.is_dead() {
+            if Instant::now() > deadline {
+                return Err(Error::WorkerStuck { worker: index });
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        }
+    }
+    Ok(())
+}
+
 /// A panic while the lock was held leaves nothing half-done that matters here.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -591,4 +598,36 @@ fn attach_port(
     steering.set_local(&config.local).map_err(refused)?;
     let attach = steering.attach().map_err(refused)?;
     Ok((steering, attach))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(body: impl FnOnce(&Shared) + Send + 'static) -> WorkerHandle {
+        let shared = Arc::new(Shared::new(1));
+        let own = shared.clone();
+        WorkerHandle {
+            shared,
+            commands: Arc::new(crossbeam::queue::ArrayQueue::new(1)),
+            counters: Arc::new(SocketCounters::default()),
+            wake: Arc::new(EventFd::new().unwrap()),
+            thread: Some(std::thread::spawn(move || body(&own))),
+        }
+    }
+
+    #[test]
+    fn a_dead_worker_neither_fails_a_publication_nor_ends_the_wait_for_the_living() {
+        let dead = worker(|_| ());
+        let slow = worker(|shared| {
+            std::thread::sleep(Duration::from_millis(50));
+            shared.mailbox.acknowledge(2);
+        });
+        while !dead.is_dead() {
+            std::thread::yield_now();
+        }
+        let workers = [dead, slow];
+        acknowledged(&workers, 2).unwrap();
+        assert_eq!(workers[1].shared.mailbox.acknowledged(), 2);
+    }
 }

@@ -32,10 +32,17 @@ impl RuleId {
 
 /// The number of a published policy; it grows by one with every publication and starts at 1.
 ///
-/// 32 bits, so that a connection entry can hold it; at one publication per millisecond it lasts 49 days, and
-/// wrapping is harmless because it is only compared for equality.
+/// 32 bits, so that a connection entry can hold it; at one publication per millisecond it lasts 49 days. It wraps to
+/// 1, because 0 in an entry means that somebody is changing its stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Generation(pub u32);
+
+impl Generation {
+    /// The number of the next policy.
+    pub fn next(self) -> Generation {
+        Generation(self.0.wrapping_add(1).max(1))
+    }
+}
 
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -220,6 +227,12 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_generation_is_0_also_after_the_last_one() {
+        assert_eq!(Generation(1).next(), Generation(2));
+        assert_eq!(Generation(u32::MAX).next(), Generation(1));
+    }
 
     #[test]
     fn every_reason_has_its_own_name_and_finds_itself() {

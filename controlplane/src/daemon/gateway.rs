@@ -164,7 +164,7 @@ impl Gateway {
         let names = Names::of(&model);
         let mut totals = lock(&self.totals);
         let retired = self.engine.snapshot().policy.clone();
-        let generation = Generation(retired.generation.0.wrapping_add(1));
+        let generation = retired.generation.next();
         // Before the publication: its events come at once.
         self.history.write().unwrap_or_else(PoisonError::into_inner).add(generation, Names::of(&model));
         self.engine.table().set_timeouts(&model.gateway.timeouts);
