@@ -48,18 +48,26 @@ pub fn disable() -> io::Result<Vec<String>> {
     Ok(before.into_iter().map(|knob| knob.name).collect())
 }
 
-/// Has the kernel believe neither router advertisements nor redirects that come by this interface.
+/// Has the kernel believe neither router advertisements nor redirects that come by this interface, nor IPv4 sources
+/// that do not lie behind it.
 ///
 /// Neighbour discovery goes to the kernel, and one that does not forward takes itself for a host: any neighbour could
-/// give it, and so the gateway, a route. For IPv4 there is nothing to do, for no ICMP redirect reaches the kernel.
+/// give it, and so the gateway, a route. IPv4 redirects do not reach the kernel.
+///
+/// Local services are answered by the kernel: without the strict reverse-path filter (RFC 3704, section 2.2) a ping to
+/// the gateway in the name of a host behind another port would have its contents delivered there, past every rule.
+/// The kernel takes the larger of this setting and `all`, so `net.ipv4.conf.all.rp_filter=2` makes it loose again.
+/// IPv6 has no such setting.
 pub fn distrust(interface: &str) -> io::Result<()> {
-    for setting in ["accept_ra", "accept_redirects"] {
-        match fs::write(Path::new(ROOT).join("ipv6/conf").join(interface).join(setting), "0") {
+    for (family, setting, value) in
+        [("ipv4", "rp_filter", "1"), ("ipv6", "accept_ra", "0"), ("ipv6", "accept_redirects", "0")]
+    {
+        match fs::write(Path::new(ROOT).join(family).join("conf").join(interface).join(setting), value) {
             // Without IPv6 there is no such setting; a missing interface is told elsewhere.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                let name = format!("net.ipv6.conf.{}.{setting}", interface.replace('.', "/"));
-                return Err(io::Error::new(error.kind(), format!("turning off {name}: {error}")));
+                let name = format!("net.{family}.conf.{}.{setting}", interface.replace('.', "/"));
+                return Err(io::Error::new(error.kind(), format!("setting {name} to {value}: {error}")));
             }
             Ok(()) => {}
         }
@@ -136,7 +144,7 @@ mod tests {
     use crate::lab::{self, Namespace, VethOptions};
 
     #[test]
-    fn a_distrusted_interface_takes_no_route_from_its_neighbours() {
+    fn a_distrusted_interface_takes_neither_routes_nor_foreign_sources_from_its_neighbours() {
         if !lab::available() {
             eprintln!("SKIPPED: needs root");
             return;
@@ -148,7 +156,12 @@ mod tests {
                 space.set_sysctl(&format!("net/ipv6/conf/{interface}/{setting}"), "1").unwrap();
             }
         }
+        for interface in ["a.1", "b"] {
+            space.set_sysctl(&format!("net/ipv4/conf/{interface}/rp_filter"), "0").unwrap();
+        }
         space.run(|| distrust("a.1")).unwrap();
+        assert_eq!(space.sysctl("net/ipv4/conf/a.1/rp_filter").unwrap(), "1");
+        assert_eq!(space.sysctl("net/ipv4/conf/b/rp_filter").unwrap(), "0");
         for setting in ["accept_ra", "accept_redirects"] {
             assert_eq!(space.sysctl(&format!("net/ipv6/conf/a.1/{setting}")).unwrap(), "0");
             assert_eq!(space.sysctl(&format!("net/ipv6/conf/b/{setting}")).unwrap(), "1");
