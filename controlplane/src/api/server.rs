@@ -89,6 +89,8 @@ fn lock_path(socket: &Path) -> PathBuf {
 fn lock(path: &Path) -> Result<Flock<File>> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    // What somebody else's link leads to must not lose its contents to our process number.
+    options.custom_flags(nix::libc::O_NOFOLLOW);
     let file = options.open(path).with_context(|| format!("opening {}", path.display()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => {

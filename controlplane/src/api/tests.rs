@@ -55,6 +55,20 @@ fn answer(request: Request, mut client: Client) {
 }
 
 #[test]
+fn a_link_in_the_place_of_the_lock_is_refused_and_what_it_leads_to_stays_as_it_is() {
+    let directory = std::env::temp_dir().join(format!("bulkhead-api-link-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let precious = directory.join("precious");
+    fs::write(&precious, "kept").unwrap();
+    std::os::unix::fs::symlink(&precious, directory.join("control.sock.lock")).unwrap();
+    let claimed = Place::claim(&directory.join("control.sock"));
+    let kept = fs::read_to_string(&precious).unwrap();
+    fs::remove_dir_all(&directory).unwrap();
+    assert!(claimed.is_err());
+    assert_eq!(kept, "kept");
+}
+
+#[test]
 fn an_answer_is_read_to_its_end_or_to_the_refusal() {
     let fixture = Fixture::new("answer");
     let mut answer = client::ask(&fixture.socket(), &Request::Status).unwrap();
