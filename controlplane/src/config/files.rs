@@ -85,7 +85,9 @@ fn included(main: &Path, include: &Located<String>, report: &mut Report) -> Vec<
         return vec![pattern];
     }
     let listed = if directory.as_os_str().is_empty() { Path::new(".") } else { &directory };
-    let entries = match std::fs::read_dir(listed) {
+    // A file that is left out might have held a deny rule, so the directory is read whole or not at all.
+    let entries = std::fs::read_dir(listed).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let entries = match entries {
         Ok(entries) => entries,
         Err(error) => {
             report.error(include.at, format!("cannot list {}: {error}", listed.display()));
@@ -93,8 +95,13 @@ fn included(main: &Path, include: &Located<String>, report: &mut Report) -> Vec<
         }
     };
     let mut paths: Vec<PathBuf> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|file| !file.starts_with('.') && matches(&name, file))
+        .iter()
+        // The parts of a pattern are UTF-8, so a name that is not matches as its readable form does.
+        .map(std::fs::DirEntry::file_name)
+        .filter(|file| {
+            let shown = file.to_string_lossy();
+            !shown.starts_with('.') && matches(&name, &shown)
+        })
         .map(|file| directory.join(file))
         .collect();
     paths.sort();

@@ -380,6 +380,17 @@ impl Drop for Directory {
 const RULE: &str = "[[rule]]\nname = \"more\"\nfrom = \"db\"\nto = \"web\"\nservices = \"any\"\n";
 
 #[test]
+fn an_included_file_whose_name_is_not_utf_8_is_not_left_out() {
+    use std::os::unix::ffi::OsStringExt;
+    let directory = Directory::new("include-latin-1");
+    let main = directory
+        .write("main.toml", GOOD.replace("version = 1", "version = 1\ninclude = [\"policy.d/*.toml\"]"));
+    let name = std::ffi::OsString::from_vec(b"policy.d/caf\xe9.toml".to_vec());
+    fs::write(directory.0.join(name), RULE).unwrap();
+    assert_eq!(model::load(&main).unwrap().rules.rules.len(), 2);
+}
+
+#[test]
 fn included_files_are_merged_and_their_errors_name_them() {
     let directory = Directory::new("include");
     let main = directory
