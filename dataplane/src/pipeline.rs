@@ -2,8 +2,8 @@
 //! frame out, and the frame rewritten where it goes on. No I/O and no time source inside, so tests, benches, fuzzing
 //! and the live worker run the very same code.
 //!
-//! Two passes over the burst: *prepare* parses, checks addresses and starts loading the connection's bucket; *decide*
-//! then finds the bucket in the cache. Every packet starts as a drop, and [`Verdict::Forward`] is assigned in one place.
+//! Three passes over the burst: *prepare* parses and checks addresses, *load* brings the connections into the cache,
+//! *decide* then finds them there. Every packet starts as a drop, and [`Verdict::Forward`] is assigned in one place.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -109,10 +109,35 @@ impl Pipeline {
         for frame in frames.iter() {
             self.prepared.push(prepare(context, ingress, frame.bytes()));
         }
-        for (index, frame) in frames.iter_mut().enumerate() {
-            let prepared = self.prepared[index];
-            verdicts.push(self.decide(context, ingress, frame, &prepared));
+        self.load_connections(context.table);
+        let prepared = std::mem::take(&mut self.prepared);
+        for (frame, prepared) in frames.iter_mut().zip(&prepared) {
+            verdicts.push(self.decide(context, ingress, frame, prepared));
         }
+        self.prepared = prepared;
+    }
+
+    /// Brings the connections' lines into the cache: all buckets first, then the entries that they name. The loops are
+    /// kept short, so that the processor has many loads under way at once: a load amid the parsing of each packet is
+    /// waited for by the time the reorder buffer is full.
+    fn load_connections(&self, table: &Table) {
+        let mut seen = 0;
+        for prepared in &self.prepared {
+            match prepared {
+                Prepared::V4(_, _, hash) => seen ^= table.v4.touch(*hash),
+                Prepared::V6(_, _, hash) => seen ^= table.v6.touch(*hash),
+                Prepared::Refused(_) | Prepared::Error(_) => {}
+            }
+        }
+        for prepared in &self.prepared {
+            match prepared {
+                Prepared::V4(_, _, hash) => seen ^= table.v4.touch_entry(*hash),
+                Prepared::V6(_, _, hash) => seen ^= table.v6.touch_entry(*hash),
+                Prepared::Refused(_) | Prepared::Error(_) => {}
+            }
+        }
+        // Or the loads would be optimised away.
+        black_box(seen);
     }
 
     /// The next hops that held packets wait for; at most a burst's worth since the last call.
@@ -501,13 +526,11 @@ fn prepare(context: &Context<'_>, ingress: PortId, frame: &[u8]) -> Prepared {
         Addresses::V4(source, destination) => {
             let tuple = tuple(&headers, source, destination);
             let hash = context.table.v4.hash(&tuple);
-            black_box(context.table.v4.touch(hash));
             Prepared::V4(headers, tuple, hash)
         }
         Addresses::V6(source, destination) => {
             let tuple = tuple(&headers, source, destination);
             let hash = context.table.v6.hash(&tuple);
-            black_box(context.table.v6.touch(hash));
             Prepared::V6(headers, tuple, hash)
         }
     }

@@ -169,6 +169,12 @@ impl<K: Default> Default for Entry<K> {
 }
 
 impl<K> Entry<K> {
+    /// Loads from the first and the last cache line of the entry.
+    #[inline]
+    pub(super) fn touch(&self) -> u32 {
+        self.head.load(Relaxed) ^ self.halves[1].seen.load(Relaxed)
+    }
+
     /// Writes a whole new connection. Only for an entry that no worker can reach any more.
     pub(super) fn fill<A: Family<Key = K>>(
         &self,

@@ -133,6 +133,18 @@ impl Index {
         Word(self.buckets[self.pair(hash)[0]].0[0].load(Relaxed))
     }
 
+    /// The entry of some LIVE word with the hash's tag in the preferred bucket, 0 where there is none: nearly always the
+    /// connection's. Without a branch that depends on the slot, so that look-ups of a burst overlap.
+    #[inline]
+    pub(super) fn guess(&self, hash: Hash) -> u32 {
+        let wanted = u64::from(hash.tag()) << TAG_SHIFT | LIVE;
+        self.buckets[self.pair(hash)[0]].0.iter().fold(0, |entry, cell| {
+            let word = Word(cell.load(Relaxed));
+            let is_wanted = word.0 & (0xffff << TAG_SHIFT | STATE_MASK) == wanted;
+            std::hint::select_unpredictable(is_wanted, word.entry(), entry)
+        })
+    }
+
     /// The first LIVE word with the hash's tag whose entry `found` accepts.
     #[inline]
     pub(super) fn find<T>(

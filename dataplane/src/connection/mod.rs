@@ -10,7 +10,8 @@
 //! | `timeouts` | idle limits |
 //! | `map` | all of it for one address family: open, find, track, account, remove, sweep |
 //!
-//! A worker's burst: [`Worker::quiesce`], then for every packet [`Map::hash`] and [`Map::touch`], then for every
+//! A worker's burst: [`Worker::quiesce`], then for every packet [`Map::hash`], then for every packet [`Map::touch`],
+//! then for every packet [`Map::touch_entry`], then for every
 //! packet [`Map::find`] (or [`Map::open`]), [`Map::track_tcp`] or [`Map::track_other`], [`Map::account`]; at last
 //! [`Table::sweep`]. A [`Hit`] must not be kept beyond the burst.
 //!
