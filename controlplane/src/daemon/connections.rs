@@ -18,8 +18,8 @@ use crate::api::types::{Connection, Filter, Refusal, Reply};
 use crate::config::diagnostics::{nearest, quoted};
 use crate::model::{Model, Probe};
 
-/// Connections cut before the workers' handles get a chance to reuse their memory.
-const CUT_BATCH: u64 = 256;
+/// Connections looked at before the workers get a chance to reuse the memory of those that ended.
+const SEEN_BATCH: usize = 256;
 
 /// One end of a connection, as a filter names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,18 +181,17 @@ fn kill_in<A: Family>(gateway: &Gateway, map: &Map<A>, wanted: &Wanted, dry_run:
     let mut cutter = lock(&gateway.cutter);
     let mut count = 0;
     cutter.quiesce();
-    for (hit, summary) in map.summaries(0, now) {
-        if !wanted.admits(gateway, &snapshot.policy.policy, &summary) {
-            continue;
-        }
-        if dry_run {
+    for (seen, (hit, summary)) in map.summaries(0, now).enumerate() {
+        let admitted = wanted.admits(gateway, &snapshot.policy.policy, &summary);
+        if admitted && dry_run {
             count += 1;
-        } else if let Some(ended) = map.remove(&mut cutter, hit, now) {
+        } else if admitted && let Some(ended) = map.remove(&mut cutter, hit, now) {
             count += 1;
             gateway.engine.record(ended_event(now, &ended, EventKind::Cut(Reason::Killed)));
-            if count % CUT_BATCH == 0 {
-                cutter.quiesce();
-            }
+        }
+        // Only when done with `hit`.
+        if seen % SEEN_BATCH == 0 {
+            cutter.quiesce();
         }
     }
     cutter.pause();
