@@ -147,6 +147,8 @@ pub struct Link {
     pub up: bool,
     /// Connected: for a veth, its other end is up too.
     pub carrier: bool,
+    /// The index of the bridge, bond or the like that takes what the kernel receives here.
+    pub master: Option<u32>,
 }
 
 /// All interfaces of the socket's namespace, loopback included.
@@ -160,12 +162,14 @@ pub fn links(netlink: &mut Netlink) -> io::Result<Vec<Link>> {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             carrier: false,
+            master: None,
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().unwrap_or_default(),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Controller(index) => link.master = (index != 0).then_some(index),
                 LinkAttribute::Carrier(carrier) => link.carrier = carrier != 0,
                 _ => {}
             }

@@ -120,6 +120,15 @@ impl Watcher {
         self.links.iter().find(|link| link.name == *name).map(|link| link.index)
     }
 
+    /// The bridge, bond or the like that takes what the kernel receives on a port; `None` when the port stands alone,
+    /// as it must: what steering gives to the kernel, a bridge would hand on to its other ports.
+    pub fn master(&self, port: PortId) -> Option<String> {
+        let index = self.ifindex(port)?;
+        let master = self.links.iter().find(|link| link.index == index)?.master?;
+        let name = self.links.iter().find(|link| link.index == master).map(|link| link.name.clone());
+        Some(name.unwrap_or_else(|| format!("interface {master}")))
+    }
+
     /// How often the kernel lost notifications, each time answered by reading everything.
     pub fn lost(&self) -> u64 {
         self.lost

@@ -18,6 +18,7 @@ use super::gateway::{Gateway, StopRequest, lock};
 use super::log;
 use crate::api::types::Reloaded;
 use crate::forwarding;
+use crate::model::Model;
 use crate::topology::Watcher;
 
 /// How often the watch looks around.
@@ -65,6 +66,7 @@ struct Told {
     forwarding: Vec<String>,
     topology: Option<String>,
     resolve: Option<String>,
+    enslaved: Option<String>,
     dead_workers: usize,
     stuck: Vec<bool>,
     ports: Vec<Option<String>>,
@@ -254,6 +256,9 @@ impl<'g> MainLoop<'g> {
             self.gateway.alarm(format!("port {name}: {}", alarm.message));
         }
         self.watch_forwarding();
+        let enslaved = enslaved(&self.watcher, &self.gateway.in_force().model);
+        let enslaved = (!enslaved.is_empty()).then(|| enslaved.join("\n"));
+        tell_once(self.gateway, &mut self.told.enslaved, enslaved);
         self.watch_workers();
         self.reopen_ports();
         // The packet path does not tell which neighbours it uses, so every stale one is asked.
@@ -311,6 +316,20 @@ impl<'g> MainLoop<'g> {
         }
         self.rounds = rounds;
     }
+}
+
+/// The ports whose frames the kernel gives to another interface: around the gateway, if that is a bridge.
+pub fn enslaved(watcher: &Watcher, model: &Model) -> Vec<String> {
+    let masters = ports_of(model.ports.len()).map(|port| watcher.master(port)).zip(&model.ports);
+    let told = masters.filter_map(|(master, port)| {
+        let (interface, master) = (&port.interface, master?);
+        Some(format!(
+            "port {} ({interface}) belongs to {master}, which takes its ARP, neighbour discovery and local services \
+             and may hand them on; take it out with `ip link set {interface} nomaster`",
+            port.name
+        ))
+    });
+    told.collect()
 }
 
 fn reopen(gateway: &Gateway, port: PortId, interface: &str) -> anyhow::Result<()> {

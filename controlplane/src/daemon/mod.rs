@@ -119,6 +119,10 @@ fn start(loaded: Loaded, file: &Path, stop: mpsc::Sender<StopRequest>) -> Result
     }
     let watcher =
         Watcher::new(&interfaces).context("reading the kernel's routes, neighbours and addresses")?;
+    let troubles = main_loop::enslaved(&watcher, &model);
+    if !troubles.is_empty() {
+        bail!(troubles.join("\n"));
+    }
     let topology = Topology::new(watcher.spec().clone());
     let engine = Engine::start(&load::engine_config(&model), policy, topology)?;
     let gateway = Gateway::new(engine, model, file.to_owned(), stop)?;

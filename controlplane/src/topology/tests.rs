@@ -402,3 +402,31 @@ fn a_table_of_ten_thousand_routes_is_read_whole() {
     let sorted = watcher.spec.routes.is_sorted_by_key(|route| route.prefix);
     assert!(sorted, "equal tables must be equal lists");
 }
+
+#[test]
+fn a_port_that_belongs_to_a_bridge_is_known_to() {
+    use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+    if skipped() {
+        return;
+    }
+    let (lab, mut watcher) = watched();
+    assert_eq!(watcher.master(PortId(0)), None);
+    let mut netlink = lab.gateway.run(Netlink::open).unwrap();
+    let mut bridge = LinkMessage::default();
+    bridge.attributes = vec![
+        LinkAttribute::IfName("trap".to_owned()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+    ];
+    let flags = netlink_packet_core::NLM_F_CREATE | netlink_packet_core::NLM_F_EXCL;
+    if let Err(error) = netlink.request(RouteNetlinkMessage::NewLink(bridge), flags) {
+        // Some kernels are built without bridges.
+        eprintln!("SKIPPED: {error}");
+        return;
+    }
+    let mut port = LinkMessage::default();
+    port.header.index = watcher.ifindex(PortId(0)).unwrap();
+    port.attributes = vec![LinkAttribute::Controller(lab.gateway.link("trap").unwrap().index)];
+    netlink.request(RouteNetlinkMessage::SetLink(port), 0).unwrap();
+    wait_until(&mut watcher, "the bridge", |watcher| watcher.master(PortId(0)).as_deref() == Some("trap"));
+    assert_eq!(watcher.master(PortId(1)), None);
+}
