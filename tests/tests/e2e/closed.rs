@@ -173,6 +173,21 @@ fn arp_and_neighbour_discovery_are_answered_by_the_kernel_and_never_forwarded() 
     assert_eq!(crossed.iter().find(heard), None);
 }
 
+/// The gateway's kernel answers where the source lives: contents and all, the answer would be in another segment.
+#[test]
+fn a_ping_to_the_gateway_in_the_name_of_another_zone_s_host_is_not_answered_to_that_host() {
+    let config = Config { local: vec!["icmp/echo-request"], ..names() };
+    let Some(scene) = Scene::start(&config) else { return };
+    let gateway = scene.host("office").gateway_v4.into();
+    let honest = Path { destination: gateway, ..scene.path("office", "servers", Family::V4) };
+    let forged = Path { source: scene.host_address("servers", Family::V4), ..honest };
+    scene.peer("office").send(&forged.echo_request(9, 1));
+    let reflected = scene.arrived("office", "servers").into_iter().find(|packet| packet.icmp().is_some());
+    assert_eq!(reflected, None);
+    scene.peer("office").send(&honest.echo_request(9, 2));
+    scene.peer("office").expect("the answer to an honest ping", |packet| packet.icmp() == Some((0, 0)));
+}
+
 #[test]
 fn a_declared_local_service_is_reachable_and_an_undeclared_one_is_not() {
     let config = Config { local: vec!["tcp/7000", "icmp/echo-request", "icmpv6/echo-request"], ..names() };
