@@ -194,7 +194,7 @@ impl Pipeline {
             Prepared::Error(headers) => (headers, self.relate(context, ingress, frame.bytes(), headers)),
         };
         match outcome {
-            Ok(hop) if rewrite::forward(frame.bytes_mut(), headers, &hop) => Verdict::Forward(hop.port),
+            Ok(hop) if rewrite::forward(frame.bytes_mut(), headers, hop) => Verdict::Forward(hop.port),
             Ok(_) => Verdict::Drop(Reason::HopLimitExceeded),
             Err(Refusal::Silent(reason)) => Verdict::Drop(reason),
             Err(Refusal::Told(reason, tell)) => self.tell(context, ingress, frame, headers, reason, tell),
@@ -207,16 +207,16 @@ impl Pipeline {
 
     /// A TCP, UDP or echo packet: of a known connection, or one that may open one.
     #[allow(clippy::too_many_arguments, reason = "one packet's facts; a struct would only rename them")]
-    fn track<A: Family>(
+    fn track<'c, A: Family>(
         &mut self,
-        context: &Context<'_>,
+        context: &Context<'c>,
         ingress: PortId,
         frame: &[u8],
         headers: &Headers,
         map: &Map<A>,
         tuple: &Tuple<A>,
         hash: Hash,
-    ) -> Result<Hop, Refusal> {
+    ) -> Result<&'c Hop, Refusal> {
         let bytes = headers.ip_len();
         if let Some(hit) = map.find(hash, tuple, context.now) {
             let stamp = self.current(context, map, hit, bytes)?;
@@ -235,16 +235,16 @@ impl Pipeline {
 
     /// A packet of no known connection: opens one if it may.
     #[allow(clippy::too_many_arguments, reason = "one packet's facts; a struct would only rename them")]
-    fn open<A: Family>(
+    fn open<'c, A: Family>(
         &mut self,
-        context: &Context<'_>,
+        context: &Context<'c>,
         ingress: PortId,
         frame: &[u8],
         headers: &Headers,
         map: &Map<A>,
         tuple: &Tuple<A>,
         hash: Hash,
-    ) -> Result<Hop, Refusal> {
+    ) -> Result<&'c Hop, Refusal> {
         let policy = &context.snapshot.policy;
         // Whoever lies about their address gets that reason, whatever else is wrong with the packet.
         if policy.policy.source_segment(ingress, tuple.source.into()).is_none() {
@@ -363,17 +363,17 @@ impl Pipeline {
     }
 
     /// Checks that a known connection's packet comes in and leaves by ports of its segments, and finds its next hop.
-    fn pass_connection<A: Family>(
+    fn pass_connection<'c, A: Family>(
         &self,
-        context: &Context<'_>,
+        context: &Context<'c>,
         ingress: PortId,
         headers: &Headers,
         map: &Map<A>,
         hit: Hit,
-    ) -> Result<Hop, Refusal> {
+    ) -> Result<&'c Hop, Refusal> {
         // By this port the originator's packets come in and the replies leave. It was checked against the segments
         // when the connection was judged, so agreeing with it is enough.
-        let (_, original) = map.original(hit);
+        let original = map.ingress(hit);
         let policy = &context.snapshot.policy.policy;
         let is_checked = hit.direction == Direction::Original && ingress == original;
         if !is_checked && policy.source_segment(ingress, headers.addresses.source()).is_none() {
@@ -391,13 +391,13 @@ impl Pipeline {
     /// from where that packet went. Else anybody who can guess a connection, or is told of it by an accomplice, could
     /// send its originator what he likes, from a segment that no rule lets speak. It neither refreshes nor ends
     /// anything (RFC 5508, section 4.2; RFC 5927).
-    fn relate(
+    fn relate<'c>(
         &mut self,
-        context: &Context<'_>,
+        context: &Context<'c>,
         ingress: PortId,
         frame: &[u8],
         headers: &Headers,
-    ) -> Result<Hop, Refusal> {
+    ) -> Result<&'c Hop, Refusal> {
         let policy = &context.snapshot.policy.policy;
         if policy.source_segment(ingress, headers.addresses.source()).is_none() {
             return Err(Reason::SpoofedSource.into());
@@ -423,16 +423,16 @@ impl Pipeline {
     }
 
     #[allow(clippy::too_many_arguments, reason = "one packet's facts; a struct would only rename them")]
-    fn relate_quote<A: Family>(
+    fn relate_quote<'c, A: Family>(
         &mut self,
-        context: &Context<'_>,
+        context: &Context<'c>,
         headers: &Headers,
         map: &Map<A>,
         quote: &Quote,
         source: A,
         destination: A,
         mtu_too_small: bool,
-    ) -> Result<Hop, Refusal> {
+    ) -> Result<&'c Hop, Refusal> {
         let tuple = Tuple {
             source,
             destination,
@@ -557,6 +557,7 @@ fn query<A: Family>(ingress: PortId, tuple: &Tuple<A>) -> Query {
 }
 
 /// Lets the connection's state follow the packet.
+#[inline]
 fn follow<A: Family>(map: &Map<A>, hit: Hit, headers: &Headers, now: Now) -> Result<Track, Reason> {
     match &headers.transport {
         Transport::Tcp(segment) => map.track_tcp(hit, segment, now),
@@ -566,7 +567,7 @@ fn follow<A: Family>(map: &Map<A>, hit: Hit, headers: &Headers, now: Now) -> Res
 
 /// The next hop, out of a port behind which the destination's segment lies: a route that leads elsewhere would carry
 /// the packet around the policy.
-fn route(context: &Context<'_>, headers: &Headers) -> Result<Hop, Refusal> {
+fn route<'c>(context: &Context<'c>, headers: &Headers) -> Result<&'c Hop, Refusal> {
     let hop = next_hop(context, headers)?;
     let destination = headers.addresses.destination();
     match context.snapshot.policy.policy.source_segment(hop.port, destination) {
@@ -575,7 +576,7 @@ fn route(context: &Context<'_>, headers: &Headers) -> Result<Hop, Refusal> {
     }
 }
 
-fn next_hop(context: &Context<'_>, headers: &Headers) -> Result<Hop, Refusal> {
+fn next_hop<'c>(context: &Context<'c>, headers: &Headers) -> Result<&'c Hop, Refusal> {
     if headers.hop_limit == 0 {
         return Err(Reason::HopLimitExceeded.into());
     }

@@ -9,6 +9,7 @@ use crate::verdict::{PortId, Reason};
 use crate::wire::ethernet;
 
 /// Checks a parsed frame: its Ethernet addresses, its tag, and both IP addresses.
+#[inline]
 pub fn check(frame: &[u8], headers: &Headers, ingress: PortId, topology: &Topology) -> Result<(), Reason> {
     // A tag never reaches the untagged rules; segments by VLAN come later. Priority tags (VLAN 0) are tags too.
     if usize::from(headers.network) != ethernet::HEADER_BYTES {
@@ -24,6 +25,7 @@ pub fn check(frame: &[u8], headers: &Headers, ingress: PortId, topology: &Topolo
     }
 }
 
+#[inline]
 fn v4(source: Ipv4Addr, destination: Ipv4Addr, topology: &Topology) -> Result<(), Reason> {
     if !is_forwardable_v4(source) || topology.is_directed_broadcast(source) {
         return Err(Reason::SourceInvalid);
@@ -43,6 +45,7 @@ fn v4(source: Ipv4Addr, destination: Ipv4Addr, topology: &Topology) -> Result<()
     Ok(())
 }
 
+#[inline]
 fn v6(source: Ipv6Addr, destination: Ipv6Addr, topology: &Topology) -> Result<(), Reason> {
     // The gateway's own link-local addresses are refused here as well: no link-local address is forwarded.
     if topology.is_own_v6(source) {

@@ -71,11 +71,26 @@ pub struct TopologySpec {
     pub own_addresses: Vec<IpAddr>,
 }
 
+/// The last six bits of a set of addresses: most addresses outside the set are told by one bit, without a search.
+#[derive(Clone, Copy, Debug, Default)]
+struct Marks(u64);
+
+impl Marks {
+    fn add(&mut self, address: u32) {
+        self.0 |= 1 << (address & 63);
+    }
+
+    #[inline]
+    fn may_hold(self, address: u32) -> bool {
+        self.0 >> (address & 63) & 1 == 1
+    }
+}
+
 /// Where a packet leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Egress {
+pub enum Egress<'a> {
     /// Out of this port with these addresses.
-    Send(Hop),
+    Send(&'a Hop),
     /// Out of this port once the next hop's Ethernet address is known.
     Resolve(PortId, IpAddr),
     /// Not at all.
@@ -113,6 +128,8 @@ pub struct Topology {
     own_v4: Vec<Ipv4Addr>,
     own_v6: Vec<Ipv6Addr>,
     broadcasts: Vec<Ipv4Addr>,
+    marked_v4: Marks,
+    marked_v6: Marks,
 }
 
 impl Topology {
@@ -136,6 +153,12 @@ impl Topology {
             })
             .flatten()
             .collect();
+        for address in topology.own_v4.iter().chain(&topology.broadcasts) {
+            topology.marked_v4.add(address.to_bits());
+        }
+        for address in &topology.own_v6 {
+            topology.marked_v6.add(address.to_bits() as u32);
+        }
         topology.own_v4.sort_unstable();
         topology.own_v6.sort_unstable();
         topology.broadcasts.sort_unstable();
@@ -144,9 +167,9 @@ impl Topology {
     }
 
     /// Where a packet to this destination leaves.
-    pub fn egress(&self, destination: IpAddr) -> Egress {
+    pub fn egress(&self, destination: IpAddr) -> Egress<'_> {
         match self.next.find(destination) {
-            Some(Next::Hop(hop)) => Egress::Send(*hop),
+            Some(Next::Hop(hop)) => Egress::Send(hop),
             Some(Next::Resolve(port, gateway)) => Egress::Resolve(*port, *gateway),
             Some(Next::OnLink(port)) => Egress::Resolve(*port, destination),
             Some(Next::Refused(reason)) => Egress::Refuse(*reason),
@@ -165,18 +188,21 @@ impl Topology {
     }
 
     /// Whether the address is one of the gateway's own.
+    #[inline]
     pub fn is_own_v4(&self, address: Ipv4Addr) -> bool {
-        self.own_v4.binary_search(&address).is_ok()
+        self.marked_v4.may_hold(address.to_bits()) && self.own_v4.binary_search(&address).is_ok()
     }
 
     /// Whether the address is one of the gateway's own.
+    #[inline]
     pub fn is_own_v6(&self, address: Ipv6Addr) -> bool {
-        self.own_v6.binary_search(&address).is_ok()
+        self.marked_v6.may_hold(address.to_bits() as u32) && self.own_v6.binary_search(&address).is_ok()
     }
 
     /// Whether the address is the network or broadcast address of a network the gateway is attached to.
+    #[inline]
     pub fn is_directed_broadcast(&self, address: Ipv4Addr) -> bool {
-        self.broadcasts.binary_search(&address).is_ok()
+        self.marked_v4.may_hold(address.to_bits()) && self.broadcasts.binary_search(&address).is_ok()
     }
 
     /// The address the gateway answers from on a port, for a peer of this family.
@@ -277,7 +303,7 @@ mod tests {
         let topology = Topology::new(spec());
         let hop =
             Hop { port: PortId(0), destination: [2, 9, 9, 9, 9, 9], source: [2, 0, 0, 0, 0, 1], mtu: 1500 };
-        assert_eq!(topology.egress("10.1.0.9".parse().unwrap()), Egress::Send(hop));
+        assert_eq!(topology.egress("10.1.0.9".parse().unwrap()), Egress::Send(&hop));
         let unknown: IpAddr = "10.1.0.8".parse().unwrap();
         assert_eq!(topology.egress(unknown), Egress::Resolve(PortId(0), unknown));
         assert_eq!(

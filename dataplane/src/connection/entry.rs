@@ -97,6 +97,7 @@ fn update(cell: &AtomicU32, value: u32) {
 }
 
 impl Half {
+    #[inline]
     fn side(&self) -> Side {
         let window = self.window.load(Relaxed);
         Side {
@@ -108,6 +109,7 @@ impl Half {
         }
     }
 
+    #[inline]
     fn set_side(&self, side: &Side) {
         update(&self.end, side.end.0);
         update(&self.ack, side.ack.0);
@@ -217,6 +219,10 @@ impl<K> Entry<K> {
         (self.key.load(head.protocol()), head.ingress())
     }
 
+    pub(super) fn ingress(&self) -> PortId {
+        self.head().ingress()
+    }
+
     pub(super) fn head(&self) -> Head {
         Head(self.head.load(Acquire))
     }
@@ -245,6 +251,16 @@ impl<K> Entry<K> {
     /// Takes the mark of a half-open connection; true for exactly one caller, and only while it is one.
     pub(super) fn take_half_open(&self) -> bool {
         self.head.fetch_and(!Head::HALF_OPEN, AcqRel) & Head::HALF_OPEN != 0
+    }
+
+    #[inline]
+    pub(super) fn side(&self, direction: Direction) -> Side {
+        self.halves[direction as usize].side()
+    }
+
+    #[inline]
+    pub(super) fn set_side(&self, direction: Direction, side: &Side) {
+        self.halves[direction as usize].set_side(side);
     }
 
     pub(super) fn sides(&self) -> [Side; 2] {

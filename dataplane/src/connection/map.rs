@@ -409,6 +409,12 @@ impl<A: Family> Map<A> {
         self.entry(hit).original()
     }
 
+    /// The port by which its originator's packets come.
+    #[inline]
+    pub fn ingress(&self, hit: Hit) -> PortId {
+        self.entry(hit).ingress()
+    }
+
     /// Its state.
     pub fn state(&self, hit: Hit) -> State {
         self.entry(hit).head().state()
@@ -426,6 +432,11 @@ impl<A: Family> Map<A> {
         let entry = self.entry(hit);
         loop {
             let head = entry.head();
+            if head.state() == State::Established && tcp::is_plain(segment) {
+                let (sender, receiver) = (entry.side(hit.direction), entry.side(hit.direction.reverse()));
+                entry.set_side(hit.direction, &tcp::judge_plain(&sender, &receiver, segment)?);
+                return Ok(Track::Passed);
+            }
             let sides = entry.sides();
             match tcp::judge(head.state(), sides, hit.direction, segment)? {
                 Outcome::Pass => return Ok(Track::Passed),

@@ -263,6 +263,23 @@ pub fn may_open(segment: &TcpSegment) -> bool {
     Kind::of(segment) == Some(Kind::Syn)
 }
 
+/// Whether a segment only carries data or an acknowledgement.
+#[inline]
+pub fn is_plain(segment: &TcpSegment) -> bool {
+    segment.flags & (tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST | tcp_flags::ACK) == tcp_flags::ACK
+}
+
+/// What [`judge`] decides about a plain segment of an established connection, which nearly every segment is: the
+/// sender's side after it. Here the sides stay in registers; in arrays, each copy waits for the stores before it, and
+/// that took a quarter of the time of a packet.
+#[inline]
+pub fn judge_plain(sender: &Side, receiver: &Side, segment: &TcpSegment) -> Result<Side, Reason> {
+    if !window::within(sender, receiver, segment, false) {
+        return Err(Reason::TcpOutOfWindow);
+    }
+    Ok(window::advance(sender, segment))
+}
+
 /// Decides about one segment of a known connection.
 pub fn judge(
     state: State,
@@ -386,6 +403,30 @@ mod tests {
     use super::*;
     use crate::headers::tcp_flags::{ACK, FIN, PSH, RST, SYN};
     use Direction::{Original as O, Reply as R};
+
+    proptest::proptest! {
+        #[test]
+        fn the_short_way_for_plain_segments_decides_as_the_table_does(
+            from_originator in proptest::bool::ANY,
+            flags in 0u8..64,
+            sequence in 0u32..6000,
+            acknowledgement in 0u32..6000,
+            payload in 0u16..3000,
+        ) {
+            let direction = if from_originator { O } else { R };
+            let segment = segment(flags | ACK, sequence, acknowledgement, payload);
+            let sides = Life::established().sides;
+            if is_plain(&segment) {
+                let (sender, receiver) = (direction as usize, direction.reverse() as usize);
+                let short = judge_plain(&sides[sender], &sides[receiver], &segment).map(|side| {
+                    let mut after = sides;
+                    after[sender] = side;
+                    Outcome::Next(State::Established, after)
+                });
+                proptest::prop_assert_eq!(short, judge(State::Established, sides, direction, &segment));
+            }
+        }
+    }
 
     const INVALID: Result<State, Reason> = Err(Reason::TcpInvalid);
     const OUTSIDE: Result<State, Reason> = Err(Reason::TcpOutOfWindow);
