@@ -23,6 +23,11 @@ pub struct ControlArgs {
     pub control: PathBuf,
 }
 
+/// A refusal as it is told. Diagnostics of a configuration say themselves that they are errors.
+fn as_error(message: &str) -> String {
+    if message.starts_with("error:") { message.to_owned() } else { format!("error: {message}") }
+}
+
 impl ControlArgs {
     /// Asks, and hands every line of the answer to `each`. The exit code is the gateway's.
     pub fn ask(&self, request: &Request, mut each: impl FnMut(Reply) -> Result<()>) -> Result<Exit> {
@@ -32,7 +37,7 @@ impl ControlArgs {
                 Ok(Some(reply)) => each(reply)?,
                 Ok(None) => return Ok(Exit::Ok),
                 Err(Failure::Refused(refusal)) => {
-                    complain(&format!("error: {}", refusal.message));
+                    complain(&as_error(&refusal.message));
                     return Ok(Exit::of(refusal.exit));
                 }
                 Err(Failure::Broken(error)) => return Err(error),
@@ -130,6 +135,12 @@ pub fn or_dash(text: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_is_called_an_error_once() {
+        assert_eq!(as_error("no such rule"), "error: no such rule");
+        assert_eq!(as_error("error: unknown key"), "error: unknown key");
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
