@@ -57,7 +57,7 @@ pub fn disable() -> io::Result<Vec<String>> {
 /// Local services are answered by the kernel: without the strict reverse-path filter (RFC 3704, section 2.2) a ping to
 /// the gateway in the name of a host behind another port would have its contents delivered there, past every rule.
 /// The kernel takes the larger of this setting and `all`, so `net.ipv4.conf.all.rp_filter=2` makes it loose again.
-/// IPv6 has no such setting.
+/// IPv6 has no such setting. The steering program checks both families' sources by the policy; this is a second belt.
 pub fn distrust(interface: &str) -> io::Result<()> {
     for (family, setting, value) in
         [("ipv4", "rp_filter", "1"), ("ipv6", "accept_ra", "0"), ("ipv6", "accept_redirects", "0")]

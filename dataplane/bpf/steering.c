@@ -9,9 +9,10 @@
  *   2. ICMPv6 types 133 to 137, code 0, hop limit 255 (so it was sent on this link, RFC 4861 section 6.1), to one of
  *      the gateway's own addresses or to link-local multicast (ff02::/16).
  *   3. TCP, UDP and ICMP or ICMPv6 echo requests to one of the gateway's own addresses, in a unicast frame, if the
- *      service is declared for this port. Not when the source is an own address, multicast, loopback, unspecified,
- *      reserved or an IPv4-mapped IPv6 address: no host on the wire has such a source, and the worker drops it with
- *      its reason.
+ *      service is declared for this port and the source lies behind this port (or is IPv6 link-local): the kernel
+ *      answers where the source lives, so it would carry a forged packet's contents past the policy. Not when the
+ *      source is an own address, multicast, loopback, unspecified, reserved or an IPv4-mapped IPv6 address: no host
+ *      on the wire has such a source, and the worker drops it with its reason.
  * In 2 and 3 the packet is never a fragment and has neither IPv4 options nor IPv6 extension headers: what lies
  * behind those is not looked for here. A frame with a VLAN tag never goes to the kernel. Whether an IP packet is as
  * long as it says, and its checksums, are left to the kernel, which checks both.
@@ -26,6 +27,8 @@
  * Maps. The object is loaded once per port, so all of them belong to one port; none is pinned.
  *   own_v4          hash   IPv4 address (network order) -> 1
  *   own_v6          hash   IPv6 address (network order) -> 1
+ *   sources_v4      trie   IPv4 network -> 1 if it lies behind this port, 0 if elsewhere; the longest match decides
+ *   sources_v6      trie   IPv6 network, likewise
  *   local_services  hash   protocol, 0, port (network order; the ICMP type for echo requests) -> 1
  *   sockets         xskmap receive queue -> AF_XDP socket
  *   counters        per-CPU array, see OUTCOME_* in steering.h -> frames
@@ -54,7 +57,14 @@ typedef unsigned long long u64;
 #endif
 
 /* From the kernel's uapi, linux/bpf.h. */
-enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_PERCPU_ARRAY = 6, BPF_MAP_TYPE_XSKMAP = 17 };
+enum {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LPM_TRIE = 11,
+	BPF_MAP_TYPE_XSKMAP = 17,
+};
+/* A trie must have it: memory is taken entry by entry. */
+enum { BPF_F_NO_PREALLOC = 1 };
 enum { XDP_DROP = 1, XDP_PASS = 2, XDP_REDIRECT = 4 };
 
 struct xdp_md {
@@ -80,6 +90,12 @@ struct map {
 
 struct map SECTION("maps") own_v4 = { BPF_MAP_TYPE_HASH, 4, 1, 2 * OWN_ADDRESSES_MAX, 0 };
 struct map SECTION("maps") own_v6 = { BPF_MAP_TYPE_HASH, 16, 1, 2 * OWN_ADDRESSES_MAX, 0 };
+struct map SECTION("maps") sources_v4 = {
+	BPF_MAP_TYPE_LPM_TRIE, 4 + 4, 1, 2 * SOURCES_MAX, BPF_F_NO_PREALLOC,
+};
+struct map SECTION("maps") sources_v6 = {
+	BPF_MAP_TYPE_LPM_TRIE, 4 + 16, 1, 2 * SOURCES_MAX, BPF_F_NO_PREALLOC,
+};
 struct map SECTION("maps") local_services = {
 	BPF_MAP_TYPE_HASH, LOCAL_SERVICE_KEY_BYTES, 1, 2 * LOCAL_SERVICES_MAX, 0,
 };
@@ -149,6 +165,17 @@ struct service {
 	u8 port[2];
 };
 
+/* Keys of sources_v4 and sources_v6. */
+struct network_v4 {
+	u32 prefix_bits;
+	u8 address[4];
+};
+
+struct network_v6 {
+	u32 prefix_bits;
+	u8 address[16];
+};
+
 enum {
 	ETHERTYPE_IPV4 = 0x0800,
 	ETHERTYPE_ARP = 0x0806,
@@ -216,6 +243,26 @@ INLINE int ipv6_source_impossible(const u8 *source)
 	return any == 0;
 }
 
+/* Whether the longest of all segments' networks that holds the source is one behind this port. */
+INLINE int ipv4_source_is_here(const u8 *source)
+{
+	struct network_v4 host = { .prefix_bits = 32 };
+	__builtin_memcpy(host.address, source, sizeof host.address);
+	const u8 *here = bpf_map_lookup_elem(&sources_v4, &host);
+	return here && *here;
+}
+
+/* Likewise; and fe80::/10, which no segment holds: it is answered on this link alone. */
+INLINE int ipv6_source_is_here(const u8 *source)
+{
+	if (source[0] == 0xfe && (source[1] & 0xc0) == 0x80)
+		return 1;
+	struct network_v6 host = { .prefix_bits = 128 };
+	__builtin_memcpy(host.address, source, sizeof host.address);
+	const u8 *here = bpf_map_lookup_elem(&sources_v6, &host);
+	return here && *here;
+}
+
 INLINE int ipv4_for_kernel(const struct ethernet *ethernet, const void *end)
 {
 	const struct ipv4 *ip = (const void *)(ethernet + 1);
@@ -231,7 +278,8 @@ INLINE int ipv4_for_kernel(const struct ethernet *ethernet, const void *end)
 	/* ICMPv6 in IPv4 means nothing. */
 	if (ip->protocol == PROTOCOL_ICMPV6)
 		return 0;
-	return declared(ip->protocol, (const void *)(ip + 1), bytes - sizeof *ip, end);
+	return declared(ip->protocol, (const void *)(ip + 1), bytes - sizeof *ip, end) &&
+	       ipv4_source_is_here(ip->source);
 }
 
 INLINE int neighbour_discovery(const struct ipv6 *ip, const struct transport *icmp, u16 bytes, const void *end)
@@ -260,7 +308,7 @@ INLINE int ipv6_for_kernel(const struct ethernet *ethernet, const void *end)
 	/* ICMP in IPv6 means nothing. */
 	if (ip->next_header == PROTOCOL_ICMP)
 		return 0;
-	return declared(ip->next_header, transport, bytes, end);
+	return declared(ip->next_header, transport, bytes, end) && ipv6_source_is_here(ip->source);
 }
 
 INLINE int for_kernel(const struct ethernet *ethernet, const void *end)

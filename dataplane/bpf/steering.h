@@ -13,6 +13,9 @@
  * the loader adds what is new before it removes what is old. */
 #define OWN_ADDRESSES_MAX 4096
 #define LOCAL_SERVICES_MAX 4096
+/* Networks in sources_v4 and in sources_v6, each; twice as many entries for the same reason. As many as a policy may
+ * have. */
+#define SOURCES_MAX 131072
 /* Entries of sockets, unless the loader says otherwise (it does: the number of queues). */
 #define QUEUES_DEFAULT 64
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use ipnet::IpNet;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::connection::{Table, TableConfig};
@@ -57,6 +58,8 @@ pub struct PortConfig {
     pub interface: String,
     /// What the gateway's own kernel answers on it.
     pub local: Vec<LocalService>,
+    /// To whom: see [`RuleSet::sources`](crate::policy::RuleSet::sources). May be empty where nothing is answered.
+    pub sources: Vec<(IpNet, bool)>,
 }
 
 /// A failure to start or to publish.
@@ -418,17 +421,27 @@ impl Engine {
         Ok(())
     }
 
-    /// Changes what the gateway's own kernel answers on a port.
+    /// Changes what the gateway's own kernel answers on a port, and to whom ([`PortConfig::sources`]).
     ///
     /// # Errors
     ///
     /// The steering refused it.
-    pub fn set_local(&self, port: PortId, services: &[LocalService]) -> Result<(), Error> {
+    pub fn set_local(
+        &self,
+        port: PortId,
+        services: &[LocalService],
+        sources: Vec<(IpNet, bool)>,
+    ) -> Result<(), Error> {
         let mut ports = lock(&self.ports);
         let Some(state) = ports.get_mut(usize::from(port.0)) else { return Ok(()) };
         let interface = state.config.interface.clone();
-        state.steering.set_local(services).map_err(|source| Error::Steering { interface, source })?;
+        let steering = &mut state.steering;
+        steering
+            .set_sources(&sources)
+            .and_then(|()| steering.set_local(services))
+            .map_err(|source| Error::Steering { interface, source })?;
         state.config.local = services.to_vec();
+        state.config.sources = sources;
         Ok(())
     }
 
@@ -595,6 +608,7 @@ fn attach_port(
     let refused = |source| Error::Steering { interface: interface.to_owned(), source };
     let mut steering = PortSteering::load(ifindex, queues).map_err(refused)?;
     steering.set_own_addresses(own).map_err(refused)?;
+    steering.set_sources(&config.sources).map_err(refused)?;
     steering.set_local(&config.local).map_err(refused)?;
     let attach = steering.attach().map_err(refused)?;
     Ok((steering, attach))

@@ -183,7 +183,7 @@ reasons! {
     SourceIsGateway "source_is_gateway" "sanity" "The source address is one of the gateway's own: spoofed.";
     Land "land" "sanity" "Source and destination address are the same.";
     SpoofedSource "spoofed_source" "sanity" "The source address does not belong to a segment of the port it came in by. If it should, add its network to that segment.";
-    LocalServiceUndeclared "local_service_undeclared" "sanity" "Sent to the gateway itself, to a service not declared in `local`.";
+    LocalServiceUndeclared "local_service_undeclared" "sanity" "Sent to the gateway itself, to a service not declared in `local`, or from a source that does not belong to a segment of the port it came in by.";
 
     // Connections.
     NoConnection "no_connection" "connection" "Neither a known connection's packet nor one that may open a connection.";

@@ -140,7 +140,11 @@ fn nft(site: &Site, script: &str) -> Result<()> {
 
 fn bulkhead(site: &Site, options: &Options) -> Result<Engine> {
     let policy = compile(&rules::rule_set()).map_err(|error| anyhow!("compiling the rules: {error}"))?;
-    let port = |interface: &str| PortConfig { interface: interface.to_owned(), local: Vec::new() };
+    let port = |interface: &str| PortConfig {
+        interface: interface.to_owned(),
+        local: Vec::new(),
+        sources: Vec::new(),
+    };
     let config = EngineConfig {
         ports: vec![port(IN), port(OUT)],
         workers: 1,

@@ -140,13 +140,14 @@ impl Gateway {
         Ok(Reloaded { generation: generation.0, digest, config: file, rules, took_ms })
     }
 
-    /// Puts the local services of every port in force, or of none.
+    /// Puts the local services of every port in force, with the sources that may use them, or of none.
     fn set_local(&self, old: &Model, new: &Model) -> Result<(), Refusal> {
         let ids = || (0..=u8::MAX).map(PortId);
-        for (id, port) in ids().zip(&new.ports) {
-            if let Err(error) = self.engine.set_local(id, &port.local) {
-                for (id, port) in ids().zip(&old.ports).take(usize::from(id.0) + 1) {
-                    if let Err(error) = self.engine.set_local(id, &port.local) {
+        for (id, (port, sources)) in ids().zip(new.ports.iter().zip(load::sources(new))) {
+            if let Err(error) = self.engine.set_local(id, &port.local, sources) {
+                let old = old.ports.iter().zip(load::sources(old));
+                for (id, (port, sources)) in ids().zip(old).take(usize::from(id.0) + 1) {
+                    if let Err(error) = self.engine.set_local(id, &port.local, sources) {
                         self.alarm(format!(
                             "{}: the local services are neither old nor new: {error}",
                             port.name

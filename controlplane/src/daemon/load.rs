@@ -4,6 +4,8 @@ use std::path::Path;
 
 use bulkhead_dataplane::engine::{EngineConfig, PortConfig};
 use bulkhead_dataplane::policy::Policy;
+use bulkhead_dataplane::verdict::PortId;
+use ipnet::IpNet;
 
 use crate::api::types::Refusal;
 use crate::model::{self, Model};
@@ -54,7 +56,12 @@ pub fn engine_config(model: &Model) -> EngineConfig {
     let ports: Vec<_> = model
         .ports
         .iter()
-        .map(|port| PortConfig { interface: port.interface.clone(), local: port.local.clone() })
+        .zip(sources(model))
+        .map(|(port, sources)| PortConfig {
+            interface: port.interface.clone(),
+            local: port.local.clone(),
+            sources,
+        })
         .collect();
     EngineConfig {
         workers: gateway.workers,
@@ -65,6 +72,14 @@ pub fn engine_config(model: &Model) -> EngineConfig {
         cpus: Vec::new(),
         ports,
     }
+}
+
+/// Port by port, whose packets its kernel may answer. Of nobody where it answers nothing: that spares a port with no
+/// local services the whole policy's networks.
+pub fn sources(model: &Model) -> impl Iterator<Item = Vec<(IpNet, bool)>> {
+    let ids = (0..=u8::MAX).map(PortId);
+    ids.zip(&model.ports)
+        .map(|(id, port)| if port.local.is_empty() { Vec::new() } else { model.rules.sources(id) })
 }
 
 /// What of a new configuration only a restart can put in force, as `key: old → new`.

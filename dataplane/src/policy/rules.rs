@@ -82,6 +82,30 @@ pub struct RuleSet {
     pub rules: Vec<Rule>,
 }
 
+impl RuleSet {
+    /// The networks behind a port (`true`), and those inside them that lie elsewhere (`false`): a longest match over
+    /// these finds `true` for exactly the sources that may enter by the port. Ascending.
+    pub fn sources(&self, port: PortId) -> Vec<(IpNet, bool)> {
+        let mut networks: Vec<(IpNet, bool)> = Vec::new();
+        for segment in &self.segments {
+            let is_here = segment.ports.contains(&port);
+            networks.extend(segment.networks.iter().map(|network| (network.trunc(), is_here)));
+        }
+        // A network comes before those inside it, and networks never overlap in part: what lies inside any of the
+        // port's lies inside the last outermost one.
+        networks.sort_unstable();
+        let mut outermost: Option<IpNet> = None;
+        networks.retain(|(network, is_here)| {
+            let is_inside = outermost.is_some_and(|around| around.contains(network));
+            if *is_here && !is_inside {
+                outermost = Some(*network);
+            }
+            *is_here || is_inside
+        });
+        networks
+    }
+}
+
 /// The question put to a policy: may this originator open this connection?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Query {

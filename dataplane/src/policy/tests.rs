@@ -185,6 +185,15 @@ proptest! {
                 policy.source_segment(query.ingress, query.source),
                 reference::source_segment(&rules, query.ingress, query.source)
             );
+            let sources = rules.sources(query.ingress);
+            let longest = sources
+                .iter()
+                .filter(|(network, _)| network.contains(&query.source))
+                .max_by_key(|(network, _)| network.prefix_len());
+            prop_assert_eq!(
+                longest.is_some_and(|(_, is_here)| *is_here),
+                policy.source_segment(query.ingress, query.source).is_some()
+            );
             prop_assert_eq!(
                 policy.destination_segment(query.destination),
                 reference::segment_of(&rules, query.destination)

@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::headers::protocol;
+use crate::policy::compile::MAX_NETWORKS;
 
 /// The program's name in the kernel (at most 15 bytes): how `detach` recognises it, also that of an earlier version.
 pub(super) const PROGRAM: &str = "bulkhead_steer";
@@ -11,6 +12,8 @@ pub(super) const PROGRAM: &str = "bulkhead_steer";
 /// Map names.
 pub(super) const OWN_V4: &str = "own_v4";
 pub(super) const OWN_V6: &str = "own_v6";
+pub(super) const SOURCES_V4: &str = "sources_v4";
+pub(super) const SOURCES_V6: &str = "sources_v6";
 pub(super) const LOCAL_SERVICES: &str = "local_services";
 pub(super) const SOCKETS: &str = "sockets";
 pub(super) const COUNTERS: &str = "counters";
@@ -24,12 +27,14 @@ pub(super) const NO_WORKER: u32 = 2;
 pub const OWN_ADDRESSES_MAX: usize = 4096;
 /// The most local services that a port's program can hold.
 pub const LOCAL_SERVICES_MAX: usize = 4096;
+/// The most networks of one family among a port's sources: as many as a policy may have.
+pub const SOURCES_MAX: usize = MAX_NETWORKS;
 
 /// Types of echo requests, RFC 792 and RFC 4443.
 const ICMP_ECHO_REQUEST: u8 = 8;
 const ICMPV6_ECHO_REQUEST: u8 = 128;
 
-/// Keys, all in network byte order; the value of every entry is 1.
+/// Keys, all in network byte order. The value of every entry is 1; among the sources, 0 is elsewhere.
 pub(super) type V4Key = [u8; 4];
 pub(super) type V6Key = [u8; 16];
 pub(super) type ServiceKey = [u8; 4];
@@ -95,6 +100,7 @@ mod tests {
             ("OUTCOMES", 3),
             ("OWN_ADDRESSES_MAX", OWN_ADDRESSES_MAX as u64),
             ("LOCAL_SERVICES_MAX", LOCAL_SERVICES_MAX as u64),
+            ("SOURCES_MAX", SOURCES_MAX as u64),
             ("LOCAL_SERVICE_KEY_BYTES", size_of::<ServiceKey>() as u64),
             ("PROTOCOL_ICMP", u64::from(protocol::ICMP)),
             ("PROTOCOL_TCP", u64::from(protocol::TCP)),
@@ -111,7 +117,7 @@ mod tests {
     #[test]
     fn the_program_and_its_loader_agree_on_every_name() {
         let source = include_str!("../../bpf/steering.c");
-        for map in [OWN_V4, OWN_V6, LOCAL_SERVICES, SOCKETS, COUNTERS] {
+        for map in [OWN_V4, OWN_V6, SOURCES_V4, SOURCES_V6, LOCAL_SERVICES, SOCKETS, COUNTERS] {
             assert!(source.contains(&format!("struct map SECTION(\"maps\") {map} =")), "{map}");
         }
         assert!(source.contains(&format!("SECTION(\"xdp\") int {PROGRAM}(")));

@@ -2,7 +2,8 @@
 //! attachment.
 //!
 //! The object is loaded once per port, so each port has maps of its own. The order of a start is: [`PortSteering::load`],
-//! [`set_own_addresses`](PortSteering::set_own_addresses), [`set_local`](PortSteering::set_local),
+//! [`set_own_addresses`](PortSteering::set_own_addresses), [`set_sources`](PortSteering::set_sources),
+//! [`set_local`](PortSteering::set_local),
 //! [`register`](PortSteering::register) for every queue, [`attach`](PortSteering::attach). A socket may also be
 //! registered after `attach`; until then its queue's frames are dropped and counted.
 //!
@@ -25,18 +26,20 @@ mod link;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{ProgramError, ProgramFd, Xdp, loaded_programs};
 use aya::{Ebpf, EbpfLoader, Pod};
+use ipnet::IpNet;
 use nix::errno::Errno;
 
 pub use error::Error;
-pub use layout::{LOCAL_SERVICES_MAX, LocalService, OWN_ADDRESSES_MAX};
+pub use layout::{LOCAL_SERVICES_MAX, LocalService, OWN_ADDRESSES_MAX, SOURCES_MAX};
 pub use link::AttachMode;
 
 use error::{Refusal, errno};
@@ -89,6 +92,8 @@ pub struct PortSteering {
     netlink: Netlink,
     own_v4: HashMap<MapData, V4Key, u8>,
     own_v6: HashMap<MapData, V6Key, u8>,
+    sources_v4: Sources<V4Key>,
+    sources_v6: Sources<V6Key>,
     services: HashMap<MapData, ServiceKey, u8>,
     sockets: XskMap<MapData>,
     counters: PerCpuArray<MapData, u64>,
@@ -122,6 +127,8 @@ impl PortSteering {
             netlink,
             own_v4: take(&mut ebpf, layout::OWN_V4)?,
             own_v6: take(&mut ebpf, layout::OWN_V6)?,
+            sources_v4: Sources::new(take(&mut ebpf, layout::SOURCES_V4)?, layout::SOURCES_V4),
+            sources_v6: Sources::new(take(&mut ebpf, layout::SOURCES_V6)?, layout::SOURCES_V6),
             services: take(&mut ebpf, layout::LOCAL_SERVICES)?,
             sockets: take(&mut ebpf, layout::SOCKETS)?,
             counters: take(&mut ebpf, layout::COUNTERS)?,
@@ -225,7 +232,30 @@ impl PortSteering {
         replace(&mut self.own_v6, layout::OWN_V6, &v6)
     }
 
-    /// Makes these the services that the kernel answers on this port, at any of the own addresses.
+    /// Makes these the networks whose sources the kernel may answer on this port (`true`: behind this port) and those
+    /// inside them whose it may not (`false`: elsewhere). The longest match decides, and what none holds is not
+    /// answered. What is new is added or overwritten before what is old is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooMany`] over [`SOURCES_MAX`] of one family, before anything is changed.
+    pub fn set_sources(&mut self, sources: &[(IpNet, bool)]) -> Result<(), Error> {
+        let (mut v4, mut v6) = (BTreeMap::new(), BTreeMap::new());
+        for (network, is_here) in sources {
+            let value = u8::from(*is_here);
+            match network {
+                IpNet::V4(net) => drop(v4.insert((net.prefix_len(), layout::v4_key(net.network())), value)),
+                IpNet::V6(net) => drop(v6.insert((net.prefix_len(), layout::v6_key(net.network())), value)),
+            }
+        }
+        within("IPv4 networks of sources", v4.len(), SOURCES_MAX)?;
+        within("IPv6 networks of sources", v6.len(), SOURCES_MAX)?;
+        self.sources_v4.replace(&v4)?;
+        self.sources_v6.replace(&v6)
+    }
+
+    /// Makes these the services that the kernel answers on this port, at any of the own addresses, to the
+    /// [sources](PortSteering::set_sources) that lie behind it.
     ///
     /// # Errors
     ///
@@ -352,4 +382,36 @@ fn replace<K: Pod + Ord>(
         map.remove(key).map_err(refused)?;
     }
     Ok(())
+}
+
+/// One family's trie of sources. The program only reads it, so what we put there is what is there.
+struct Sources<A: Pod> {
+    trie: LpmTrie<MapData, A, u8>,
+    name: &'static str,
+    /// By prefix length and address.
+    present: BTreeMap<(u8, A), u8>,
+}
+
+impl<A: Pod + Ord> Sources<A> {
+    fn new(trie: LpmTrie<MapData, A, u8>, name: &'static str) -> Sources<A> {
+        Sources { trie, name, present: BTreeMap::new() }
+    }
+
+    fn replace(&mut self, wanted: &BTreeMap<(u8, A), u8>) -> Result<(), Error> {
+        let refused = |error| map_error(self.name, &error);
+        let key = |(bits, address): (u8, A)| Key::new(u32::from(bits), address);
+        for (network, value) in wanted {
+            if self.present.get(network) != Some(value) {
+                self.trie.insert(&key(*network), value, 0).map_err(refused)?;
+                self.present.insert(*network, *value);
+            }
+        }
+        let old: Vec<_> =
+            self.present.keys().filter(|network| !wanted.contains_key(network)).copied().collect();
+        for network in old {
+            self.trie.remove(&key(network)).map_err(refused)?;
+            self.present.remove(&network);
+        }
+        Ok(())
+    }
 }

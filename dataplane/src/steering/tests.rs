@@ -40,6 +40,20 @@ fn v6_to(destination: &str) -> Ends {
     Ends { v6: destination.parse().unwrap(), ..ENDS }
 }
 
+/// Everything lies behind the port, but for a network elsewhere, but for one in it.
+const SOURCES: [(&str, bool); 6] = [
+    ("0.0.0.0/0", true),
+    ("10.3.0.0/16", false),
+    ("10.3.3.0/24", true),
+    ("::/0", true),
+    ("fd00:3::/32", false),
+    ("fd00:3:3::/48", true),
+];
+
+fn sources(of: &[(&str, bool)]) -> Vec<(IpNet, bool)> {
+    of.iter().map(|(network, is_here)| (network.parse().unwrap(), *is_here)).collect()
+}
+
 /// A program that is not attached, with four services declared; `None`, visibly, without the rights for it.
 fn steering() -> Option<PortSteering> {
     if !nix::unistd::geteuid().is_root() {
@@ -64,6 +78,7 @@ fn steering() -> Option<PortSteering> {
             LocalService::Icmpv6Echo,
         ])
         .unwrap();
+    steering.set_sources(&sources(&SOURCES)).unwrap();
     Some(steering)
 }
 
@@ -118,6 +133,8 @@ fn the_kernel_gets_arp_neighbour_discovery_and_declared_services() {
             ("another own address", udp4(&Ends { v4: OTHER_OWN_V4, ..ENDS }, 53)),
             ("another own IPv6 address", udp6(&Ends { v6: OTHER_OWN_V6, ..ENDS }, 53)),
             ("a source just outside ::/80", udp6(&v6_from("::1:0:0:1"), 53)),
+            ("a source in a network here that is inside one elsewhere", udp4(&v4_from([10, 3, 3, 9]), 53)),
+            ("the same over IPv6", udp6(&v6_from("fd00:3:3::9"), 53)),
         ],
         true,
     );
@@ -204,6 +221,58 @@ fn sources_that_no_host_can_have_go_to_the_worker() {
         ],
         false,
     );
+}
+
+#[test]
+fn a_source_that_lies_elsewhere_goes_to_the_worker() {
+    check(
+        vec![
+            ("UDP", udp4(&v4_from([10, 3, 0, 9]), 53)),
+            ("TCP", tcp4(&v4_from([10, 3, 255, 255]), 22)),
+            ("echo request", echo4(&v4_from([10, 3, 2, 9]))),
+            ("UDP over IPv6", udp6(&v6_from("fd00:3::9"), 53)),
+            ("echo request over IPv6", icmpv6(&v6_from("fd00:3:4::9"), 64, 128, 0, b"payload")),
+        ],
+        false,
+    );
+}
+
+#[test]
+fn a_source_that_no_network_holds_goes_to_the_worker_unless_it_is_link_local() {
+    let Some(mut steering) = steering() else { return };
+    let link_local = ["fe80::9", "febf::9"].map(|source| udp6(&v6_from(source), 53));
+    let others = ["fe7f::9", "fec0::9", "fd00:1::9"].map(|source| udp6(&v6_from(source), 53));
+    // The families are apart: ::/0 is not IPv4's, and 0.0.0.0/0 is not IPv6's.
+    steering.set_sources(&sources(&[("::/0", true)])).unwrap();
+    assert!(!passes(&mut steering, &udp4(&ENDS, 53)));
+    assert!(others.iter().all(|frame| passes(&mut steering, frame)));
+    steering.set_sources(&sources(&[("0.0.0.0/0", true)])).unwrap();
+    assert!(passes(&mut steering, &udp4(&ENDS, 53)));
+    assert!(!others.iter().any(|frame| passes(&mut steering, frame)));
+    steering.set_sources(&[]).unwrap();
+    assert!(!passes(&mut steering, &udp4(&ENDS, 53)));
+    assert!(link_local.iter().all(|frame| passes(&mut steering, frame)));
+    // Neither ARP nor neighbour discovery asks for sources.
+    assert!(passes(&mut steering, &arp_request(&ENDS)));
+    assert!(passes(&mut steering, &neighbour_solicitation(&ENDS)));
+}
+
+#[test]
+fn sources_are_replaced_by_what_is_set() {
+    let Some(mut steering) = steering() else { return };
+    let (here, within) = (udp4(&ENDS, 53), udp4(&v4_from([10, 1, 1, 9]), 53));
+    // The last one's host bits do not matter.
+    for (set, expected) in [
+        (vec![("10.1.0.0/24", true)], (true, false)),
+        (vec![("10.1.0.0/16", true)], (true, true)),
+        (vec![("10.1.0.0/16", true), ("10.1.1.0/24", false)], (true, false)),
+        (vec![("10.1.0.0/16", false), ("10.1.1.0/24", true)], (false, true)),
+        (vec![("10.1.1.0/24", false)], (false, false)),
+        (vec![("10.1.1.77/24", true)], (false, true)),
+    ] {
+        steering.set_sources(&sources(&set)).unwrap();
+        assert_eq!((passes(&mut steering, &here), passes(&mut steering, &within)), expected, "{set:?}");
+    }
 }
 
 #[test]

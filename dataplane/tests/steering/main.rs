@@ -29,6 +29,8 @@ const UNDECLARED: u16 = 54;
 fn load(lab: &Lab) -> PortSteering {
     let mut steering = PortSteering::load(lab.ifindex, 1).unwrap();
     steering.set_own_addresses(&[ENDS.v4.into(), ENDS.v6.into()]).unwrap();
+    let sources = ["10.1.0.0/24", "fd00:1::/64"].map(|network| (network.parse().unwrap(), true));
+    steering.set_sources(&sources).unwrap();
     steering.set_local(&[LocalService::Udp(DECLARED)]).unwrap();
     steering
 }

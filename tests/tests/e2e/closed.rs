@@ -176,16 +176,66 @@ fn arp_and_neighbour_discovery_are_answered_by_the_kernel_and_never_forwarded() 
 /// The gateway's kernel answers where the source lives: contents and all, the answer would be in another segment.
 #[test]
 fn a_ping_to_the_gateway_in_the_name_of_another_zone_s_host_is_not_answered_to_that_host() {
-    let config = Config { local: vec!["icmp/echo-request"], ..names() };
+    let config = Config { local: vec!["icmp/echo-request", "icmpv6/echo-request"], ..names() };
     let Some(scene) = Scene::start(&config) else { return };
-    let gateway = scene.host("office").gateway_v4.into();
-    let honest = Path { destination: gateway, ..scene.path("office", "servers", Family::V4) };
-    let forged = Path { source: scene.host_address("servers", Family::V4), ..honest };
-    scene.peer("office").send(&forged.echo_request(9, 1));
-    let reflected = scene.arrived("office", "servers").into_iter().find(|packet| packet.icmp().is_some());
-    assert_eq!(reflected, None);
-    scene.peer("office").send(&honest.echo_request(9, 2));
-    scene.peer("office").expect("the answer to an honest ping", |packet| packet.icmp() == Some((0, 0)));
+    let before = scene.drops();
+    for family in Family::BOTH {
+        let office = scene.host("office");
+        let (gateway, reply) = match family {
+            Family::V4 => (office.gateway_v4.into(), 0),
+            Family::V6 => (office.gateway_v6.into(), 129),
+        };
+        let honest = Path { destination: gateway, ..scene.path("office", "servers", family) };
+        let forged = Path { source: scene.host_address("servers", family), ..honest };
+        scene.peer("office").send(&forged.echo_request(9, 1));
+        // The honest answer comes after the forged one would have.
+        scene.peer("office").send(&honest.echo_request(9, 2));
+        scene.peer("office").expect("the answer to an honest ping", |packet| {
+            packet.icmp() == Some((reply, 0)) && packet.source == gateway
+        });
+        let mut arrived = scene.arrived("office", "servers").into_iter();
+        assert_eq!(arrived.find(|packet| packet.icmp().is_some()), None);
+    }
+    scene.expect_drops(&before, &[("local_service_undeclared", 2)]);
+}
+
+#[test]
+fn a_reload_that_moves_a_source_behind_another_port_ends_the_gateway_s_answers_to_it() {
+    let config = Config { local: vec!["icmp/echo-request", "icmpv6/echo-request"], ..names() };
+    let Some(scene) = Scene::start(&config) else { return };
+    let office = scene.peer("office");
+    let mut moved = String::new();
+    for zone in office_and_servers() {
+        let (name, v4, v6) = (&zone.name, zone.v4, zone.v6);
+        moved += &format!("[segments.{name}]\nport = \"{name}\"\nnetworks = [\"{v4}\", \"{v6}\"]\n");
+    }
+    let networks = Family::BOTH.map(|family| office.address(family).to_string());
+    moved += &format!("[segments.moved]\nport = \"servers\"\nnetworks = {networks:?}\n");
+    let moved = Config { segments: Some(moved), ..config.clone() };
+    let ping = |family, sequence| {
+        let host = scene.host("office");
+        let gateway =
+            if family == Family::V4 { host.gateway_v4.into() } else { IpAddr::from(host.gateway_v6) };
+        let path = Path { destination: gateway, ..scene.path("office", "servers", family) };
+        office.send(&path.echo_request(9, sequence));
+        gateway
+    };
+    let answered = |family, sequence: u16| {
+        let gateway = ping(family, sequence);
+        office.expect("the answer to a ping", |packet| {
+            let [high, low] = sequence.to_be_bytes();
+            packet.source == gateway
+                && matches!(packet.content, Content::Icmp(0 | 129, 0, rest, _) if rest == [0, 9, high, low])
+        });
+    };
+    Family::BOTH.into_iter().for_each(|family| answered(family, 1));
+    let before = scene.drops();
+    scene.reload(&moved);
+    Family::BOTH.into_iter().for_each(|family| _ = ping(family, 2));
+    scene.expect_drops(&before, &[("local_service_undeclared", 2)]);
+    scene.reload(&config);
+    Family::BOTH.into_iter().for_each(|family| answered(family, 3));
+    scene.expect_drops(&before, &[("local_service_undeclared", 2)]);
 }
 
 #[test]
