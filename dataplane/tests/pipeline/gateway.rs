@@ -106,9 +106,9 @@ impl Gateway {
             policy: active(1, rules),
             topology: Arc::new(Topology::new(topology())),
         });
-        let config = TableConfig { connections_v4: 1024, connections_v6: 1024, ..TableConfig::default() };
+        let config = TableConfig { connections_v4: 256, connections_v6: 256, ..TableConfig::default() };
         let table = Arc::new(Table::new(&config));
-        let shared = Arc::new(Shared::new(4096));
+        let shared = Arc::new(Shared::new(256));
         let pipeline = Pipeline::new(
             0,
             table.worker().unwrap(),
