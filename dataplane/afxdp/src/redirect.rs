@@ -12,11 +12,11 @@ use crate::sys;
 // Commands and constants of `include/uapi/linux/bpf.h`.
 pub(crate) const BPF_MAP_CREATE: i32 = 0;
 const BPF_MAP_UPDATE_ELEM: i32 = 2;
-pub(crate) const BPF_PROG_LOAD: i32 = 5;
+const BPF_PROG_LOAD: i32 = 5;
 const BPF_LINK_CREATE: i32 = 28;
 const BPF_MAP_TYPE_XSKMAP: u32 = 17;
-pub(crate) const BPF_PROG_TYPE_XDP: u32 = 6;
-pub(crate) const BPF_XDP: u32 = 37;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_XDP: u32 = 37;
 /// Queues the map has room for.
 const QUEUES: u32 = 1024;
 
@@ -43,7 +43,8 @@ impl Redirect {
         let (ifindex, device) = interface.into().resolve()?;
         let failed = |what: &str, errno| Error::new(format!("{what} for {device}"), errno);
         let map = create_map().map_err(|errno| failed("create an XSKMAP", errno))?;
-        let program = load(&map, otherwise).map_err(|errno| failed("load the redirect program", errno))?;
+        let program =
+            redirect_program(&map, otherwise).map_err(|errno| failed("load the redirect program", errno))?;
         let link = link(&program, ifindex).map_err(|errno| match errno {
             libc::EBUSY | libc::EEXIST => failed("attach the redirect program", errno)
                 .meaning(Kind::Taken, "the interface carries another XDP program: detach it first"),
@@ -103,7 +104,7 @@ struct UpdateElement {
 }
 
 #[repr(C)]
-pub(crate) struct LoadProgram {
+struct LoadProgram {
     pub kind: u32,
     pub instruction_count: u32,
     pub instructions: u64,
@@ -151,7 +152,7 @@ fn create_map() -> Result<OwnedFd, i32> {
     unsafe { bpf(BPF_MAP_CREATE, &mut attr).map(|fd| own(fd)) }
 }
 
-fn load(map: &OwnedFd, otherwise: Otherwise) -> Result<OwnedFd, i32> {
+fn redirect_program(map: &OwnedFd, otherwise: Otherwise) -> Result<OwnedFd, i32> {
     let verdict = match otherwise {
         Otherwise::Drop => 1, // XDP_DROP
         Otherwise::Pass => 2, // XDP_PASS
@@ -168,9 +169,14 @@ fn load(map: &OwnedFd, otherwise: Otherwise) -> Result<OwnedFd, i32> {
         instruction(0x85, 0, 0, 0, 51),
         instruction(0x95, 0, 0, 0, 0),
     ];
+    load(b"afxdp_queues", &instructions)
+}
+
+/// Loads an XDP program under a name.
+pub(crate) fn load(name: &[u8; 12], instructions: &[Instruction]) -> Result<OwnedFd, i32> {
     let license = c"GPL";
-    let mut name = [0; 16];
-    name[..12].copy_from_slice(b"afxdp_queues");
+    let mut padded = [0; 16];
+    padded[..name.len()].copy_from_slice(name);
     let mut attr = LoadProgram {
         kind: BPF_PROG_TYPE_XDP,
         instruction_count: instructions.len() as u32,
@@ -181,7 +187,7 @@ fn load(map: &OwnedFd, otherwise: Otherwise) -> Result<OwnedFd, i32> {
         log_buffer: 0,
         kernel_version: 0,
         flags: 0,
-        name,
+        name: padded,
         ifindex: 0,
         expected_attach: BPF_XDP,
     };

@@ -9,10 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::redirect::{
-    BPF_MAP_CREATE, BPF_PROG_LOAD, BPF_PROG_TYPE_XDP, BPF_XDP, CreateMap, Instruction, LoadProgram, bpf,
-    instruction, own,
-};
+use crate::redirect::{BPF_MAP_CREATE, CreateMap, Instruction, bpf, instruction, load, own};
 
 /// Commands and constants of `include/uapi/linux/bpf.h`.
 const BPF_PROG_TEST_RUN: i32 = 10;
@@ -73,8 +70,8 @@ impl Source {
         let counter = unsafe { bpf(BPF_MAP_CREATE, &mut attr).map(|fd| own(fd)) }
             .map_err(|errno| failed("create a counter", errno))?;
         let instructions = program(&counter, frame, ifindex, first_port, ports);
-        let program =
-            load(&instructions).map_err(|errno| failed("load a program (Linux 5.18 or newer)", errno))?;
+        let program = load(b"afxdp_source", &instructions)
+            .map_err(|errno| failed("load a program (Linux 5.18 or newer)", errno))?;
         Ok(Source { program, frame: frame.to_vec(), interface: interface.to_owned() })
     }
 
@@ -151,26 +148,4 @@ fn program(counter: &OwnedFd, frame: &[u8], ifindex: u32, first_port: u16, ports
         instruction(0x95, 0, 0, 0, 0),
     ]);
     code
-}
-
-fn load(instructions: &[Instruction]) -> Result<OwnedFd, i32> {
-    let license = c"GPL";
-    let mut name = [0; 16];
-    name[..12].copy_from_slice(b"afxdp_source");
-    let mut attr = LoadProgram {
-        kind: BPF_PROG_TYPE_XDP,
-        instruction_count: instructions.len() as u32,
-        instructions: instructions.as_ptr() as u64,
-        license: license.as_ptr() as u64,
-        log_level: 0,
-        log_size: 0,
-        log_buffer: 0,
-        kernel_version: 0,
-        flags: 0,
-        name,
-        ifindex: 0,
-        expected_attach: BPF_XDP,
-    };
-    // SAFETY: the attributes of BPF_PROG_LOAD; instructions and license live through the call.
-    unsafe { bpf(BPF_PROG_LOAD, &mut attr).map(|fd| own(fd)) }
 }
