@@ -17,6 +17,8 @@ pub struct Config {
     pub segments: Option<String>,
     /// What the gateway itself answers on every port.
     pub local: Vec<&'static str>,
+    /// More keys of `[gateway]`, as TOML.
+    pub gateway: String,
     /// `[gateway.timeouts]`, as TOML.
     pub timeouts: &'static str,
     /// Connections of either family.
@@ -36,6 +38,7 @@ impl Config {
             rules: rules.into(),
             segments: None,
             local: Vec::new(),
+            gateway: String::new(),
             timeouts: "",
             connections: 4096,
             half_open_percent: 100,
@@ -56,6 +59,7 @@ impl Config {
         if !self.local.is_empty() {
             let _ = writeln!(text, "local = {:?}", self.local);
         }
+        let _ = writeln!(text, "{}", self.gateway);
         let _ = writeln!(text, "[gateway.timeouts]\n{}", self.timeouts);
         for zone in zones {
             let name = &zone.name;

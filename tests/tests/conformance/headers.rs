@@ -1,0 +1,1 @@
+//! Group H: header sanity.

@@ -1,0 +1,1 @@
+//! Group G: policy basics.

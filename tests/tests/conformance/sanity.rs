@@ -1,0 +1,1 @@
+//! Group S: source and destination sanity.

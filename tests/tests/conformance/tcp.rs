@@ -1,0 +1,1 @@
+//! Group W: TCP state.
