@@ -192,7 +192,8 @@ reasons! {
     IcmpUnrelated "icmp_unrelated" "connection" "An ICMP error that quotes no known connection, does not go to the quoted sender, or does not come from where the quoted packet went.";
     IcmpBadQuote "icmp_bad_quote" "connection" "An ICMP error whose quoted packet is cut short, malformed or outside the connection's window (RFC 5927).";
     TableFull "table_full" "connection" "The connection table is full of live connections. Raise `connections` in [gateway], or find who opens so many.";
-    HalfOpenLimit "half_open_limit" "connection" "Too many connections wait for their handshake. Usually a SYN flood.";
+    HalfOpenLimit "half_open_limit" "connection" "Too many connections wait for their handshake or first reply, and none was found at once that could make room. Rare: at the limit the oldest of them makes room, which `status` counts as evicted. Usually a SYN flood.";
+    HalfOpenSourceLimit "half_open_source_limit" "connection" "The source has `half_open_per_source` connections waiting for their handshake or first reply. A scan, a flood, or a limit too small for what the source does.";
 
     // Policy.
     NoDestinationSegment "no_destination_segment" "policy" "The destination address belongs to no segment.";

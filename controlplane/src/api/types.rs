@@ -258,6 +258,8 @@ pub struct Table {
     pub open: u64,
     /// Those of them that wait for a handshake or a first reply.
     pub half_open: u64,
+    /// Those, since the start, that made room for new ones at a limit.
+    pub evicted: u64,
     /// How many fit.
     pub capacity: u64,
 }

@@ -58,8 +58,11 @@ fn text(status: &Status) -> String {
             if status.huge_pages { "2 MiB" } else { "ordinary" }
         ),
         format!(
-            "connections  {} open, {} of them half-open, room for {}",
-            status.connections.open, status.connections.half_open, status.connections.capacity
+            "connections  {} open, {} of them half-open, room for {}; {} evicted since the start",
+            status.connections.open,
+            status.connections.half_open,
+            status.connections.capacity,
+            status.connections.evicted
         ),
     ];
     let ledger = &status.ledger;

@@ -46,6 +46,8 @@ pub struct Gateway {
     pub connections_v6: Option<Located<u64>>,
     /// `half_open_percent`: the largest share of the table that may wait for its handshake.
     pub half_open_percent: Option<Located<u64>>,
+    /// `half_open_per_source`: how many half-open connections one source may have; 0 for no limit.
+    pub half_open_per_source: Option<Located<u64>>,
     /// `busy_poll`.
     pub busy_poll: Option<Located<bool>>,
     /// `local`: services of the gateway itself on every port.
@@ -231,6 +233,7 @@ fn gateway(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Gateway {
         connections: reader.integer(table.take("connections"), 1024..(1 << 27) + 1),
         connections_v6: reader.integer(table.take("connections_v6"), 1024..(1 << 27) + 1),
         half_open_percent: reader.integer(table.take("half_open_percent"), 1..101),
+        half_open_per_source: reader.integer(table.take("half_open_per_source"), 0..(1 << 27) + 1),
         busy_poll: reader.boolean(table.take("busy_poll")),
         local: reader.strings(table.take("local")).unwrap_or_default(),
         timeouts: timeouts(reader, table.take("timeouts")),

@@ -306,6 +306,19 @@ fn durations_and_numbers_are_checked() {
 }
 
 #[test]
+fn the_half_open_limit_of_a_source_is_a_number() {
+    for (value, expected) in [
+        ("-1", "20:24 `-1` is out of range | from 0 to 134217728"),
+        ("\"many\"", "20:24 expected an integer, found a string"),
+    ] {
+        append(&format!("[gateway]\nhalf_open_per_source = {value}\n"), &[expected]);
+    }
+    let model = model::parse("t.toml", &format!("{GOOD}[gateway]\nhalf_open_per_source = 7\n")).unwrap();
+    assert_eq!(model.gateway.table_config().half_open_per_source, 7);
+    assert_eq!(model::parse("t.toml", GOOD).unwrap().gateway.table_config().half_open_per_source, 0);
+}
+
+#[test]
 fn tests_are_checked() {
     let test = |rest: &str| format!("[[test]]\nname = \"t\"\nfrom = \"web\"\nto = \"10.2.0.7\"\n{rest}\n");
     append(

@@ -8,7 +8,7 @@ use bulkhead_dataplane::verdict::PortId;
 use ipnet::IpNet;
 
 use crate::api::types::Refusal;
-use crate::model::{self, Model};
+use crate::model::{self, Gateway, Model};
 
 /// Packet buffers of 2 KiB: for each port its receive and transmit rings (2048 each) twice over, because a frame is
 /// back only when its receiver is done with it, and at least the default 32 MiB.
@@ -101,6 +101,8 @@ pub fn needs_restart(old: &Model, new: &Model) -> Vec<String> {
     compare("connections", old.connections_v4.to_string(), new.connections_v4.to_string());
     compare("connections_v6", old.connections_v6.to_string(), new.connections_v6.to_string());
     compare("half_open_percent", old.half_open_percent.to_string(), new.half_open_percent.to_string());
+    let per_source = |gateway: &Gateway| gateway.half_open_per_source.to_string();
+    compare("half_open_per_source", per_source(old), per_source(new));
     compare("busy_poll", old.busy_poll.to_string(), new.busy_poll.to_string());
     changes
 }

@@ -40,6 +40,7 @@ pub fn status(gateway: &Gateway) -> Result<Status, Refusal> {
         connections: Table {
             open: table.len().into(),
             half_open: table.half_open().into(),
+            evicted: table.evicted(),
             capacity: table.capacity().into(),
         },
         events_lost: engine.events_lost(),

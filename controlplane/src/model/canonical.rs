@@ -33,7 +33,7 @@ impl Model {
         json!({
             "control": gateway.control, "workers": gateway.workers, "connections": gateway.connections_v4,
             "connections_v6": gateway.connections_v6, "half_open_percent": gateway.half_open_percent,
-            "busy_poll": gateway.busy_poll, "timeouts": timeouts,
+            "half_open_per_source": gateway.half_open_per_source, "busy_poll": gateway.busy_poll, "timeouts": timeouts,
         })
     }
 

@@ -55,6 +55,8 @@ pub struct Gateway {
     pub connections_v6: usize,
     /// Largest share of a table that may wait for its handshake, percent.
     pub half_open_percent: u8,
+    /// How many connections of one source may wait for their handshake; 0 for no limit.
+    pub half_open_per_source: u32,
     /// Whether workers ask the kernel for preferred busy polling.
     pub busy_poll: bool,
     /// How long idle connections are kept.
@@ -69,6 +71,7 @@ impl Default for Gateway {
             connections_v4: 262_144,
             connections_v6: 131_072,
             half_open_percent: 25,
+            half_open_per_source: 0,
             busy_poll: true,
             timeouts: Timeouts::default(),
         }
@@ -82,6 +85,7 @@ impl Gateway {
             connections_v4: self.connections_v4 as u32,
             connections_v6: self.connections_v6 as u32,
             half_open_share_percent: self.half_open_percent,
+            half_open_per_source: self.half_open_per_source,
             workers: self.workers,
             timeouts: self.timeouts,
         }

@@ -86,6 +86,7 @@ fn gateway(config: &Config) -> Gateway {
         connections_v4: size(&written.connections, default.connections_v4),
         connections_v6: size(&written.connections_v6, default.connections_v6),
         half_open_percent: size(&written.half_open_percent, default.half_open_percent.into()) as u8,
+        half_open_per_source: size(&written.half_open_per_source, 0) as u32,
         busy_poll: written.busy_poll.as_ref().map_or(default.busy_poll, |v| v.value),
         timeouts,
     }

@@ -193,6 +193,15 @@ impl HashKey {
         HashKey(std::array::from_fn(|i| (seed + 1 + i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 
+    /// The hash of a source: an IPv4 address, or an IPv6 /64, of which a host owns every address. `account` keeps apart
+    /// what is counted of the same source for different purposes.
+    pub(super) fn source<A: Family>(&self, source: A, account: u32) -> Hash {
+        let HashKey(key) = self;
+        let prefix = if A::INDEX == 0 { source.bits() as u64 } else { (source.bits() >> 64) as u64 };
+        let what = u64::from(account) << 1 | A::INDEX as u64;
+        Hash(fold(fold(prefix ^ key[0], what ^ key[1]) ^ key[4], key[5] | 1))
+    }
+
     #[inline]
     pub(super) fn hash<A: Family>(&self, tuple: &Tuple<A>) -> Hash {
         let HashKey(key) = self;
@@ -262,6 +271,18 @@ mod tests {
         }
         // Binomial with mean 2000 and deviation 45: ten deviations never happen by chance.
         assert!(load.iter().all(|&n| (1550..2450).contains(&n)), "{load:?}");
+    }
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_an_ipv6_64() {
+        let key = HashKey::random();
+        let v6 = |text: &str| key.source(text.parse::<Ipv6Addr>().unwrap(), 0);
+        assert_eq!(v6("fd00::1"), v6("fd00::ffff:ffff:ffff:ffff"));
+        assert_ne!(v6("fd00::1"), v6("fd00:0:0:1::1"));
+        let v4 = |bits: u32, account| key.source(Ipv4Addr::from_bits(bits), account);
+        assert_ne!(v4(1, 0), v4(2, 0));
+        assert_ne!(v4(1, 0), v4(1, 1));
+        assert_ne!(v4(0, 0), v6("::"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use ::loom::model::Builder;
 use ::loom::thread;
 
+use super::sources::Sources;
 use super::*;
 use crate::headers::{Transport, Tuple, protocol};
 use crate::verdict::Reason;
@@ -35,6 +36,7 @@ fn table(connections: u32, half_open_share_percent: u8) -> Arc<Table> {
         connections_v4: connections,
         connections_v6: 0,
         half_open_share_percent,
+        half_open_per_source: 0,
         workers: 1,
         timeouts: Timeouts::default(),
     };
@@ -313,5 +315,77 @@ fn loom_a_stamp_is_never_read_as_a_mixture_of_two_policies() {
         assert!(changed.contains(&true));
         let last = table.v4.stamp(hit);
         assert!(last == stamp(2) || last == stamp(3));
+    });
+}
+
+/// The hash of some source whose words lie in both buckets there are.
+fn source(number: u32) -> Hash {
+    HashKey::fixed(1).source(Ipv4Addr::from_bits(number), 0)
+}
+
+#[test]
+fn loom_a_source_never_has_more_than_its_limit() {
+    model(PREEMPTIONS, || {
+        let sources = Arc::new(Sources::new(1));
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let sources = Arc::clone(&sources);
+                thread::spawn(move || sources.add(source(1), 1))
+            })
+            .collect();
+        let granted: u64 = threads.into_iter().map(|thread| u64::from(thread.join().unwrap())).sum();
+        assert!(granted <= 1);
+        assert_eq!(sources.count(source(1)), granted);
+    });
+}
+
+/// With the first word taken away meanwhile, the two may count in words of their own and never meet at one.
+#[test]
+fn loom_a_source_that_is_counted_in_two_words_never_has_more_than_its_limit_and_leaves_nothing() {
+    model(PREEMPTIONS, || {
+        let sources = Arc::new(Sources::new(1));
+        // Another source has the first word, and leaves.
+        assert!(sources.add(source(2), 9));
+        let threads: Vec<_> = (0..2)
+            .map(|number| {
+                let sources = Arc::clone(&sources);
+                thread::spawn(move || {
+                    if number == 0 {
+                        sources.remove(source(2));
+                    }
+                    let granted = sources.add(source(1), 1);
+                    if granted && number == 0 {
+                        sources.remove(source(1));
+                    }
+                    (number, granted)
+                })
+            })
+            .collect();
+        let granted: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        let left = granted.contains(&(1, true));
+        assert_eq!(sources.count(source(1)), u64::from(left));
+        if left {
+            sources.remove(source(1));
+        }
+        assert_eq!((sources.count(source(1)), sources.count(source(2))), (0, 0));
+    });
+}
+
+#[test]
+fn loom_two_that_leave_at_once_take_exactly_two() {
+    model(PREEMPTIONS, || {
+        let sources = Arc::new(Sources::new(1));
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let sources = Arc::clone(&sources);
+                thread::spawn(move || {
+                    assert!(sources.add(source(1), 9));
+                    sources.remove(source(1));
+                })
+            })
+            .collect();
+        assert!(sources.add(source(1), 9));
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(sources.count(source(1)), 1);
     });
 }

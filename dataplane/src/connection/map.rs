@@ -7,7 +7,8 @@
 //! half-open one that has waited longest. A place among the half-open is only made by ending a half-open one. An
 //! established connection is never ended to make room. With no candidate, opening is refused:
 //! [`Reason::HalfOpenLimit`] or [`Reason::TableFull`]. So a flood of SYNs ends its own oldest handshakes, at a
-//! bounded price each.
+//! bounded price each; [`Map::evicted`] counts what was ended. At the limit of its own a source's further ones are
+//! refused ([`Reason::HalfOpenSourceLimit`]) and end nothing.
 
 use crossbeam::utils::CachePadded;
 
@@ -15,12 +16,13 @@ use super::entry::{Entry, Head, first_state, millis};
 use super::index::{ENTRY_BITS, Index, Position, Settled, Word};
 use super::key::HashKey;
 use super::reclaim::{CHUNK, Cache, Epochs, Pool};
+use super::sources::Sources;
 use super::tcp::{self, Outcome};
 use super::timeouts::Limits;
 use super::window::{self, Seq, Side};
 use super::{ENDED, End, Family, Hash, Hit, Opening, Stamp, State, Summary, TableConfig, Timeouts, Worker};
 use crate::headers::{TcpSegment, Transport, Tuple, protocol};
-use crate::sync::{AcqRel, Acquire, AtomicU32, Relaxed, fence};
+use crate::sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, fence};
 use crate::verdict::{Direction, Now, PortId, Reason};
 
 /// Slots beyond the two buckets that are looked at to make room.
@@ -65,8 +67,12 @@ pub struct Map<A: Family> {
     limits: Limits,
     capacity: u32,
     half_open_limit: u32,
+    half_open_per_source: u32,
+    /// The half-open connections of each source, where that has a limit.
+    sources: Option<Sources>,
     len: CachePadded<AtomicU32>,
     half_open: CachePadded<AtomicU32>,
+    evicted: CachePadded<AtomicU64>,
 }
 
 /// Adds one, unless the limit is reached.
@@ -82,6 +88,8 @@ impl<A: Family> Map<A> {
             if cfg!(loom) { 3 * capacity.min(1) } else { capacity / 32 + 2 * CHUNK * workers as u32 + 64 };
         let entries: Box<[_]> = (0..capacity + spare).map(|_| Entry::default()).collect();
         let share = u64::from(config.half_open_share_percent.min(100));
+        let half_open_limit = (u64::from(capacity) * share).div_ceil(100) as u32;
+        let half_open_per_source = config.half_open_per_source;
         Map {
             index: Index::new(capacity),
             pool: Pool::new(&entries),
@@ -89,9 +97,12 @@ impl<A: Family> Map<A> {
             key,
             limits: Limits::new(&config.timeouts),
             capacity,
-            half_open_limit: (u64::from(capacity) * share).div_ceil(100) as u32,
+            half_open_limit,
+            half_open_per_source,
+            sources: (half_open_per_source > 0).then(|| Sources::new(half_open_limit)),
             len: CachePadded::new(AtomicU32::new(0)),
             half_open: CachePadded::new(AtomicU32::new(0)),
+            evicted: CachePadded::new(AtomicU64::new(0)),
         }
     }
 
@@ -140,6 +151,11 @@ impl<A: Family> Map<A> {
         self.half_open_limit
     }
 
+    /// Half-open connections, and ones that were over, that made room for new ones.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Relaxed)
+    }
+
     /// Slots of the index.
     pub fn slots(&self) -> usize {
         self.index.positions()
@@ -147,7 +163,8 @@ impl<A: Family> Map<A> {
 
     /// Bytes that the map has allocated.
     pub fn memory_bytes(&self) -> usize {
-        self.entries.len() * size_of::<Entry<A::Key>>() + self.slots() * size_of::<u64>()
+        let sources = self.sources.as_ref().map_or(0, Sources::memory_bytes);
+        self.entries.len() * size_of::<Entry<A::Key>>() + self.slots() * size_of::<u64>() + sources
     }
 
     fn entry(&self, hit: Hit) -> &Entry<A::Key> {
@@ -205,8 +222,8 @@ impl<A: Family> Map<A> {
     /// Opens a connection for its first packet, which the policy has allowed.
     ///
     /// # Errors
-    /// [`Reason::NoConnection`] for a TCP segment that is no SYN; [`Reason::HalfOpenLimit`] and
-    /// [`Reason::TableFull`] as the head of this file says.
+    /// [`Reason::NoConnection`] for a TCP segment that is no SYN; [`Reason::HalfOpenSourceLimit`],
+    /// [`Reason::HalfOpenLimit`] and [`Reason::TableFull`] as the head of this file says.
     pub fn open(
         &self,
         worker: &mut Worker,
@@ -233,9 +250,9 @@ impl<A: Family> Map<A> {
                 self.expire(worker, hit, opening.now);
                 continue;
             }
-            self.make_room(worker, hash, opening.now)?;
+            self.make_room(worker, hash, tuple.source, opening.now)?;
             let Some(entry) = self.take(worker) else {
-                self.cancel();
+                self.cancel(tuple.source);
                 return Err(Reason::TableFull);
             };
             self.entries[entry as usize].fill(tuple, opening, first_state(tuple.protocol), sides);
@@ -250,18 +267,24 @@ impl<A: Family> Map<A> {
         worker.caches[A::INDEX].take(&self.entries, &self.pool, &worker.table.epochs)
     }
 
-    /// Reserves one connection, half-open as all begin.
-    fn make_room(&self, worker: &mut Worker, hash: Hash, now: Now) -> Result<(), Reason> {
+    /// Reserves one connection of this source, half-open as all begin.
+    fn make_room(&self, worker: &mut Worker, hash: Hash, source: A, now: Now) -> Result<(), Reason> {
+        if let Some(sources) = &self.sources
+            && !sources.add(self.key.source(source, 0), self.half_open_per_source)
+        {
+            return Err(Reason::HalfOpenSourceLimit);
+        }
         if !reserve(&self.half_open, self.half_open_limit) {
             self.evict(worker, hash, now, Room::HalfOpen);
             if !reserve(&self.half_open, self.half_open_limit) {
+                self.forget_half_open(source);
                 return Err(Reason::HalfOpenLimit);
             }
         }
         if !reserve(&self.len, self.capacity) {
             self.evict(worker, hash, now, Room::Entry);
             if !reserve(&self.len, self.capacity) {
-                self.half_open.fetch_sub(1, AcqRel);
+                self.release_half_open(source);
                 return Err(Reason::TableFull);
             }
         }
@@ -269,9 +292,21 @@ impl<A: Family> Map<A> {
     }
 
     /// Undoes `make_room`.
-    fn cancel(&self) {
-        self.half_open.fetch_sub(1, AcqRel);
+    fn cancel(&self, source: A) {
+        self.release_half_open(source);
         self.len.fetch_sub(1, AcqRel);
+    }
+
+    /// A connection of this source is half-open no more. Once for every one that was.
+    fn release_half_open(&self, source: A) {
+        self.half_open.fetch_sub(1, AcqRel);
+        self.forget_half_open(source);
+    }
+
+    fn forget_half_open(&self, source: A) {
+        if let Some(sources) = &self.sources {
+            sources.remove(self.key.source(source, 0));
+        }
     }
 
     /// Puts a filled entry into the index. `None`: another one with this key was first.
@@ -281,8 +316,9 @@ impl<A: Family> Map<A> {
             self.index.place(hash, entry)
         });
         let Some((position, word)) = placed else {
+            let (tuple, _) = self.entries[entry as usize].original::<A>();
             worker.caches[A::INDEX].give_back(&self.entries, entry);
-            self.cancel();
+            self.cancel(tuple.source);
             return Err(Reason::TableFull);
         };
         let same_key = |a: u32, b: u32| {
@@ -303,7 +339,7 @@ impl<A: Family> Map<A> {
     /// For whoever emptied the entry's word.
     fn retire(&self, cache: &mut Cache, entry: u32) {
         if self.entries[entry as usize].take_half_open() {
-            self.half_open.fetch_sub(1, AcqRel);
+            self.release_half_open(self.entries[entry as usize].original::<A>().0.source);
         }
         self.len.fetch_sub(1, AcqRel);
         cache.retire(&self.entries, entry);
@@ -370,6 +406,9 @@ impl<A: Family> Map<A> {
         let end = if rank == Rank::Expired { End::Expired } else { End::Evicted };
         let summary = self.cut(worker, position, word, now, end);
         worker.ended.extend(summary.map(|summary| Summary { state: head.state(), ..summary }));
+        if summary.is_some() && end == End::Evicted {
+            self.evicted.fetch_add(1, Relaxed);
+        }
         summary.is_some()
     }
 
@@ -469,7 +508,7 @@ impl<A: Family> Map<A> {
             return false;
         }
         if head.counts_as_half_open() && !new.counts_as_half_open() {
-            self.half_open.fetch_sub(1, AcqRel);
+            self.release_half_open(entry.original::<A>().0.source);
         }
         entry.refresh(hit.direction, now);
         true

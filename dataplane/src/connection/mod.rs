@@ -8,6 +8,7 @@
 //! | `reclaim` | when an entry may be reused |
 //! | `tcp`, `window` | the state machine and the sequence windows |
 //! | `timeouts` | idle limits |
+//! | `sources` | how many connections each source has |
 //! | `map` | all of it for one address family: open, find, track, account, remove, sweep |
 //!
 //! A worker's burst: [`Worker::quiesce`], then for every packet [`Map::hash`], then for every packet [`Map::touch`],
@@ -23,6 +24,7 @@ mod index;
 mod key;
 mod map;
 mod reclaim;
+mod sources;
 mod tcp;
 mod timeouts;
 mod window;
@@ -64,6 +66,8 @@ pub struct TableConfig {
     pub connections_v6: u32,
     /// The share of each capacity, in percent, that may be half-open: TCP handshakes, UDP and echo without a reply.
     pub half_open_share_percent: u8,
+    /// How many half-open connections one source (an IPv4 address or an IPv6 /64) may have; 0 for no limit of its own.
+    pub half_open_per_source: u32,
     /// How many workers will ask for a [`Worker`].
     pub workers: usize,
     /// Idle limits.
@@ -76,6 +80,7 @@ impl Default for TableConfig {
             connections_v4: 1 << 20,
             connections_v6: 1 << 18,
             half_open_share_percent: 25,
+            half_open_per_source: 0,
             workers: 1,
             timeouts: Timeouts::default(),
         }
@@ -150,6 +155,11 @@ impl Table {
     /// Half-open connections of both families.
     pub fn half_open(&self) -> u32 {
         self.v4.half_open() + self.v6.half_open()
+    }
+
+    /// Connections of both families that made room for new ones: half-open ones, and ones that were over.
+    pub fn evicted(&self) -> u64 {
+        self.v4.evicted() + self.v6.evicted()
     }
 
     /// How many connections fit, both families together.

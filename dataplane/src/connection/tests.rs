@@ -24,6 +24,7 @@ fn config(connections: u32, half_open_share_percent: u8) -> TableConfig {
         connections_v4: connections,
         connections_v6: 16,
         half_open_share_percent,
+        half_open_per_source: 0,
         workers: 4,
         timeouts: Timeouts::default(),
     }
@@ -355,6 +356,53 @@ fn the_half_open_share_is_exact_and_the_oldest_handshake_makes_room() {
     let ended = bench.sweep_all(at(30));
     assert_eq!(ended.len(), 20);
     assert!(ended.iter().all(|s| s.end == Some(End::Evicted)));
+}
+
+#[test]
+fn a_source_has_its_own_share_of_the_half_open_and_gets_it_back_however_they_end() {
+    let table = Arc::new(Table::new(&TableConfig { half_open_per_source: 3, ..config(64, 50) }));
+    let mut bench = Bench { worker: table.worker().unwrap(), table };
+    // All of one client, to different ports.
+    let to = |port: u16, protocol| Tuple { destination_port: port, ..tuple(1, protocol) };
+    for port in 0..3 {
+        bench.open_new(&to(port, TCP), at(0));
+    }
+    let full = Err(Reason::HalfOpenSourceLimit);
+    assert_eq!(bench.open(&to(9, TCP), at(0)), full);
+    assert_eq!(bench.open(&to(9, UDP), at(0)), full);
+    assert_eq!(bench.table.evicted(), 0);
+    // Another source has its own.
+    bench.open_new(&tuple(2, TCP), at(0));
+    // Established, reset, killed, expired: each gives exactly one place back.
+    assert_eq!(bench.track(&to(0, TCP).reverse(), segment(SYN | ACK, 500, 101, 0), at(1)), Ok(Track::Passed));
+    assert_eq!(bench.open(&to(9, TCP), at(1)), full);
+    assert_eq!(bench.track(&to(0, TCP), segment(ACK, 101, 501, 0), at(1)), Ok(Track::Established));
+    bench.open_new(&to(3, TCP), at(2));
+    assert_eq!(bench.track(&to(1, TCP).reverse(), segment(RST | ACK, 0, 101, 0), at(2)), Ok(Track::Closed));
+    bench.open_new(&to(4, UDP), at(3));
+    let hit = bench.find(&to(4, UDP), at(3)).unwrap();
+    bench.table.v4.remove(&mut bench.worker, hit, at(3)).unwrap();
+    bench.open_new(&to(5, UDP), at(4));
+    assert_eq!(bench.open(&to(9, TCP), at(4)), full);
+    // By now the handshakes have run out.
+    bench.sweep_all(at(40_000));
+    for port in 10..12 {
+        bench.open_new(&to(port, TCP), at(40_000));
+    }
+    assert_eq!(bench.open(&to(9, TCP), at(40_000)), full);
+    bench.sweep_all(at(1_000_000));
+    assert_eq!((bench.table.half_open(), bench.table.len()), (0, 1));
+}
+
+#[test]
+fn what_is_evicted_gives_its_source_the_place_back() {
+    let table = Arc::new(Table::new(&TableConfig { half_open_per_source: 2, ..config(32, 25) }));
+    let mut bench = Bench { worker: table.worker().unwrap(), table };
+    for client in 0..400 {
+        bench.open_new(&tuple(client % 20, UDP), at(u64::from(client)));
+        bench.sweep_all(at(u64::from(client)));
+    }
+    assert_eq!((bench.table.half_open(), bench.table.evicted()), (8, 392));
 }
 
 #[test]

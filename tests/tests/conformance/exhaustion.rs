@@ -1,1 +1,149 @@
 //! Group D: exhaustion.
+
+use bulkhead_tests::config::{Config, allow};
+use bulkhead_tests::frames::{Family, Path, flags, segment};
+use bulkhead_tests::scene::{Scene, number};
+
+/// Fits the smallest table.
+const CONNECTIONS: u32 = 1024;
+/// Frames sent before it is waited until they have been taken: a flood must not end in the receive ring.
+const GUST: u16 = 64;
+
+fn config(gateway: &str, half_open_percent: u32) -> Config {
+    Config {
+        connections: CONNECTIONS,
+        half_open_percent,
+        gateway: gateway.to_owned(),
+        ..Config::new(allow("services", "office", "servers", "tcp/80 udp/53"))
+    }
+}
+
+fn syn(path: &Path, port: u16) -> Vec<u8> {
+    path.tcp((port, 80), segment(flags::SYN, 1, 0), b"")
+}
+
+/// Sends one frame from the office for each of these numbers, in gusts. Returns how many arrived at the servers.
+fn flood(scene: &Scene, numbers: std::ops::Range<u16>, frame: impl Fn(u16) -> Vec<u8>) -> u64 {
+    let mut arrived = 0;
+    for start in numbers.clone().step_by(GUST.into()) {
+        (start..numbers.end.min(start + GUST)).for_each(|number| scene.peer("office").send(&frame(number)));
+        arrived += scene.arrived("office", "servers").len() as u64;
+    }
+    arrived
+}
+
+fn half_open(scene: &Scene) -> u64 {
+    number(&scene.status()["connections"], "half_open")
+}
+
+/// Gives the sentinels' connections a reply, so that they are not among the half-open ones.
+fn settle_sentinels(scene: &Scene) {
+    scene.nothing_arrived("office", "servers");
+    scene.nothing_arrived("servers", "office");
+}
+
+#[test]
+fn d1_a_source_has_exactly_its_share_of_half_open_connections_and_the_excess_is_dropped_and_counted() {
+    const SHARE: u64 = 20;
+    let Some(scene) = Scene::start(&config(&format!("half_open_per_source = {SHARE}"), 50)) else { return };
+    settle_sentinels(&scene);
+    for (round, family) in Family::BOTH.into_iter().enumerate() {
+        let path = scene.path("office", "servers", family);
+        let before = scene.drops();
+        assert_eq!(flood(&scene, 10_000..10_500, |port| syn(&path, port)), SHARE);
+        scene.expect_drops(&before, &[("half_open_source_limit", 500 - SHARE)]);
+        assert_eq!(half_open(&scene), (round as u64 + 1) * SHARE);
+        // An honest neighbour is not concerned. Of IPv6, one of another /64 would not be; the same /64 is one source.
+        let neighbour = Path { source: scene.peer("office").nth(family, 1), ..path };
+        let before = scene.drops();
+        let own_share = u64::from(family == Family::V4);
+        assert_eq!(flood(&scene, 20_000..20_001, |port| syn(&neighbour, port)), own_share);
+        let more = scene.drops().get("half_open_source_limit").copied().unwrap_or(0);
+        assert_eq!(more - before["half_open_source_limit"], 1 - own_share);
+        if own_share == 1 {
+            let back = scene.path("servers", "office", family);
+            let back = Path { destination: neighbour.source, ..back };
+            let reset = back.tcp((80, 20_000), segment(flags::RST | flags::ACK, 0, 2), b"");
+            scene.crosses("servers", "office", &reset);
+        }
+        // A place that a finished handshake leaves is free at once, and it is one place.
+        let back = scene.path("servers", "office", family);
+        scene.crosses(
+            "servers",
+            "office",
+            &back.tcp((80, 10_007), segment(flags::SYN | flags::ACK, 9, 2), b""),
+        );
+        scene.crosses("office", "servers", &path.tcp((10_007, 80), segment(flags::ACK, 2, 10), b""));
+        assert_eq!(flood(&scene, 30_000..30_002, |port| syn(&path, port)), 1);
+    }
+}
+
+#[test]
+fn d1_half_open_connections_are_exactly_within_the_global_share_and_the_excess_is_the_oldest_evicted_and_counted()
+ {
+    // A tenth of 1,024, rounded up.
+    const SHARE: u64 = 103;
+    let Some(scene) = Scene::start(&config("", 10)) else { return };
+    settle_sentinels(&scene);
+    for (round, family) in Family::BOTH.into_iter().enumerate() {
+        let path = scene.path("office", "servers", family);
+        let (before, evicted) = (scene.drops(), number(&scene.status()["connections"], "evicted"));
+        // Every newcomer crosses: it is the one that has waited longest which goes.
+        assert_eq!(flood(&scene, 10_000..11_000, |port| syn(&path, port)), 1000);
+        assert_eq!(half_open(&scene), (round as u64 + 1) * SHARE);
+        let evicted = number(&scene.status()["connections"], "evicted") - evicted;
+        assert_eq!(evicted, 1000 - SHARE);
+        scene.expect_drops(&before, &[]);
+        // The first are gone, so their SYN-ACKs are of no connection; the last one's crosses.
+        let back = scene.path("servers", "office", family);
+        let syn_ack = |port| back.tcp((80, port), segment(flags::SYN | flags::ACK, 9, 2), b"");
+        for port in 10_000..10_010 {
+            scene.stays_out("servers", "office", &syn_ack(port));
+        }
+        scene.crosses("servers", "office", &syn_ack(10_999));
+        scene.expect_drops(&before, &[("no_connection", 10)]);
+    }
+}
+
+#[test]
+fn d3_a_full_table_evicts_the_half_open_never_the_established_and_refuses_when_there_are_none() {
+    let Some(scene) = Scene::start(&config("", 100)) else { return };
+    settle_sentinels(&scene);
+    for family in Family::BOTH {
+        let there = scene.path("office", "servers", family);
+        let back = scene.path("servers", "office", family);
+        let established = (CONNECTIONS - 100) as u16;
+        let open = |ports: std::ops::Range<u16>, at_once: u16| {
+            for start in ports.clone().step_by(at_once.into()) {
+                let gust = start..ports.end.min(start + at_once);
+                flood(&scene, gust.clone(), |port| there.udp(port, 53, b"query"));
+                gust.for_each(|port| scene.peer("servers").send(&back.udp(53, port, b"reply")));
+                scene.arrived("servers", "office");
+            }
+        };
+        open(10_000..10_000 + established, GUST);
+        let (before, evicted) = (scene.drops(), number(&scene.status()["connections"], "evicted"));
+        // A flood into what is left of the table: all cross, each in place of an older one of the flood.
+        assert_eq!(flood(&scene, 30_000..31_000, |port| syn(&there, port)), 1000);
+        scene.expect_drops(&before, &[]);
+        assert!(number(&scene.status()["connections"], "evicted") - evicted >= 900);
+        // All that were established answer still.
+        for port in 10_000..10_000 + established {
+            scene.peer("servers").send(&back.udp(53, port, b"again"));
+            if port % GUST == 0 {
+                scene.arrived("servers", "office");
+            }
+        }
+        scene.arrived("servers", "office");
+        scene.expect_drops(&before, &[]);
+        // Now with established ones only: what was left becomes theirs, the rest is refused, always the same way. One
+        // by one, for the longest waiting is that of a sample, and here it would often be one of the same gust.
+        open(20_000..20_110, 1);
+        let full = scene.drops();
+        assert_eq!(flood(&scene, 40_000..40_050, |port| syn(&there, port)), 0);
+        scene.expect_drops(&full, &[("table_full", 50)]);
+        for port in [10_000, 10_000 + established - 1, 20_000] {
+            scene.crosses("servers", "office", &back.udp(53, port, b"still there"));
+        }
+    }
+}
