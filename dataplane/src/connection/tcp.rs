@@ -181,26 +181,36 @@ const NEXT: [[[Cell; 5]; 2]; TCP_STATES] = {
     cell!(SimultaneousSyn, O, Rst, To(Closed)); // gives up
     cell!(SimultaneousSyn, R, Rst, To(Closed)); // gives up
 
+    cell!(SimultaneousOriginal, O, Syn, To(SimultaneousOriginal)); // overtaken by its SYN-ACK
+    cell!(SimultaneousOriginal, R, Syn, To(SimultaneousOriginal)); // retransmission: the SYN-ACK was lost
     cell!(SimultaneousOriginal, O, SynAck, To(SimultaneousOriginal)); // retransmission
     cell!(SimultaneousOriginal, R, SynAck, To(Established)); // both have acknowledged
+    cell!(SimultaneousOriginal, R, Ack, To(Established)); // the originator's SYN was lost: answers as any client does
+    cell!(SimultaneousOriginal, R, Fin, To(FinReply)); // likewise, with a FIN
     cell!(SimultaneousOriginal, O, Rst, To(Closed)); // gives up
     cell!(SimultaneousOriginal, R, Rst, To(Closed)); // gives up
 
+    cell!(SimultaneousReply, R, Syn, To(SimultaneousReply)); // overtaken by its SYN-ACK
+    cell!(SimultaneousReply, O, Syn, To(SimultaneousReply)); // retransmission: the SYN-ACK was lost
     cell!(SimultaneousReply, R, SynAck, To(SimultaneousReply)); // retransmission
     cell!(SimultaneousReply, O, SynAck, To(Established)); // both have acknowledged
-    cell!(SimultaneousReply, O, Ack, To(Established)); // answers the SYN-ACK as any client does
+    cell!(SimultaneousReply, O, Ack, To(Established)); // the responder's SYN was lost: answers as any client does
+    cell!(SimultaneousReply, O, Fin, To(FinOriginal)); // likewise, with a FIN
     cell!(SimultaneousReply, O, Rst, To(Closed)); // gives up
     cell!(SimultaneousReply, R, Rst, To(Closed)); // gives up
 
-    cell!(SynReceived, O, Syn, To(SynReceived)); // retransmission: the SYN-ACK was lost
+    cell!(SynReceived, O, Syn, To(SynReceived)); // retransmission: the SYN-ACK was lost; a new number: see `judge`
     cell!(SynReceived, R, SynAck, To(SynReceived)); // retransmission: the ACK was lost or is late
     cell!(SynReceived, O, Ack, To(Established)); // the third step
     cell!(SynReceived, O, Fin, To(FinOriginal)); // the third step with a FIN
-    cell!(SynReceived, R, Ack, To(SynReceived)); // data after TCP Fast Open (RFC 7413)
+    cell!(SynReceived, R, Ack, To(SynReceived)); // data after TCP Fast Open (RFC 7413), or a challenge ACK
+    cell!(SynReceived, R, Fin, To(FinReply)); // closed before the third step (RFC 9293, 3.10.4)
     cell!(SynReceived, O, Rst, To(Closed)); // gives up
     cell!(SynReceived, R, Rst, To(Closed)); // gives up
 
     cell!(Established, O, Syn, Pass); // restarted originator; the responder answers a challenge ACK (RFC 5961, 4)
+    cell!(Established, R, Syn, Pass); // restarted responder that originates, if the policy says so
+    cell!(Established, O, SynAck, To(Established)); // retransmission after a simultaneous open
     cell!(Established, R, SynAck, To(Established)); // retransmission: the ACK was lost behind us
     cell!(Established, O, Ack, To(Established)); // data
     cell!(Established, R, Ack, To(Established)); // data
@@ -210,6 +220,8 @@ const NEXT: [[[Cell; 5]; 2]; TCP_STATES] = {
     cell!(Established, R, Rst, To(Closed)); // reset
 
     cell!(FinOriginal, O, Syn, Pass); // as in Established
+    cell!(FinOriginal, R, Syn, Pass); // as in Established
+    cell!(FinOriginal, R, SynAck, To(FinOriginal)); // retransmission: the ACK and the FIN were lost behind us
     cell!(FinOriginal, O, Ack, To(FinOriginal)); // retransmission, or ACK of the responder's data
     cell!(FinOriginal, R, Ack, To(FinOriginal)); // the responder may go on sending
     cell!(FinOriginal, O, Fin, To(FinOriginal)); // retransmission
@@ -218,6 +230,8 @@ const NEXT: [[[Cell; 5]; 2]; TCP_STATES] = {
     cell!(FinOriginal, R, Rst, To(Closed)); // reset
 
     cell!(FinReply, O, Syn, Pass); // as in Established
+    cell!(FinReply, R, Syn, Pass); // as in Established
+    cell!(FinReply, O, SynAck, To(FinReply)); // likewise, after a simultaneous open
     cell!(FinReply, O, Ack, To(FinReply)); // the originator may go on sending
     cell!(FinReply, R, Ack, To(FinReply)); // retransmission, or ACK of the originator's data
     cell!(FinReply, O, Fin, To(FinBoth)); // the originator is done, too
@@ -226,6 +240,7 @@ const NEXT: [[[Cell; 5]; 2]; TCP_STATES] = {
     cell!(FinReply, R, Rst, To(Closed)); // reset
 
     cell!(FinBoth, O, Syn, Pass); // as in Established
+    cell!(FinBoth, R, Syn, Pass); // as in Established
     cell!(FinBoth, O, Ack, To(FinBoth)); // retransmission, or the last ACK: then `judge` goes on to TimeWait
     cell!(FinBoth, R, Ack, To(FinBoth)); // likewise
     cell!(FinBoth, O, Fin, To(FinBoth)); // retransmission
@@ -244,6 +259,10 @@ const NEXT: [[[Cell; 5]; 2]; TCP_STATES] = {
 
     cell!(Closed, O, Syn, Reopen); // a new connection
     cell!(Closed, R, Syn, Reopen); // a new connection from the other end, if the policy says so
+    cell!(Closed, O, Ack, Pass); // challenge ACK: what came before the reset was lost behind us; no data
+    cell!(Closed, R, Ack, Pass); // likewise
+    cell!(Closed, O, Rst, To(Closed)); // retransmission, or the answer to that challenge
+    cell!(Closed, R, Rst, To(Closed)); // likewise
     t
 };
 
@@ -295,13 +314,13 @@ pub fn judge(
     let (seq, end) = span(segment);
     let next = match cells[direction as usize][kind as usize] {
         Cell::No => return Err(Reason::TcpInvalid),
-        Cell::Pass => return pass(state, &sides, kind, segment),
+        Cell::Pass => return pass(state, &sides, direction, kind, segment),
         Cell::Reopen if state == State::Closed || !sender.end.is_after(seq) => return Ok(Outcome::Reopen),
         Cell::Reopen => return out_of_window,
         Cell::To(next) => next,
     };
     let (sender, receiver) = match (state, kind) {
-        (_, Kind::Rst) if reset_fits(state, &sender, &receiver, segment) => (sender, receiver),
+        (_, Kind::Rst) if reset_fits(state, direction, &sender, &receiver, segment) => (sender, receiver),
         (State::SynSent, Kind::Syn) if direction == Direction::Original => {
             // A new SYN of an originator that started over replaces the old one.
             if end == sender.end { (sender, receiver) } else { window::opening(segment) }
@@ -317,11 +336,13 @@ pub fn judge(
         {
             (window::advance(&sender, segment), receiver)
         }
+        // A restarted originator: the responder answers a challenge ACK, as in Established.
+        (State::SynReceived, Kind::Syn) => return Ok(Outcome::Pass),
         // `receiver.ack` is still this SYN-ACK's own initial sequence number.
         (State::SynReceived, Kind::SynAck) if seq != receiver.ack => return out_of_window,
-        // The third step must acknowledge the responder's SYN, not just fall into its window.
-        (State::SynReceived | State::SimultaneousReply, Kind::Ack | Kind::Fin)
-            if direction == Direction::Original && !Seq(segment.acknowledgement).is_after(sender.ack) =>
+        // The first acknowledgement must be of the peer's SYN, not just fall into its window.
+        (_, Kind::Ack | Kind::Fin)
+            if !has_acknowledged(state, direction) && !Seq(segment.acknowledgement).is_after(sender.ack) =>
         {
             return out_of_window;
         }
@@ -345,14 +366,25 @@ fn swap<T>((a, b): (T, T)) -> (T, T) {
 }
 
 /// Segments that pass without changing anything, once their numbers are plausible.
-fn pass(state: State, sides: &[Side; 2], kind: Kind, segment: &TcpSegment) -> Result<Outcome, Reason> {
+fn pass(
+    state: State,
+    sides: &[Side; 2],
+    direction: Direction,
+    kind: Kind,
+    segment: &TcpSegment,
+) -> Result<Outcome, Reason> {
     match (state, kind) {
         // The originator gives up. Any other number answers a challenge ACK and means an older connection.
         (State::SynSent, Kind::Rst) if Seq(segment.sequence) == sides[0].end => {
             Ok(Outcome::Next(State::Closed, *sides))
         }
         // A challenge ACK carries nothing.
-        (State::SynSent, Kind::Ack) if segment.payload > 0 => Err(Reason::TcpInvalid),
+        (State::SynSent | State::Closed, Kind::Ack) if segment.payload > 0 => Err(Reason::TcpInvalid),
+        (State::Closed, Kind::Ack) => {
+            let [sender, receiver] = [direction, direction.reverse()].map(|side| &sides[side as usize]);
+            let fits = window::within(sender, receiver, segment, false);
+            if fits { Ok(Outcome::Pass) } else { Err(Reason::TcpOutOfWindow) }
+        }
         _ => Ok(Outcome::Pass),
     }
 }
@@ -366,20 +398,31 @@ fn acknowledges_syn(sender: &Side, receiver: &Side, segment: &TcpSegment) -> boo
 }
 
 /// Whether a reset may be believed (RFC 5961, section 3): only with exactly the expected number, which is what the
-/// receiver has acknowledged or, with data still on its way, the end of what the sender sent. Once a FIN was seen,
-/// anything in the window will do: a closed socket answers late data with a number of its own.
-/// An inexact one is refused, although the receiver would answer it with a challenge ACK: a reset that is meant is
-/// repeated with the exact number.
-fn reset_fits(state: State, sender: &Side, receiver: &Side, segment: &TcpSegment) -> bool {
+/// receiver has acknowledged or, with data still on its way, the end of what the sender sent. A sender that has sent
+/// its FIN may be anywhere in the window: its closed socket answers late data with the number that these acknowledge.
+/// An inexact one is refused, although the receiver would answer it with a challenge ACK: not every TCP does so, and
+/// a reset that is meant comes again, with the exact number, as the answer to whatever the receiver sends next.
+fn reset_fits(state: State, direction: Direction, sender: &Side, receiver: &Side, segment: &TcpSegment) -> bool {
     let seq = Seq(segment.sequence);
     match state {
         // The answer to a SYN: its own number is free, the acknowledgement is not.
         State::SynSent => segment.flags & tcp_flags::ACK != 0 && acknowledges_syn(sender, receiver, segment),
-        State::FinOriginal | State::FinReply | State::FinBoth | State::TimeWait => {
+        _ if finished(state, direction) => {
             let oldest = sender.end.minus(receiver.largest_window());
             !oldest.is_after(seq) && !seq.is_after(receiver.limit.max(sender.end))
         }
-        _ => seq == sender.end || seq == receiver.ack,
+        _ => seq == sender.end || seq == receiver.ack && has_acknowledged(state, direction.reverse()),
+    }
+}
+
+/// Whether this end has acknowledged the other's SYN. Until then its `ack` is that SYN's own number, which nobody
+/// expects any more.
+fn has_acknowledged(state: State, direction: Direction) -> bool {
+    match state {
+        State::SynSent | State::SimultaneousSyn => false,
+        State::SimultaneousOriginal => direction == Direction::Original,
+        State::SimultaneousReply | State::SynReceived => direction == Direction::Reply,
+        _ => true,
     }
 }
 
@@ -517,7 +560,16 @@ mod tests {
     fn syn_ack_from_the_originator_is_invalid() {
         assert_eq!(Life::syn_sent().see(O, SYN | ACK, 100, 501, 0), INVALID);
         assert_eq!(Life::syn_received().see(O, SYN | ACK, 100, 501, 0), INVALID);
-        assert_eq!(Life::established().see(O, SYN | ACK, 100, 501, 0), INVALID);
+    }
+
+    #[test]
+    fn a_syn_ack_after_the_handshake_passes_only_as_a_retransmission() {
+        // The last acknowledgement of a simultaneous open may have been lost behind us; nobody remembers who sent what.
+        for from in [O, R] {
+            let (own, peer) = if from == O { (100, 501) } else { (500, 101) };
+            assert_eq!(Life::established().see(from, SYN | ACK, own, peer, 0), Ok(State::Established));
+            assert_eq!(Life::established().see(from, SYN | ACK, own + 100_000, peer, 0), OUTSIDE);
+        }
     }
 
     #[test]
@@ -572,17 +624,23 @@ mod tests {
         assert_eq!(life.see(O, ACK, 101, 501, 0), Ok(State::Established));
     }
 
+    /// Of it a simultaneous open cannot be told apart whose first SYN was lost behind us. So it may complete, where the
+    /// policy lets the responder originate as well: its SYN alone does not get here otherwise.
     #[test]
-    fn a_split_handshake_never_completes() {
-        // The responder answers with a SYN alone and lets the originator acknowledge it.
+    fn a_split_handshake_is_a_simultaneous_open() {
         let mut life = Life::syn_sent();
         assert_eq!(life.see(R, ACK, 900, 101, 0), Ok(State::SynSent));
         assert_eq!(life.see(R, SYN, 500, 0, 0), Ok(State::SimultaneousSyn));
-        assert_eq!(life.see(O, SYN | ACK, 100, 501, 0), Ok(State::SimultaneousOriginal));
         assert_eq!(life.see(R, ACK, 501, 101, 0), INVALID);
-        assert_eq!(life.see(R, ACK, 501, 101, 50), INVALID);
+        assert_eq!(life.see(O, SYN | ACK, 100, 501, 0), Ok(State::SimultaneousOriginal));
         assert_eq!(life.see(O, ACK, 101, 501, 50), INVALID);
+        assert_eq!(life.see(R, SYN, 500, 0, 0), Ok(State::SimultaneousOriginal));
+        assert_eq!(life.see(R, SYN, 700, 0, 0), OUTSIDE);
+        for ack in [0, 100, 102] {
+            assert_eq!(life.see(R, ACK, 501, ack, 50), OUTSIDE, "{ack}");
+        }
         assert!(life.state.is_half_open());
+        assert_eq!(life.see(R, ACK, 501, 101, 50), Ok(State::Established));
     }
 
     #[test]
@@ -619,11 +677,45 @@ mod tests {
     }
 
     #[test]
-    fn after_a_fin_an_inexact_reset_in_the_window_closes() {
+    fn after_its_fin_an_inexact_reset_of_that_end_closes_and_none_of_the_other() {
+        for from in [O, R] {
+            let (own, peer) = if from == O { (101, 501) } else { (501, 101) };
+            let mut life = Life::established();
+            assert!(life.see(from, ACK, own, peer, 1000).is_ok());
+            assert!(life.see(from, FIN | ACK, own + 1000, peer, 0).is_ok());
+            assert_eq!(life.see(from, RST, own + 4002, 0, 0), OUTSIDE);
+            assert_eq!(life.see(from.reverse(), RST, peer + 10, 0, 0), OUTSIDE);
+            assert_eq!(life.see(from, RST, own + 500, 0, 0), Ok(State::Closed));
+        }
+    }
+
+    #[test]
+    fn no_reset_is_believed_at_the_number_of_a_syn() {
+        assert_eq!(Life::syn_received().see(R, RST, 500, 0, 0), OUTSIDE);
+        assert_eq!(Life::syn_received().see(R, RST, 501, 0, 0), Ok(State::Closed));
+        assert_eq!(Life::syn_received().see(O, RST, 100, 0, 0), OUTSIDE);
+        assert_eq!(Life::syn_received().see(O, RST, 101, 0, 0), Ok(State::Closed));
+    }
+
+    #[test]
+    fn a_reset_that_left_a_gap_behind_us_is_challenged_and_answered_across_the_closed_connection() {
         let mut life = Life::established();
-        assert_eq!(life.see(O, FIN | ACK, 101, 501, 0), Ok(State::FinOriginal));
-        assert_eq!(life.see(R, RST, 501 + 4001, 0, 0), OUTSIDE);
-        assert_eq!(life.see(R, RST, 501 + 10, 0, 0), Ok(State::Closed));
+        assert_eq!(life.see(O, ACK, 101, 501, 1000), Ok(State::Established));
+        assert_eq!(life.see(O, RST, 1101, 0, 0), Ok(State::Closed));
+        assert_eq!(life.see(R, ACK, 501, 101, 1), INVALID);
+        assert_eq!(life.see(R, ACK, 501, 1102, 0), OUTSIDE);
+        assert_eq!(life.see(R, ACK, 501, 101, 0), Ok(State::Closed));
+        assert_eq!(life.see(O, RST, 102, 0, 0), OUTSIDE);
+        assert_eq!(life.see(O, RST, 101, 0, 0), Ok(State::Closed));
+    }
+
+    #[test]
+    fn a_responder_may_close_before_the_third_step() {
+        let mut life = Life::syn_received();
+        assert_eq!(life.see(R, FIN | ACK, 501, 101, 30), Ok(State::FinReply));
+        assert_eq!(life.see(O, ACK, 101, 532, 0), Ok(State::FinReply));
+        assert_eq!(life.see(O, FIN | ACK, 101, 532, 0), Ok(State::FinBoth));
+        assert_eq!(life.see(R, ACK, 532, 102, 0), Ok(State::TimeWait));
     }
 
     #[test]
@@ -633,7 +725,12 @@ mod tests {
         assert_eq!(life.see(R, ACK, 501, 101, 0), Ok(State::Established));
         assert_eq!(life.see(O, RST, 101, 0, 0), Ok(State::Closed));
         assert_eq!(life.judge(O, SYN, 9000, 0, 0), Ok(Outcome::Reopen));
-        assert_eq!(Life::established().see(R, SYN, 9000, 0, 0), INVALID);
+        // The responder likewise, where the policy lets it originate; and before the handshake is complete.
+        assert_eq!(Life::established().see(R, SYN, 9000, 0, 0), Ok(State::Established));
+        let mut life = Life::syn_received();
+        assert_eq!(life.see(O, SYN, 9000, 0, 0), Ok(State::SynReceived));
+        assert_eq!(life.see(R, ACK, 501, 101, 0), Ok(State::SynReceived));
+        assert_eq!(life.see(O, RST, 101, 0, 0), Ok(State::Closed));
     }
 
     #[test]
