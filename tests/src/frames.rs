@@ -112,6 +112,11 @@ impl Path {
         header.rst = has(flags::RST);
         header.psh = has(flags::PSH);
         header.ack = has(flags::ACK);
+        self.tcp_header(header, payload)
+    }
+
+    /// A TCP segment with this header; its checksum is computed.
+    pub fn tcp_header(&self, header: TcpHeader, payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
         self.builder().tcp_header(header).write(&mut frame, payload).unwrap();
         frame

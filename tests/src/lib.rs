@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod dialogue;
 pub mod frames;
 pub mod gateway;
 pub mod peer;

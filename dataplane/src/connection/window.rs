@@ -51,7 +51,7 @@ pub struct Side {
     pub ack: Seq,
     /// The highest sequence number, exclusive, that it has granted to its peer: acknowledgement plus window.
     pub limit: Seq,
-    /// The largest window it ever advertised, in units of `1 << scale` bytes.
+    /// The largest window it ever advertised, in units of `1 << scale` bytes; of a first SYN alone, in bytes.
     pub window: u16,
     /// The shift of its window field, or [`NO_SCALE`].
     pub scale: u8,
@@ -67,10 +67,12 @@ impl Side {
         (u32::from(self.window) << self.shift()).max(1)
     }
 
-    /// Drops the scale, as when the peer's SYN carries none (RFC 7323, section 1.3).
-    fn unscaled(self) -> Side {
-        let window = self.largest_window().min(u32::from(u16::MAX)) as u16;
-        Side { window, scale: 0, ..self }
+    /// Settles the scale once both SYNs are known: without the option in both there is none (RFC 7323, section 1.3).
+    /// Until then the window is a SYN's, which is never scaled; here it is rounded up to units.
+    fn settle_scale(&mut self, both_scale: bool) {
+        self.scale = if both_scale { self.scale } else { 0 };
+        let unit = 1 << self.scale;
+        self.window = (u32::from(self.window).div_ceil(unit)) as u16;
     }
 }
 
@@ -84,11 +86,8 @@ pub fn span(segment: &TcpSegment) -> (Seq, Seq) {
 /// The sender of a first SYN, and what that tells of its peer.
 pub fn opening(segment: &TcpSegment) -> (Side, Side) {
     let scale = segment.window_scale.unwrap_or(NO_SCALE).min(NO_SCALE);
-    let shift = if scale == NO_SCALE { 0 } else { scale };
-    // The window of a SYN is not scaled: rounded up to units.
-    let window = (u32::from(segment.window) + (1 << shift) - 1) >> shift;
     let (seq, end) = span(segment);
-    let sender = Side { end, ack: Seq(0), limit: Seq(0), window: window as u16, scale };
+    let sender = Side { end, ack: Seq(0), limit: Seq(0), window: segment.window, scale };
     (sender, Side { ack: seq, ..Side::default() })
 }
 
@@ -107,11 +106,10 @@ pub fn answering(first: &Side, known: &Side, segment: &TcpSegment) -> (Side, Sid
         second.limit = known.ack.plus(1).plus(u32::from(segment.window).max(1));
     }
     first.ack = peer.ack;
-    first.limit = first.ack.plus(1).plus(first.largest_window());
-    if first.scale == NO_SCALE || second.scale == NO_SCALE {
-        first = first.unscaled();
-        second = second.unscaled();
-    }
+    first.limit = first.ack.plus(1).plus(u32::from(first.window).max(1));
+    let both_scale = first.scale != NO_SCALE && second.scale != NO_SCALE;
+    first.settle_scale(both_scale);
+    second.settle_scale(both_scale);
     (first, second)
 }
 
@@ -203,7 +201,8 @@ mod tests {
         let (first, known) = opening(&syn);
         let (client, server) = answering(&first, &known, &segment(SYN | ACK, 500, 101, 2000, 0));
         assert_eq!((client.scale, server.scale), (0, 0));
-        assert!(client.largest_window() >= 1000);
+        assert_eq!(client.largest_window(), 1000);
+        assert_eq!(client.limit, Seq(501 + 1000));
     }
 
     #[test]
