@@ -222,8 +222,12 @@ impl Pipeline {
             let stamp = self.current(context, map, hit, bytes)?;
             let hop = self.pass_connection(context, ingress, headers, map, hit)?;
             self.check_second_originator(context, ingress, headers, map, hit, tuple)?;
-            if follow(map, hit, headers, context.now)? != Track::Reopen {
-                map.account(hit, bytes, context.now);
+            let track = follow(map, hit, headers, context.now)?;
+            if track != Track::Reopen {
+                match track {
+                    Track::Aside => map.count(hit, bytes),
+                    _ => map.account(hit, bytes, context.now),
+                }
                 self.rule_hit(context, stamp.rule, bytes);
                 return Ok(hop);
             }

@@ -10,6 +10,7 @@ pub mod peer;
 pub mod scene;
 pub mod sockets;
 pub mod traffic;
+pub mod workers;
 
 use std::io::Write;
 use std::time::{Duration, Instant};

@@ -48,6 +48,8 @@ pub enum Opened {
 pub enum Track {
     /// Nothing worth telling.
     Passed,
+    /// It may pass, but tells nothing about the connection and does not keep it: count it with [`Map::count`].
+    Aside,
     /// The handshake is complete, or the first reply has come.
     Established,
     /// The first FIN.
@@ -478,7 +480,7 @@ impl<A: Family> Map<A> {
             }
             let sides = entry.sides();
             match tcp::judge(head.state(), sides, hit.direction, segment)? {
-                Outcome::Pass => return Ok(Track::Passed),
+                Outcome::Pass => return Ok(Track::Aside),
                 Outcome::Reopen => return Ok(Track::Reopen),
                 Outcome::Next(next, after) => {
                     if next == head.state() {
@@ -550,6 +552,11 @@ impl<A: Family> Map<A> {
         if entry.head().state().is_refreshed() {
             entry.refresh(hit.direction, now);
         }
+    }
+
+    /// As [`Map::account`], without restarting the idle time.
+    pub fn count(&self, hit: Hit, bytes: usize) {
+        self.entry(hit).count(hit.direction, bytes as u64);
     }
 
     pub(super) fn sweep(

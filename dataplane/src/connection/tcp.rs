@@ -402,7 +402,13 @@ fn acknowledges_syn(sender: &Side, receiver: &Side, segment: &TcpSegment) -> boo
 /// its FIN may be anywhere in the window: its closed socket answers late data with the number that these acknowledge.
 /// An inexact one is refused, although the receiver would answer it with a challenge ACK: not every TCP does so, and
 /// a reset that is meant comes again, with the exact number, as the answer to whatever the receiver sends next.
-fn reset_fits(state: State, direction: Direction, sender: &Side, receiver: &Side, segment: &TcpSegment) -> bool {
+fn reset_fits(
+    state: State,
+    direction: Direction,
+    sender: &Side,
+    receiver: &Side,
+    segment: &TcpSegment,
+) -> bool {
     let seq = Seq(segment.sequence);
     match state {
         // The answer to a SYN: its own number is free, the acknowledgement is not.

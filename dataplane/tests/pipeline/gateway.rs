@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use bulkhead_dataplane::answer::{Limits, RateLimiter};
-use bulkhead_dataplane::connection::{Table, TableConfig};
+use bulkhead_dataplane::connection::{Table, TableConfig, Timeouts};
 use bulkhead_dataplane::counters::{Ledger, RuleCounters, RuleHits};
 use bulkhead_dataplane::event::Event;
 use bulkhead_dataplane::packet::{FrameBuf, MemoryFrame};
@@ -15,7 +15,7 @@ use bulkhead_dataplane::snapshot::{ActivePolicy, Snapshot};
 use bulkhead_dataplane::topology::{Mac, Neighbour, PortState, Route, RouteKind, Topology, TopologySpec};
 use bulkhead_dataplane::verdict::{Generation, Now, PortId, Reason, RuleId, SegmentId};
 use bulkhead_dataplane::worker::{Shared, Worker};
-use etherparse::PacketBuilder;
+use etherparse::{PacketBuilder, PacketBuilderStep};
 
 pub use bulkhead_dataplane::headers::tcp_flags;
 
@@ -101,12 +101,17 @@ pub struct Gateway {
 
 impl Gateway {
     pub fn new(rules: &[Rule]) -> Gateway {
+        Gateway::with_timeouts(rules, Timeouts::default())
+    }
+
+    pub fn with_timeouts(rules: &[Rule], timeouts: Timeouts) -> Gateway {
         let snapshot = Arc::new(Snapshot {
             version: 1,
             policy: active(1, rules),
             topology: Arc::new(Topology::new(topology())),
         });
-        let config = TableConfig { connections_v4: 256, connections_v6: 256, ..TableConfig::default() };
+        let config =
+            TableConfig { connections_v4: 256, connections_v6: 256, timeouts, ..TableConfig::default() };
         let table = Arc::new(Table::new(&config));
         let shared = Arc::new(Shared::new(256));
         let pipeline = Pipeline::new(
@@ -287,6 +292,36 @@ pub fn tcp(
     let mut frame = Vec::new();
     builder.write(&mut frame, &[]).unwrap();
     frame
+}
+
+/// The IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+}
+
+/// Everything before the transport header, from one host to the other.
+pub fn ip(from: Station, family: Family) -> PacketBuilderStep<etherparse::IpHeaders> {
+    let (to, builder) = (other(from), PacketBuilder::ethernet2(from.mac, gateway_mac(from)));
+    match family {
+        Family::V4 => builder.ipv4(v4(from), v4(to), 64),
+        Family::V6 => builder.ipv6(v6(from), v6(to), 64),
+    }
+}
+
+/// The host that is not this one.
+pub fn other(host: Station) -> Station {
+    if host == CLIENT { SERVER } else { CLIENT }
+}
+
+fn v6(host: Station) -> [u8; 16] {
+    let address: Ipv6Addr = if host == CLIENT { "fd00:1::9" } else { "fd00:2::9" }.parse().unwrap();
+    address.octets()
 }
 
 pub fn echo(from: Station, to: Station, request: bool, identifier: u16) -> Vec<u8> {

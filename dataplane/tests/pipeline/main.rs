@@ -3,6 +3,7 @@
 mod gateway;
 #[path = "../../../tests/fuzz/invariants/pipeline.rs"]
 mod invariants;
+mod timers;
 
 use bulkhead_dataplane::connection::TableConfig;
 use bulkhead_dataplane::event::EventKind;

@@ -5,7 +5,9 @@ use bulkhead_tests::dialogue::{
     Client, End, Server, Stage, WINDOW, ack, data, fin, rst, segment, syn, syn_ack,
 };
 use bulkhead_tests::frames::{Family, flags};
+use bulkhead_tests::scene::number;
 use bulkhead_tests::wait_until;
+use bulkhead_tests::workers::{both_at_once, two_workers};
 use etherparse::TcpOptionElement;
 
 const NO_CONNECTION: &str = "no_connection";
@@ -459,6 +461,28 @@ fn w16_fast_open_passes_where_allowed_and_its_data_is_not_delivered_where_denied
         dialogue.crosses(Server, fin(5001, 1101).with(500));
         dialogue.crosses(Client, ack(1101, 5502));
         dialogue.is("fin_reply");
+    }
+}
+
+#[test]
+fn w19_the_first_packets_of_both_directions_on_two_workers_at_once_make_one_connection() {
+    const PORTS: std::ops::Range<u16> = 5000..5300;
+    let Some((scene, cpus)) = two_workers("tcp/5000-5299") else { return };
+    for family in Family::BOTH {
+        both_at_once(&scene, cpus, family, PORTS, |path, port| {
+            path.tcp((port, port), bulkhead_tests::frames::segment(flags::SYN, 1000, 0), b"")
+        });
+        for zone in ["office", "servers"] {
+            for _ in PORTS {
+                scene.peer(zone).expect("one of the SYNs", |packet| packet.tcp_flags() == flags::SYN);
+            }
+        }
+    }
+    let listed = scene.json(&["connections", "list", "--limit", "10000"]);
+    assert_eq!(number(&listed, "matched"), 2 * PORTS.len() as u64);
+    for connection in listed["connections"].as_array().unwrap() {
+        assert_eq!(connection["packets"].to_string(), "[1,1]", "{connection:#}");
+        assert_eq!(connection["state"], "simultaneous_syn");
     }
 }
 

@@ -1,66 +1,10 @@
 //! Several workers: the two directions of a connection meet on different ones.
 
-use std::io::Write;
-use std::sync::{Arc, Barrier};
-
-use bulkhead::lab::{Host, RawPort};
-use bulkhead_tests::config::{Config, allow};
 use bulkhead_tests::frames::{Family, flags, segment};
-use bulkhead_tests::scene::{Scene, number, office_and_servers};
+use bulkhead_tests::scene::{Scene, number};
 use bulkhead_tests::sockets::echo;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::{Pid, SysconfVar, sysconf};
-
-/// Two CPUs that we may run on. `None`, and a line that says so, on a machine without.
-fn two_cpus() -> Option<[usize; 2]> {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
-    let mut cpus = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap());
-    let cpus = cpus.next().zip(cpus.next()).map(|(first, second)| [first, second]);
-    if cpus.is_none() {
-        let _ = writeln!(std::io::stderr(), "SKIP two workers: needs two CPUs");
-    }
-    cpus
-}
-
-/// Has a host send by one queue from these CPUs and by the other from those (transmit packet steering,
-/// Documentation/networking/scaling.rst); by itself a veth would choose the same queue for both directions of a
-/// connection. The gateway's end receives by the queue of the same number.
-fn steer(host: &Host, by_queue: [&[usize]; 2]) {
-    host.namespace.run_with_sysfs(|| {
-        for (queue, cpus) in by_queue.into_iter().enumerate() {
-            let file = format!("/sys/class/net/{}/queues/tx-{queue}/xps_cpus", host.interface);
-            std::fs::write(file, mask(cpus)).unwrap();
-        }
-    });
-}
-
-/// A set of CPUs as the kernel reads it: hexadecimal words of 32 bits, the highest first.
-fn mask(cpus: &[usize]) -> String {
-    let mut words = vec![0u32; cpus.iter().max().map_or(0, |cpu| cpu / 32) + 1];
-    cpus.iter().for_each(|cpu| words[cpu / 32] |= 1 << (cpu % 32));
-    let words: Vec<_> = words.iter().rev().map(|word| format!("{word:08x}")).collect();
-    words.join(",")
-}
-
-fn pin(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &set).unwrap();
-}
-
-/// Two workers, and a rule that opens these services both ways.
-fn two_workers(services: &str) -> Option<(Scene, [usize; 2])> {
-    let cpus = two_cpus()?;
-    let mut zones = office_and_servers();
-    zones.iter_mut().for_each(|zone| zone.queues = 2);
-    let mut scene = Scene::build(zones)?;
-    for zone in ["office", "servers"] {
-        steer(scene.host(zone), [&cpus[..1], &cpus[1..]]);
-    }
-    let rules = allow("there", "office", "servers", services) + &allow("back", "servers", "office", services);
-    scene.run(&Config { workers: 2, sentinels: false, ..Config::new(rules) });
-    Some((scene, cpus))
-}
+use bulkhead_tests::workers::{both_at_once, pin, steer, two_workers};
+use nix::unistd::{SysconfVar, sysconf};
 
 /// Sends one frame of a zone's peer from a CPU.
 fn send_from(scene: &Scene, zone: &str, cpu: usize, frame: &[u8]) {
@@ -121,22 +65,7 @@ fn a_connection_that_both_ends_open_at_once_on_two_workers_is_one_connection() {
     const PORTS: std::ops::Range<u16> = 5000..5300;
     let Some((scene, cpus)) = two_workers("udp/5000-5299") else { return };
     for family in Family::BOTH {
-        let barrier = Arc::new(Barrier::new(2));
-        std::thread::scope(|scope| {
-            for ((from, to), cpu) in [("office", "servers"), ("servers", "office")].into_iter().zip(cpus) {
-                let (barrier, path) = (barrier.clone(), scene.path(from, to, family));
-                let host = scene.host(from);
-                scope.spawn(move || {
-                    let port = RawPort::open(&host.namespace, host.interface).unwrap();
-                    pin(cpu);
-                    for number in PORTS {
-                        let frame = path.udp(number, number, b"both");
-                        barrier.wait();
-                        port.send(&frame).unwrap();
-                    }
-                });
-            }
-        });
+        both_at_once(&scene, cpus, family, PORTS, |path, port| path.udp(port, port, b"both"));
         for zone in ["office", "servers"] {
             for _ in PORTS {
                 scene.peer(zone).expect("one of them", |packet| packet.payload() == b"both");
