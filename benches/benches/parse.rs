@@ -111,7 +111,7 @@ fn rewriting(c: &mut Criterion) {
         let own = "10.1.0.1".parse().unwrap();
         b.iter(|| {
             out.fill(&frame);
-            assert!(icmp_error(black_box(&mut out), &headers, IcmpError::TimeExceeded, own));
+            assert!(icmp_error(black_box(&mut out), &headers, IcmpError::TimeExceeded, own, 1280));
         });
     });
     c.bench_function("answer/limit", |b| {
@@ -120,7 +120,7 @@ fn rewriting(c: &mut Criterion) {
         let mut now = 0;
         b.iter(|| {
             now += 1_000;
-            black_box(limiter.allow(Now(now), source))
+            black_box(limiter.allow(Now(now), source, 60, 56))
         });
     });
 }

@@ -2,9 +2,9 @@
 //! packet that is answered, and sent back to where it came from.
 //!
 //! # Amplification
-//! A reset is never longer than the segment it answers. An ICMP error is at most 28 bytes (IPv4) or 48 bytes (IPv6)
-//! longer than its packet, so at most twice as long, and that only for the shortest of packets; never longer than 576
-//! or 1,280 bytes; and [`RateLimiter`] bounds how many there are.
+//! A reset is never longer than the segment it answers. An ICMP error quotes as much of its packet as what
+//! [`RateLimiter`] has left for that source, and never makes more than 576 (IPv4) or 1,280 bytes (IPv6); the limiter
+//! also bounds how many answers there are.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -117,16 +117,37 @@ fn reset(headers: &Headers, segment: &TcpSegment, addresses: &Addresses) -> [u8;
     out
 }
 
+/// The least that a reset and an ICMP error about this packet take, bytes of IP: an error quotes at least the headers
+/// up to the transport's and eight bytes of that (RFC 792; RFC 5927 and every NAT need the ports).
+pub fn least_bytes(headers: &Headers, is_reset: bool) -> usize {
+    let ip_bytes = ip_header_bytes(&headers.addresses);
+    match is_reset {
+        true => ip_bytes + tcp::HEADER_BYTES,
+        false => ip_bytes + icmp::HEADER_BYTES + least_quote(headers),
+    }
+}
+
+fn least_quote(headers: &Headers) -> usize {
+    headers.ip_len().min(usize::from(headers.transport_offset - headers.network) + icmp::HEADER_BYTES)
+}
+
 /// Turns a packet into the ICMP error about it, sent by `from`, one of the gateway's own addresses. It quotes as much
-/// of the packet as fits. The packet must be as it was received, not yet rewritten; `headers` must be those of `frame`.
+/// of the packet as fits, with `most` bytes of IP in all. The packet must be as it was received, not yet rewritten; `headers` must be those of `frame`.
 ///
 /// Returns false, with the frame unchanged, where it must not be answered (RFC 1122, section 3.2.2; RFC 1812, section
 /// 4.3.2.7; RFC 4443, section 2.4 e): an ICMP error, a destination that is multicast or broadcast on the link or in
 /// IP, a source that is not one host. Also where `from` is of the other family, where an IPv4 packet that may be
-/// fragmented is too big (it is dropped without a word), and where the frame's memory is too small.
+/// fragmented is too big (it is dropped without a word), where the frame's memory is too small, and where `most` is less
+/// than [`least_bytes`].
 /// Directed broadcasts are the caller's to know. Fragments have no [`Headers`] and so never come here.
 #[must_use]
-pub fn icmp_error(frame: &mut impl FrameBuf, headers: &Headers, error: IcmpError, from: IpAddr) -> bool {
+pub fn icmp_error(
+    frame: &mut impl FrameBuf,
+    headers: &Headers,
+    error: IcmpError,
+    from: IpAddr,
+    most: usize,
+) -> bool {
     if headers.transport == Transport::IcmpError || !may_answer(frame.bytes(), headers) {
         return false;
     }
@@ -143,7 +164,10 @@ pub fn icmp_error(frame: &mut impl FrameBuf, headers: &Headers, error: IcmpError
     let network = usize::from(headers.network);
     let start = network + ip_header_bytes(&addresses);
     let quote = start + icmp::HEADER_BYTES;
-    let quoted = headers.ip_len().min(limit - (quote - network));
+    let quoted = headers.ip_len().min(limit.min(most).saturating_sub(quote - network));
+    if quoted < least_quote(headers) {
+        return false;
+    }
     let end = quote + quoted;
     let len = frame.bytes().len();
     if len < network + quoted || (end > len && !frame.set_len(end)) {

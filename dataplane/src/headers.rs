@@ -78,7 +78,7 @@ impl<A: Copy> Tuple<A> {
 }
 
 /// Source and destination address of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Addresses {
     /// IPv4: source, destination.
     V4(Ipv4Addr, Ipv4Addr),
@@ -203,7 +203,11 @@ pub struct Quote {
     pub protocol: u8,
     /// Quoted TCP sequence number (RFC 5927), for TCP only.
     pub tcp_sequence: Option<u32>,
-    /// The MTU stated by "fragmentation needed" or "packet too big", bytes, as it stands there: 0 comes from routers
-    /// older than RFC 1191, and values under 576 (IPv4) or 1,280 (IPv6) are attacks on path MTU discovery.
+    /// The MTU stated by "fragmentation needed" or "packet too big", bytes, as it stands there: values under 576 (IPv4)
+    /// or 1,280 (IPv6) are attacks on path MTU discovery, also the 0 of routers older than RFC 1191.
     pub mtu: Option<u32>,
+    /// What tells the quoted packet from others of its connection: the first eight bytes of its transport header.
+    pub start: u64,
+    /// The same: the quoted IPv4 header's identification; 0 for IPv6.
+    pub identification: u16,
 }

@@ -14,6 +14,7 @@ pub mod packet;
 pub mod pipeline;
 pub mod policy;
 pub mod port;
+pub(crate) mod quotes;
 pub mod rewrite;
 pub mod sanity;
 pub mod snapshot;

@@ -17,6 +17,7 @@ use crate::headers::{
 };
 use crate::packet::FrameBuf;
 use crate::policy::Query;
+use crate::quotes::Quotes;
 use crate::rewrite;
 use crate::sanity;
 use crate::snapshot::Snapshot;
@@ -42,6 +43,8 @@ pub struct Pipeline {
     index: usize,
     connections: connection::Worker,
     limiter: RateLimiter,
+    /// The packets that ICMP errors were let through about.
+    quotes: Quotes,
     events: Arc<EventQueue>,
     /// The next hops that held packets wait for, for the worker to have resolved; emptied by it.
     unresolved: Vec<(PortId, IpAddr)>,
@@ -90,6 +93,7 @@ impl Pipeline {
             index,
             connections,
             limiter,
+            quotes: Quotes::new(),
             events,
             unresolved: Vec::with_capacity(BURST),
             prepared: Vec::with_capacity(BURST),
@@ -416,7 +420,7 @@ impl Pipeline {
         match quote.addresses {
             Addresses::V4(source, destination) => {
                 // RFC 791: every IPv4 link carries 68 bytes, and no honest one reports less than 576 today.
-                let too_small = quote.mtu.is_some_and(|mtu| mtu != 0 && mtu < 576);
+                let too_small = quote.mtu.is_some_and(|mtu| mtu < 576);
                 self.relate_quote(context, headers, &context.table.v4, &quote, source, destination, too_small)
             }
             Addresses::V6(source, destination) => {
@@ -452,6 +456,10 @@ impl Pipeline {
         }
         let stamp = self.current(context, map, hit, headers.ip_len())?;
         let hop = route(context, headers)?;
+        // Last, for what does not pass is not remembered.
+        if !self.quotes.admit(quote, context.now) {
+            return Err(Reason::IcmpRepeated.into());
+        }
         self.rule_hit(context, stamp.rule, headers.ip_len());
         Ok(hop)
     }
@@ -466,17 +474,23 @@ impl Pipeline {
         reason: Reason,
         tell: Tell,
     ) -> Verdict {
-        if !self.limiter.allow(context.now, headers.addresses.source()) {
+        let source = headers.addresses.source();
+        let least = answer::least_bytes(headers, matches!(tell, Tell::Reset));
+        let Some(most) = self.limiter.allow(context.now, source, headers.ip_len(), least) else {
             return Verdict::Drop(reason);
-        }
+        };
         let topology = &context.snapshot.topology;
         let answered = match tell {
             Tell::Reset => answer::tcp_reset(frame, headers),
             Tell::Icmp(error) => topology
                 .answer_address(ingress, &headers.addresses)
-                .is_some_and(|own| answer::icmp_error(frame, headers, error, own)),
+                .is_some_and(|own| answer::icmp_error(frame, headers, error, own, most)),
         };
-        if answered { Verdict::Answer(ingress, reason) } else { Verdict::Drop(reason) }
+        if !answered {
+            return Verdict::Drop(reason);
+        }
+        self.limiter.spend(source, frame.bytes().len() - usize::from(headers.network));
+        Verdict::Answer(ingress, reason)
     }
 
     fn end<A: Family>(&mut self, context: &Context<'_>, map: &Map<A>, hit: Hit, kind: EventKind) {

@@ -47,12 +47,12 @@ fn v4(source: Ipv4Addr, destination: Ipv4Addr, topology: &Topology) -> Result<()
 
 #[inline]
 fn v6(source: Ipv6Addr, destination: Ipv6Addr, topology: &Topology) -> Result<(), Reason> {
-    // The gateway's own link-local addresses are refused here as well: no link-local address is forwarded.
-    if topology.is_own_v6(source) {
-        return Err(Reason::SourceIsGateway);
-    }
+    // Loopback and the gateway's own link-local addresses are own addresses too, but are nobody's source here.
     if !is_forwardable_v6(source) {
         return Err(Reason::SourceInvalid);
+    }
+    if topology.is_own_v6(source) {
+        return Err(Reason::SourceIsGateway);
     }
     if source == destination {
         return Err(Reason::Land);

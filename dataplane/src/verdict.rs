@@ -151,6 +151,7 @@ reasons! {
     Ipv4BadTotalLength "ipv4_bad_total_length" "malformed" "The total length is shorter than the header.";
     Ipv4BadChecksum "ipv4_bad_checksum" "malformed" "The header checksum is wrong: damage on the way, or an evasion attempt.";
     Ipv4BadOption "ipv4_bad_option" "malformed" "An option's length is impossible.";
+    Ipv4ReservedFlag "ipv4_reserved_flag" "malformed" "The reserved flag beside don't-fragment is set, which RFC 791 says must be zero. Nothing honest sets it (RFC 3514 is a joke), and receivers differ in what they make of it.";
     Ipv4SourceRoute "ipv4_source_route" "sanity" "A source route option (LSRR, SSRR). Never allowed (RFC 7126).";
     Ipv4OptionDenied "ipv4_option_denied" "sanity" "An IPv4 option (record route, timestamp, router alert or unknown). Dropped by default (RFC 7126).";
 
@@ -190,7 +191,8 @@ reasons! {
     TcpInvalid "tcp_invalid" "connection" "A TCP packet that the connection's state does not allow.";
     TcpOutOfWindow "tcp_out_of_window" "connection" "A sequence or acknowledgement number outside the connection's window: late, forged or injected.";
     IcmpUnrelated "icmp_unrelated" "connection" "An ICMP error that quotes no known connection, does not go to the quoted sender, or does not come from where the quoted packet went.";
-    IcmpBadQuote "icmp_bad_quote" "connection" "An ICMP error whose quoted packet is cut short, malformed or outside the connection's window (RFC 5927).";
+    IcmpBadQuote "icmp_bad_quote" "connection" "An ICMP error whose quoted packet is cut short, malformed or outside the connection's window (RFC 5927), or that states an MTU below what every link carries.";
+    IcmpRepeated "icmp_repeated" "connection" "An ICMP error about a packet of which another error has been let through already, moments before.";
     TableFull "table_full" "connection" "The connection table is full of live connections. Raise `connections` in [gateway], or find who opens so many.";
     HalfOpenLimit "half_open_limit" "connection" "Too many connections wait for their handshake or first reply, and none was found at once that could make room. Rare: at the limit the oldest of them makes room, which `status` counts as evicted. Usually a SYN flood.";
     HalfOpenSourceLimit "half_open_source_limit" "connection" "The source has `half_open_per_source` connections waiting for their handshake or first reply. A scan, a flood, or a limit too small for what the source does.";

@@ -345,7 +345,7 @@ fn icmp_content(bytes: &[u8]) -> Content {
 
 /// The sum of what TCP, UDP and ICMPv6 checksums cover besides the segment (RFC 9293, 3.1; RFC 8200, 8.1). ICMP of
 /// IPv4 covers nothing else.
-fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, bytes: usize) -> u16 {
+pub(crate) fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, bytes: usize) -> u16 {
     let rest = [&(bytes as u32).to_be_bytes()[..], &[0, 0, 0, protocol]].concat();
     match (source, destination) {
         _ if protocol == 1 => 0,
@@ -360,7 +360,7 @@ fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, bytes: usize
 }
 
 /// The one's complement sum (RFC 1071).
-fn sum(start: u16, bytes: &[u8]) -> u16 {
+pub(crate) fn sum(start: u16, bytes: &[u8]) -> u16 {
     let mut total = u32::from(start);
     for pair in bytes.chunks(2) {
         total += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));

@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod dialogue;
+pub mod craft;
 pub mod frames;
 pub mod gateway;
 pub mod peer;

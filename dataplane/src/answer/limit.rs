@@ -1,5 +1,10 @@
 //! How many answers a worker gives: a bucket per source and a cap on all together, without allocation.
 //!
+//! No more bytes are told to a source than its packets that could be answered have brought (D8, I12): each of them
+//! earns its length, each answer spends its own. So whoever sends in a victim's name has the victim told less than he
+//! had to send himself. A packet of the shortest kind earns too little for the error about it (RFC 792 asks for eight
+//! bytes behind the quoted header, which makes at least 56 bytes), and is answered with the next one.
+//!
 //! A shared limit is a side channel: who provokes answers in a victim's name and then counts their own learns what the
 //! victim was told (I12; SAD DNS, CVE-2020-25705). So each source has its own bucket, which bucket that is depends on
 //! a secret that changes, and the cap on all together, which a flood from forged sources needs, takes a random number
@@ -10,8 +15,11 @@ use std::net::IpAddr;
 
 use crate::verdict::Now;
 
-/// Buckets: 32 KiB a worker.
+/// Buckets: 40 KiB a worker, what they have earned included.
 const BUCKETS: usize = 4096;
+/// The most bytes that a source's packets can earn ahead: two of the largest answers, so that what was saved up in quiet
+/// times is soon spent.
+const CREDIT_BYTES: usize = 2 * 1280;
 /// After this time sources are spread over the buckets anew, so that two that share one do so not for long.
 const RESEED_NS: u64 = 60_000_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
@@ -52,6 +60,8 @@ impl Bucket {
 #[derive(Debug)]
 pub struct RateLimiter {
     buckets: Box<[Bucket; BUCKETS]>,
+    /// Bytes earned and not spent, at most [`CREDIT_BYTES`].
+    credits: Box<[u16; BUCKETS]>,
     total: Bucket,
     limits: Limits,
     keys: RandomState,
@@ -66,6 +76,7 @@ impl RateLimiter {
         let keys = RandomState::new();
         RateLimiter {
             buckets: Box::new([Bucket(0); BUCKETS]),
+            credits: Box::new([0; BUCKETS]),
             total: Bucket(0),
             limits,
             random: keys.hash_one(0u64) | 1,
@@ -74,34 +85,46 @@ impl RateLimiter {
         }
     }
 
-    /// Whether to answer this source now; counts the answer if so.
+    /// Whether to answer a packet of this source now, `received` bytes long from its IP header on, with at least
+    /// `least` bytes of IP: then how many bytes the answer may have at most, and it is counted. What is sent has to be
+    /// told to [`RateLimiter::spend`]. To be asked once for every packet that could be answered.
     #[must_use]
-    pub fn allow(&mut self, now: Now, source: IpAddr) -> bool {
+    pub fn allow(&mut self, now: Now, source: IpAddr, received: usize, least: usize) -> Option<usize> {
         let epoch = now.0 / RESEED_NS;
         if epoch != self.epoch {
             self.epoch = epoch;
             self.buckets.fill(Bucket(0));
+            self.credits.fill(0);
+        }
+        let index = self.index(source);
+        let earned = (usize::from(self.credits[index]) + received).min(CREDIT_BYTES);
+        self.credits[index] = earned as u16;
+        if earned < least {
+            return None;
         }
         let limits = &self.limits;
         // A limit of 0 answers nobody.
         let cost = |per_second: u32| SECOND_NS.checked_div(per_second.into());
-        let (Some(source_cost), Some(total_cost)) = (cost(limits.per_source), cost(limits.total)) else {
-            return false;
-        };
-        let index = self.index(source);
+        let (source_cost, total_cost) = (cost(limits.per_source)?, cost(limits.total)?);
         let burst = source_cost * u64::from(limits.source_burst);
-        let Some(bucket) = self.buckets[index].take(now, source_cost, burst) else { return false };
+        let bucket = self.buckets[index].take(now, source_cost, burst)?;
         let burst = total_cost * u64::from(limits.total_burst);
         // Judged before the cost is drawn: else, at the limit, only cheap draws would pass and the mean be missed.
         let total = self.total.0.max(now.0);
         if total - now.0 > burst {
-            return false;
+            return None;
         }
         // Zero to twice the mean cost, so the mean is kept.
         let uneven = self.next_random() % (2 * total_cost + 1);
         self.buckets[index] = bucket;
         self.total = Bucket(total.saturating_add(uneven));
-        true
+        Some(earned)
+    }
+
+    /// Takes the bytes of an answer that was built for this source, right after [`RateLimiter::allow`].
+    pub fn spend(&mut self, source: IpAddr, bytes: usize) {
+        let index = self.index(source);
+        self.credits[index] = self.credits[index].saturating_sub(bytes.min(CREDIT_BYTES) as u16);
     }
 
     fn index(&self, source: IpAddr) -> usize {
@@ -137,7 +160,8 @@ mod tests {
 
     fn allowed(limiter: &mut RateLimiter, now_ms: u64, source: &str, tries: usize) -> usize {
         let source = source.parse().unwrap();
-        (0..tries).filter(|_| limiter.allow(Now(now_ms * 1_000_000), source)).count()
+        let mut ask = || limiter.allow(Now(now_ms * 1_000_000), source, 1500, 56).is_some();
+        (0..tries).filter(|_| ask()).count()
     }
 
     #[test]
@@ -160,6 +184,37 @@ mod tests {
     }
 
     #[test]
+    fn d8_a_source_is_never_told_more_bytes_than_its_packets_brought() {
+        let mut limiter = RateLimiter::new(Limits { per_source: 1000, source_burst: 1000, ..LIMITS });
+        let source = "10.0.0.1".parse().unwrap();
+        let (mut received, mut sent, mut answers) = (0, 0, 0);
+        for step in 0..2000u64 {
+            let bytes = [28, 29, 60, 1500, 28, 28][step as usize % 6];
+            received += bytes;
+            if let Some(most) = limiter.allow(Now(SECOND_NS + step * 1_000_000), source, bytes, 56) {
+                assert!(most >= 56);
+                // As much as is allowed, up to the longest answer there is.
+                let answer = most.min(576);
+                limiter.spend(source, answer);
+                sent += answer;
+                answers += 1;
+            }
+            assert!(sent <= received, "{sent} bytes for {received}");
+        }
+        assert!(answers > 300, "{answers}");
+    }
+
+    #[test]
+    fn d8_what_was_earned_in_quiet_times_is_bounded() {
+        let mut limiter = RateLimiter::new(LIMITS);
+        let source = "10.0.0.1".parse().unwrap();
+        for _ in 0..100 {
+            let _ = limiter.allow(Now(SECOND_NS), source, 1500, usize::MAX);
+        }
+        assert_eq!(limiter.allow(Now(SECOND_NS), source, 1500, 56), Some(CREDIT_BYTES));
+    }
+
+    #[test]
     fn addresses_of_one_ipv6_64_share_a_bucket() {
         let mut limiter = RateLimiter::new(LIMITS);
         assert_eq!(allowed(&mut limiter, 1_000, "fd00::1", 3), 3);
@@ -174,7 +229,8 @@ mod tests {
         for i in 0..100_000u32 {
             // Ten seconds of a flood from forged sources.
             let source = IpAddr::from(i.wrapping_mul(2_654_435_761).to_be_bytes());
-            count += usize::from(limiter.allow(Now(SECOND_NS + u64::from(i) * 100_000), source));
+            let now = Now(SECOND_NS + u64::from(i) * 100_000);
+            count += usize::from(limiter.allow(now, source, 60, 56).is_some());
         }
         assert!((9_000..=12_500).contains(&count), "{count}");
     }

@@ -10,6 +10,8 @@ use crate::topology::Mac;
 
 const OWN4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1));
 const OWN6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0, 0, 0, 0, 0, 1));
+/// Room for every answer there is.
+const ALL: usize = 1280;
 const BOTH: [(Family, IpAddr); 2] = [(Family::V4, OWN4), (Family::V6, OWN6)];
 
 /// A frame without room to grow.
@@ -106,7 +108,7 @@ fn the_vlan_tag_stays_on_an_answer() {
     let frame = sample::tagged(&sample::syn(Family::V4), 10);
     let (_, headers) = answered(&frame, tcp_reset);
     assert_eq!(headers.vlan, 10);
-    let (_, headers) = answered(&frame, |f, h| icmp_error(f, h, IcmpError::NoRoute, OWN4));
+    let (_, headers) = answered(&frame, |f, h| icmp_error(f, h, IcmpError::NoRoute, OWN4, ALL));
     assert_eq!(headers.vlan, 10);
 }
 
@@ -124,7 +126,7 @@ fn an_icmp_error_quotes_the_packet_as_it_came_and_names_what_happened() {
             (IcmpError::TooBig { mtu: 1400 }, if v4 { (3, 4) } else { (2, 0) }),
         ] {
             // etherparse does not set don't-fragment otherwise, and without it too big is not answered.
-            let (out, headers) = answered(&frame, |f, h| icmp_error(f, h, error, own));
+            let (out, headers) = answered(&frame, |f, h| icmp_error(f, h, error, own, ALL));
             assert_eq!((headers.icmp_type, headers.icmp_code), expected);
             assert_eq!(headers.addresses.source(), own);
             assert_eq!(headers.addresses.destination(), original.addresses.source());
@@ -153,24 +155,42 @@ fn a_long_packet_is_quoted_up_to_576_or_1280_bytes_and_padding_is_not() {
             let ip_len = frame.len() - IP;
             frame.extend([0xaa; 30]);
             let overhead = if family == Family::V4 { 28 } else { 48 };
-            let (out, _) = answered(&frame, |f, h| icmp_error(f, h, IcmpError::TimeExceeded, own));
+            let (out, _) = answered(&frame, |f, h| icmp_error(f, h, IcmpError::TimeExceeded, own, ALL));
             assert_eq!(out.len(), IP + (ip_len + overhead).min(limit));
         }
     }
 }
 
 #[test]
-fn d8_no_answer_is_more_than_twice_as_long_as_the_packet() {
+fn d8_no_answer_is_longer_than_it_may_be_and_a_reset_never_longer_than_the_segment() {
     for frame in sample::every_kind() {
         let headers = parse(&frame).unwrap();
         let own = if headers.addresses.source().is_ipv4() { OWN4 } else { OWN6 };
         let mut out = MemoryFrame::new(&frame);
-        if icmp_error(&mut out, &headers, IcmpError::TimeExceeded, own) {
-            assert!(parse(out.bytes()).unwrap().ip_len() <= 2 * headers.ip_len());
+        if icmp_error(&mut out, &headers, IcmpError::TimeExceeded, own, headers.ip_len()) {
+            assert!(parse(out.bytes()).unwrap().ip_len() <= headers.ip_len());
         }
         let mut out = MemoryFrame::new(&frame);
         if tcp_reset(&mut out, &headers) {
             assert!(parse(out.bytes()).unwrap().ip_len() <= headers.ip_len());
+        }
+    }
+}
+
+#[test]
+fn d8_an_error_quotes_what_it_has_room_for_and_at_least_eight_bytes_of_transport() {
+    for (family, own) in BOTH {
+        for frame in [sample::udp(family, &[7; 100]), sample::syn(family), sample::udp(family, b"")] {
+            let headers = parse(&frame).unwrap();
+            let least = least_bytes(&headers, false);
+            assert_eq!(least, if family == Family::V4 { 56 } else { 96 });
+            refused(&frame, |f, h| icmp_error(f, h, IcmpError::NoRoute, own, least - 1));
+            for most in [least, least + 1, ALL] {
+                let (out, answer) = answered(&frame, |f, h| icmp_error(f, h, IcmpError::NoRoute, own, most));
+                assert!(answer.ip_len() <= most);
+                let quote = parse_quote(&out, &answer).unwrap();
+                assert_eq!(quote.destination_port, headers.destination_port);
+            }
         }
     }
 }
@@ -182,16 +202,16 @@ fn i11_an_icmp_error_is_never_answered_and_an_echo_is() {
             sample::unreachable(family, &sample::syn(family)[IP..]),
             sample::too_big(family, 1400, &sample::syn(family)[IP..]),
         ] {
-            refused(&frame, |f, h| icmp_error(f, h, IcmpError::TimeExceeded, own));
+            refused(&frame, |f, h| icmp_error(f, h, IcmpError::TimeExceeded, own, ALL));
         }
-        answered(&sample::echo_request(family), |f, h| icmp_error(f, h, IcmpError::TimeExceeded, own));
+        answered(&sample::echo_request(family), |f, h| icmp_error(f, h, IcmpError::TimeExceeded, own, ALL));
     }
 }
 
 #[test]
 fn i11_nothing_is_said_about_multicast_broadcast_or_sources_that_are_no_host() {
     fn never(frame: &[u8], own: IpAddr) {
-        refused(frame, |f, h| icmp_error(f, h, IcmpError::AdminProhibited, own));
+        refused(frame, |f, h| icmp_error(f, h, IcmpError::AdminProhibited, own, ALL));
         refused(frame, tcp_reset);
     }
     for (family, own) in BOTH {
@@ -217,28 +237,28 @@ fn i11_nothing_is_said_about_multicast_broadcast_or_sources_that_are_no_host() {
 #[test]
 fn g14_an_ipv4_packet_that_may_be_fragmented_is_too_big_without_an_answer() {
     let frame = changed(&sample::udp(Family::V4, b"x"), |f| f[IP + 6] &= !0x40);
-    refused(&frame, |f, h| icmp_error(f, h, IcmpError::TooBig { mtu: 1400 }, OWN4));
-    answered(&frame, |f, h| icmp_error(f, h, IcmpError::TimeExceeded, OWN4));
+    refused(&frame, |f, h| icmp_error(f, h, IcmpError::TooBig { mtu: 1400 }, OWN4, ALL));
+    answered(&frame, |f, h| icmp_error(f, h, IcmpError::TimeExceeded, OWN4, ALL));
 }
 
 #[test]
 fn an_address_of_the_other_family_or_a_frame_without_room_gives_no_answer() {
-    refused(&sample::syn(Family::V4), |f, h| icmp_error(f, h, IcmpError::NoRoute, OWN6));
-    refused(&sample::syn(Family::V6), |f, h| icmp_error(f, h, IcmpError::NoRoute, OWN4));
+    refused(&sample::syn(Family::V4), |f, h| icmp_error(f, h, IcmpError::NoRoute, OWN6, ALL));
+    refused(&sample::syn(Family::V6), |f, h| icmp_error(f, h, IcmpError::NoRoute, OWN4, ALL));
     let frame = sample::udp(Family::V6, b"x");
     let mut tight = Tight(frame.clone());
-    assert!(!icmp_error(&mut tight, &parse(&frame).unwrap(), IcmpError::NoRoute, OWN6));
+    assert!(!icmp_error(&mut tight, &parse(&frame).unwrap(), IcmpError::NoRoute, OWN6, ALL));
     assert_eq!(tight.0, frame);
 }
 
 #[test]
 fn a_quote_with_extension_headers_or_options_is_read_to_its_ports() {
     let extended = sample::with_extensions(&sample::syn(Family::V6), &[(60, &[1, 4, 0, 0, 0, 0])]);
-    let (out, headers) = answered(&extended, |f, h| icmp_error(f, h, IcmpError::NoRoute, OWN6));
+    let (out, headers) = answered(&extended, |f, h| icmp_error(f, h, IcmpError::NoRoute, OWN6, ALL));
     assert_eq!(parse_quote(&out, &headers).unwrap().destination_port, 443);
     assert_eq!(headers.addresses, Addresses::V6("fd00:10::1".parse().unwrap(), A6.into()));
     let padded = sample::with_ipv4_options(&sample::udp(Family::V4, b"x"), &[1, 1, 1, 0]);
-    let (out, headers) = answered(&padded, |f, h| icmp_error(f, h, IcmpError::NoRoute, OWN4));
+    let (out, headers) = answered(&padded, |f, h| icmp_error(f, h, IcmpError::NoRoute, OWN4, ALL));
     let quote = parse_quote(&out, &headers).unwrap();
     assert_eq!((quote.destination_port, quote.tcp_sequence, quote.mtu), (53, None, None));
     assert_eq!(quote.addresses, Addresses::V4(A4.into(), B4.into()));

@@ -101,8 +101,9 @@ fn ipv4(frame: &[u8], link: &Link) -> Result<Headers, Reason> {
         ipv4_options(&frame[link.network..transport_offset])?;
     }
     let fragment = be16(header, 6);
-    if fragment & ipv4::FRAGMENT != 0 {
-        return Err(Reason::Fragment);
+    if fragment & (ipv4::FRAGMENT | ipv4::RESERVED) != 0 {
+        let is_reserved = fragment & ipv4::RESERVED != 0;
+        return Err(if is_reserved { Reason::Ipv4ReservedFlag } else { Reason::Fragment });
     }
     let network = Network {
         addresses: Addresses::V4(

@@ -55,7 +55,8 @@ fn read4(quoted: &[u8], mtu: Option<u32>) -> Option<Quote> {
         Addresses::V4(Ipv4Addr::from_bits(be32(header, 12)), Ipv4Addr::from_bits(be32(header, 16)));
     // What follows the packet (RFC 4884 extensions) is not part of it. Options are skipped by the header's length.
     let end = quoted.len().min(total);
-    transport(quoted.get(header_bytes..end)?, addresses, header[9], mtu)
+    let quote = transport(quoted.get(header_bytes..end)?, addresses, header[9], mtu)?;
+    Some(Quote { identification: be16(header, 4), ..quote })
 }
 
 fn read6(quoted: &[u8], mtu: Option<u32>) -> Option<Quote> {
@@ -87,7 +88,18 @@ fn transport(segment: &[u8], addresses: Addresses, protocol: u8, mtu: Option<u32
         _ => return None,
     };
     let tcp_sequence = (protocol == protocol::TCP).then(|| be32(header, 4));
-    Some(Quote { addresses, source_port, destination_port, protocol, tcp_sequence, mtu })
+    let start = u64::from_be_bytes(*header);
+    let identification = 0;
+    Some(Quote {
+        addresses,
+        source_port,
+        destination_port,
+        protocol,
+        tcp_sequence,
+        mtu,
+        start,
+        identification,
+    })
 }
 
 #[cfg(test)]

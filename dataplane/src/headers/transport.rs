@@ -110,15 +110,29 @@ pub(super) fn echo_ports(transport: Transport, identifier: u16) -> (u16, u16) {
     }
 }
 
-/// Echo has code 0 only; errors may have codes that are not known yet.
+/// The codes of errors that are known: an unknown one says nothing that its receiver could act on (IANA, ICMP
+/// parameters: RFC 792, RFC 1122, RFC 1812).
+const V4_CODES: [(u8, u8); 3] =
+    [(icmp::V4_UNREACHABLE, 15), (icmp::V4_TIME_EXCEEDED, 1), (icmp::V4_PARAMETER_PROBLEM, 2)];
+/// As [`V4_CODES`]; codes 0 to the number (IANA, ICMPv6 parameters: RFC 4443, RFC 7112, RFC 8883, RFC 8754).
+const V6_CODES: [(u8, u8); 4] = [
+    (icmp::V6_UNREACHABLE, 8),
+    (icmp::V6_PACKET_TOO_BIG, 0),
+    (icmp::V6_TIME_EXCEEDED, 1),
+    (icmp::V6_PARAMETER_PROBLEM, 10),
+];
+
+fn error(codes: &[(u8, u8)], icmp_type: u8, code: u8) -> Option<Transport> {
+    let is_known = codes.iter().any(|(known, last)| *known == icmp_type && code <= *last);
+    is_known.then_some(Transport::IcmpError)
+}
+
+/// What a type and code mean here; `None` for what never crosses. Echo has code 0 only.
 pub(super) fn icmp4(icmp_type: u8, code: u8) -> Option<Transport> {
     match (icmp_type, code) {
         (icmp::V4_ECHO_REQUEST, 0) => Some(Transport::EchoRequest),
         (icmp::V4_ECHO_REPLY, 0) => Some(Transport::EchoReply),
-        (icmp::V4_UNREACHABLE | icmp::V4_TIME_EXCEEDED | icmp::V4_PARAMETER_PROBLEM, _) => {
-            Some(Transport::IcmpError)
-        }
-        _ => None,
+        _ => error(&V4_CODES, icmp_type, code),
     }
 }
 
@@ -127,13 +141,6 @@ pub(super) fn icmp6(icmp_type: u8, code: u8) -> Option<Transport> {
     match (icmp_type, code) {
         (icmp::V6_ECHO_REQUEST, 0) => Some(Transport::EchoRequest),
         (icmp::V6_ECHO_REPLY, 0) => Some(Transport::EchoReply),
-        (
-            icmp::V6_UNREACHABLE
-            | icmp::V6_PACKET_TOO_BIG
-            | icmp::V6_TIME_EXCEEDED
-            | icmp::V6_PARAMETER_PROBLEM,
-            _,
-        ) => Some(Transport::IcmpError),
-        _ => None,
+        _ => error(&V6_CODES, icmp_type, code),
     }
 }

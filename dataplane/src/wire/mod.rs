@@ -32,6 +32,8 @@ pub mod ipv4 {
     pub const CHECKSUM: usize = 10;
     /// Don't fragment, in the flags and fragment offset word.
     pub const DONT_FRAGMENT: u16 = 0x4000;
+    /// The reserved flag, which must be zero.
+    pub const RESERVED: u16 = 0x8000;
     /// More fragments or a fragment offset: any of these bits makes the packet a fragment.
     pub const FRAGMENT: u16 = 0x3fff;
     /// The fragment offset alone.

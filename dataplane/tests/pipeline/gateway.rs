@@ -255,8 +255,9 @@ pub fn udp_of(from: Station, to: Station, source: u16, destination: u16, payload
     frame
 }
 
+/// Long enough for an ICMP error about it: see `answer::least_bytes`.
 pub fn udp(from: Station, to: Station, source: u16, destination: u16) -> Vec<u8> {
-    udp_of(from, to, source, destination, b"payload")
+    udp_of(from, to, source, destination, b"a payload of forty bytes, for an answer!")
 }
 
 pub fn udp6(from: &str, to: &str, source: u16, destination: u16) -> Vec<u8> {

@@ -8,6 +8,8 @@ use bulkhead_tests::frames::{
 };
 use bulkhead_tests::scene::{Scene, office_and_servers, zone};
 
+/// A payload long enough for an ICMP error about it, which is never longer than what it is about.
+const LONG: [u8; 60] = [7; 60];
 const PINGS: &str = "icmp/echo-request icmpv6/echo-request";
 
 fn own_address(scene: &Scene, family: Family) -> IpAddr {
@@ -50,7 +52,7 @@ fn allowed_crosses_denied_is_silent_rejected_is_told_and_what_no_rule_names_is_d
         // As if the server had sent it (RFC 9293, section 3.10.7.1).
         assert_eq!((reset.source, reset.destination), (path.destination, path.source));
         assert_eq!(reset.content, Content::Tcp(23, 4000, flags::RST | flags::ACK, 0, 101, Vec::new()));
-        is_told_by_icmp(&scene, &path.udp(4000, 69, b"file"));
+        is_told_by_icmp(&scene, &path.udp(4000, 69, &LONG));
     }
     scene.nothing_arrived("servers", "office");
     scene.expect_drops(&before, &[("rule_denied", 4), ("no_rule", 4), ("rule_rejected", 4)]);
@@ -101,7 +103,7 @@ fn the_order_of_rules_in_the_file_does_not_matter() {
             for port in [999, 1500, 2001] {
                 scene.stays_out("office", "servers", &path.udp(source_port, port, b"x"));
             }
-            is_told_by_icmp(&scene, &path.udp(source_port, 1600, b"x"));
+            is_told_by_icmp(&scene, &path.udp(source_port, 1600, &LONG));
         }
     }
 }

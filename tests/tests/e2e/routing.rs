@@ -10,6 +10,9 @@ use bulkhead_tests::frames::{Content, Family, Packet, Path, may_fragment};
 use bulkhead_tests::scene::{Check, Scene, number, office_and_servers, zone};
 use bulkhead_tests::wait_until;
 
+/// A payload long enough for an ICMP error about it, which is never longer than what it is about.
+const LONG: [u8; 60] = [7; 60];
+
 fn names() -> Config {
     Config::new(allow("names", "office", "servers", "udp/53"))
 }
@@ -54,7 +57,7 @@ fn the_hop_count_goes_down_by_one_and_its_end_is_told() {
         for ttl in [255, 64, 2] {
             scene.crosses("office", "servers", &path.ttl(ttl).udp(4000, 53, b"name"));
         }
-        let last = path.ttl(1).udp(4000, 53, b"name");
+        let last = path.ttl(1).udp(4000, 53, &LONG);
         scene.stays_out("office", "servers", &last);
         let answer = scene.peer("office").expect("time exceeded", |packet| packet.icmp().is_some());
         assert_eq!(answer.icmp(), Some(if family == Family::V4 { (11, 0) } else { (3, 0) }));
@@ -129,7 +132,7 @@ fn without_a_route_the_sender_is_told_and_routes_that_come_and_go_are_followed()
     for (family, (prefix, destination)) in Family::BOTH.into_iter().zip(far) {
         let (prefix, destination) = (prefix.parse().unwrap(), destination.parse().unwrap());
         let path = Path { destination, ..scene.path("office", "servers", family) };
-        let frame = path.udp(4000, 53, b"name");
+        let frame = path.udp(4000, 53, &LONG);
         let unreachable =
             |packet: &Packet| packet.icmp() == Some(if family == Family::V4 { (3, 0) } else { (1, 0) });
         let before = scene.drops();
