@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
-pub mod dialogue;
 pub mod craft;
+pub mod dialogue;
 pub mod frames;
 pub mod gateway;
 pub mod peer;

@@ -93,8 +93,9 @@ impl Tuple {
     }
 }
 
-/// A text that the other end sends back, and that nobody else would.
-const TEXT: &[u8; 16] = b"bulkhead demo ok";
+/// A text that the other end sends back, and that nobody else would. As long as what `ping` sends: about a shorter packet
+/// the gateway would not tell its sender at once, for an error is never longer than what it is about.
+const TEXT: &[u8; 56] = b"bulkhead demo ok, said in as many bytes as one ping has.";
 /// Length of an ICMP echo header.
 const ECHO: usize = 8;
 
