@@ -182,9 +182,10 @@ impl Engine {
     /// # Errors
     ///
     /// Which interface or socket was refused, and what helps.
-    pub fn start(config: &EngineConfig, policy: Policy, topology: Topology) -> Result<Engine, Error> {
+    pub fn start(config: &EngineConfig, mut policy: Policy, topology: Topology) -> Result<Engine, Error> {
         let ports = attach_ports(config, &topology)?;
         let table = Arc::new(Table::new(&config.table));
+        policy.bind(&table);
         let counters = RuleCounters::new(policy.rule_count(), config.workers);
         let policy = Arc::new(ActivePolicy { generation: Generation(1), policy, counters });
         let snapshot = Arc::new(Snapshot { version: 1, policy, topology: Arc::new(topology) });
@@ -262,8 +263,9 @@ impl Engine {
     /// # Errors
     ///
     /// [`Error::WorkerStuck`]; the policy is published all the same.
-    pub fn publish_policy(&self, policy: Policy) -> Result<Published, Error> {
+    pub fn publish_policy(&self, mut policy: Policy) -> Result<Published, Error> {
         let mut current = lock(&self.snapshot);
+        policy.bind(&self.table);
         let retired = current.policy.clone();
         let generation = retired.generation.next();
         let counters = RuleCounters::new(policy.rule_count(), self.workers.len());

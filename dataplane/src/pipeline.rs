@@ -289,6 +289,7 @@ impl Pipeline {
         };
         let hit = match map.open(&mut self.connections, hash, tuple, &opening)? {
             Opened::New(hit) => {
+                map.set_timeout_class(hit, policy.policy.timeout_class(decision.rule));
                 policy.counters.open(self.index, decision.rule);
                 self.record(context, ingress, tuple, EventKind::Opened, decision.rule);
                 hit
@@ -339,6 +340,7 @@ impl Pipeline {
             let fresh = Stamp { generation: policy.generation, rule: decision.rule, ..stamp };
             // If another worker was faster, its stamp decides.
             if map.restamp(hit, stamp, fresh) {
+                map.set_timeout_class(hit, policy.policy.timeout_class(decision.rule));
                 return Ok(fresh);
             }
         }

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use super::key::{Family, Key};
 use super::tcp::State;
-use super::timeouts::{Limits, MAX_TIMEOUT_MS};
+use super::timeouts::{Limits, MAX_TIMEOUT_MS, TimeoutClass};
 use super::window::{Seq, Side};
 use super::{Opening, Stamp};
 use crate::headers::{Tuple, protocol};
@@ -33,13 +33,16 @@ const OLDEST_MS: u32 = MAX_TIMEOUT_MS + MAX_TIMEOUT_MS / 2;
 /// Start times count 16 ms, so that 32 bits last for two years.
 const START_TICK_MS: u64 = 16;
 
-/// The changing word of an entry: `protocol | ingress << 8 | state << 16 | half-open << 24 | was live << 25`.
+/// The changing word of an entry: `protocol | ingress << 8 | state << 16 | time-out class << 20 | half-open << 26 |
+/// was live << 27`. Class and state stand together, so that they are one index of the limits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Head(u32);
 
 impl Head {
-    const HALF_OPEN: u32 = 1 << 24;
-    const WAS_LIVE: u32 = 1 << 25;
+    const STATE: u32 = 0xf << 16;
+    const CLASS: u32 = 0x3f << 20;
+    const HALF_OPEN: u32 = 1 << 26;
+    const WAS_LIVE: u32 = 1 << 27;
 
     fn new(protocol: u8, ingress: PortId, state: State) -> Head {
         Head(u32::from(protocol) | u32::from(ingress.0) << 8).with_state(state, true)
@@ -54,7 +57,7 @@ impl Head {
     }
 
     pub(super) fn state(self) -> State {
-        State::ALL[((self.0 >> 16) as u8 as usize).min(State::COUNT - 1)]
+        State::ALL[((self.0 & Head::STATE) as usize >> 16).min(State::COUNT - 1)]
     }
 
     pub(super) fn counts_as_half_open(self) -> bool {
@@ -65,7 +68,20 @@ impl Head {
     /// [`Entry::take_half_open`] too, it is not counted again.
     pub(super) fn with_state(self, state: State, was_half_open: bool) -> Head {
         let half_open = if was_half_open && state.is_half_open() { Head::HALF_OPEN } else { 0 };
-        Head(self.0 & (0xffff | Head::WAS_LIVE) | (state as u32) << 16 | half_open)
+        Head(self.0 & !(Head::STATE | Head::HALF_OPEN) | (state as u32) << 16 | half_open)
+    }
+
+    pub(super) fn class(self) -> TimeoutClass {
+        TimeoutClass((self.0 >> 20 & 0x3f) as u8)
+    }
+
+    fn with_class(self, class: TimeoutClass) -> Head {
+        Head(self.0 & !Head::CLASS | u32::from(class.0 & 0x3f) << 20)
+    }
+
+    /// For [`Limits::of`].
+    fn class_and_state(self) -> usize {
+        (self.0 & (Head::CLASS | Head::STATE)) as usize >> 16
     }
 }
 
@@ -231,6 +247,16 @@ impl<K> Entry<K> {
         self.head.compare_exchange(from.0, to.0, AcqRel, Acquire).is_ok()
     }
 
+    /// Has the entry live by the limits of this class from now on.
+    pub(super) fn set_class(&self, class: TimeoutClass) {
+        loop {
+            let head = self.head();
+            if head.class() == class || self.swap_head(head, head.with_class(class)) {
+                return;
+            }
+        }
+    }
+
     /// Notes, before a LIVE word is emptied, that it was live: see [`Entry::was_live`].
     pub(super) fn note_live(&self) {
         self.head.fetch_or(Head::WAS_LIVE, AcqRel);
@@ -306,7 +332,7 @@ impl<K> Entry<K> {
 
     #[inline]
     pub(super) fn expired(&self, now: u32, limits: &Limits) -> bool {
-        self.idle_ms(now) > limits.of(self.head().state())
+        self.idle_ms(now) > limits.of(self.head().class_and_state())
     }
 
     /// The judgement it was let through by. Generation 0, which no policy has, while somebody is changing it.

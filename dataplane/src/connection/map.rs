@@ -18,7 +18,7 @@ use super::key::HashKey;
 use super::reclaim::{CHUNK, Cache, Epochs, Pool};
 use super::sources::Sources;
 use super::tcp::{self, Outcome};
-use super::timeouts::Limits;
+use super::timeouts::{Limits, TimeoutClass};
 use super::window::{self, Seq, Side};
 use super::{ENDED, End, Family, Hash, Hit, Opening, Stamp, State, Summary, TableConfig, Timeouts, Worker};
 use crate::headers::{TcpSegment, Transport, Tuple, protocol};
@@ -108,8 +108,28 @@ impl<A: Family> Map<A> {
         }
     }
 
-    pub(super) fn set_timeouts(&self, timeouts: &Timeouts) {
-        self.limits.replace(timeouts);
+    pub(super) fn set_timeouts(&self, class: TimeoutClass, timeouts: &Timeouts) {
+        self.limits.replace(class, timeouts);
+    }
+
+    /// The time-out classes that connections have, as bits.
+    pub(super) fn classes_in_use(&self) -> u64 {
+        let words = (0..self.slots()).map(|position| self.index.word(position as Position));
+        let live = words.filter(|word| word.is_live());
+        live.fold(0, |used, word| used | 1 << self.entries[word.entry() as usize].head().class().0)
+    }
+
+    /// Gives every connection of this class the gateway's own limits. An entry that is another connection's by now
+    /// cannot have a class that is given up: no policy in force refers to it.
+    pub(super) fn dissolve_class(&self, class: TimeoutClass) {
+        let of_class = self.entries.iter().filter(|entry| entry.head().class() == class);
+        of_class.for_each(|entry| entry.set_class(TimeoutClass::default()));
+    }
+
+    /// Has a connection live by the limits of this class from now on: its rule's, when it was judged.
+    #[inline]
+    pub fn set_timeout_class(&self, hit: Hit, class: TimeoutClass) {
+        self.entry(hit).set_class(class);
     }
 
     pub(super) fn seal(&self, cache: &mut Cache, epochs: &Epochs) {

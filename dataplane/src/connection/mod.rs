@@ -43,13 +43,14 @@ pub use entry::{End, Summary};
 pub use key::{Family, Hash};
 pub use map::{Map, Opened, Track};
 pub use tcp::State;
-pub use timeouts::{MAX_TIMEOUT_MS, Timeouts};
+pub use timeouts::{MAX_OVERRIDES, MAX_TIMEOUT_MS, Overrides, TimeoutClass, Timeouts};
 
 use crate::headers::TcpSegment;
 use crate::sync::{AtomicU64, Relaxed};
 use crate::verdict::{Direction, Generation, Now, PortId, RuleId};
 use key::HashKey;
 use reclaim::{Cache, Epochs};
+use timeouts::Classes;
 
 /// Handles for threads other than the configured workers: the control plane's.
 const CONTROL_WORKERS: usize = 2;
@@ -96,7 +97,7 @@ pub struct Table {
     epochs: Epochs,
     /// The next slot to be swept, modulo the number of slots.
     sweep: CachePadded<AtomicU64>,
-    timeouts: std::sync::Mutex<Timeouts>,
+    classes: std::sync::Mutex<Classes>,
 }
 
 impl Table {
@@ -112,7 +113,7 @@ impl Table {
             v6: Map::new(config.connections_v6, config, workers, key()),
             epochs: Epochs::new(workers),
             sweep: CachePadded::new(AtomicU64::new(0)),
-            timeouts: std::sync::Mutex::new(config.timeouts),
+            classes: std::sync::Mutex::new(Classes::new(config.timeouts)),
         }
     }
 
@@ -130,16 +131,42 @@ impl Table {
         })
     }
 
-    /// The idle limits in force.
-    pub fn timeouts(&self) -> Timeouts {
-        *self.timeouts.lock().unwrap_or_else(|e| e.into_inner())
+    fn classes(&self) -> std::sync::MutexGuard<'_, Classes> {
+        self.classes.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Replaces the idle limits, also for the connections that exist. Not for the packet path.
+    /// The gateway's own idle limits in force.
+    pub fn timeouts(&self) -> Timeouts {
+        self.classes().base()
+    }
+
+    /// Replaces the gateway's own idle limits, also for the connections that exist and in what rules leave out. Not for
+    /// the packet path.
     pub fn set_timeouts(&self, timeouts: &Timeouts) {
-        *self.timeouts.lock().unwrap_or_else(|e| e.into_inner()) = *timeouts;
-        self.v4.set_timeouts(timeouts);
-        self.v6.set_timeouts(timeouts);
+        let mut classes = self.classes();
+        classes.set_base(timeouts);
+        self.store(&classes);
+    }
+
+    fn store(&self, classes: &Classes) {
+        for (class, limits) in classes.limits() {
+            self.v4.set_timeouts(class, &limits);
+            self.v6.set_timeouts(class, &limits);
+        }
+    }
+
+    /// The classes for the policy that is about to follow the one for which this was asked last: one for each of
+    /// `wanted`, of which there are at most [`MAX_OVERRIDES`], each once. Connections that live keep theirs. Not for the
+    /// packet path.
+    pub fn claim_classes(&self, wanted: &[Overrides]) -> Vec<TimeoutClass> {
+        let mut classes = self.classes();
+        let used = || self.v4.classes_in_use() | self.v6.classes_in_use();
+        let claimed = classes.claim(wanted, used, |class| {
+            self.v4.dissolve_class(class);
+            self.v6.dissolve_class(class);
+        });
+        self.store(&classes);
+        claimed
     }
 
     /// Connections of both families.

@@ -149,6 +149,7 @@ pub fn compile(rules: &RuleSet) -> Result<Policy, CompileError> {
         policies,
         tables,
         rules: rules.rules.len(),
+        timeouts: Default::default(),
     })
 }
 

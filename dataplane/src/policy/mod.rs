@@ -13,6 +13,7 @@ pub mod reference;
 pub mod rules;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -34,6 +35,7 @@ pub struct Policy {
     policies: Vec<PairPolicy>,
     tables: PortTables,
     rules: usize,
+    timeouts: timeouts::RuleTimeouts,
 }
 
 /// All that a look-up needs of a segment, so that it stays one cache miss.
