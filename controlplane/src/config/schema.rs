@@ -104,6 +104,8 @@ pub struct Rule {
     pub services: Vec<Text>,
     /// `action`.
     pub action: Option<Text>,
+    /// `timeouts`: name and duration.
+    pub timeouts: Vec<(Text, Duration)>,
     /// `owner`.
     pub owner: Option<Text>,
     /// `ticket`.
@@ -140,7 +142,7 @@ pub struct Expect {
     pub rule: Option<Text>,
 }
 
-/// The names in `[gateway.timeouts]`.
+/// The names in `[gateway.timeouts]` and in a rule's `timeouts`.
 pub const TIMEOUTS: &[&str] = &[
     "tcp_handshake",
     "tcp_established",
@@ -236,14 +238,14 @@ fn gateway(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Gateway {
         half_open_per_source: reader.integer(table.take("half_open_per_source"), 0..(1 << 27) + 1),
         busy_poll: reader.boolean(table.take("busy_poll")),
         local: reader.strings(table.take("local")).unwrap_or_default(),
-        timeouts: timeouts(reader, table.take("timeouts")),
+        timeouts: timeouts(reader, table.take("timeouts"), "[gateway.timeouts]"),
     };
     reader.finish(table, &["floors", "require", "audit", "identity", "portal", "vlans"]);
     gateway
 }
 
-fn timeouts(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<(Text, Duration)> {
-    let Some(mut table) = reader.table(value, "[gateway.timeouts]") else { return Vec::new() };
+fn timeouts(reader: &mut Reader<'_>, value: Option<&Value<'_>>, what: &'static str) -> Vec<(Text, Duration)> {
+    let Some(mut table) = reader.table(value, what) else { return Vec::new() };
     let entries: Vec<_> = table.entries().collect();
     for name in TIMEOUTS {
         table.take(name);
@@ -356,6 +358,7 @@ fn rules(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Rule> {
             to: reader.strings(table.take("to")).unwrap_or_default(),
             services: reader.strings(table.take("services")).unwrap_or_default(),
             action: reader.string(table.take("action")),
+            timeouts: timeouts(reader, table.take("timeouts"), "`timeouts`"),
             owner: reader.string(table.take("owner")),
             ticket: reader.string(table.take("ticket")),
             description: reader.string(table.take("description")),

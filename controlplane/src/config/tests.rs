@@ -306,6 +306,48 @@ fn durations_and_numbers_are_checked() {
 }
 
 #[test]
+fn the_time_outs_of_a_rule_are_checked() {
+    append(
+        "timeouts = { tcp_established = \"30m\", tcp_closing = \"5\" }\n",
+        &[
+            "19:53 `5` is not a duration | write whole numbers with d, h, m, s or ms, the larger first: \"30s\", \"2h4m\", \"250ms\"",
+        ],
+    );
+    append(
+        "timeouts = { tcp_etablished = \"30m\" }\n",
+        &["19:14 unknown key `tcp_etablished` in `timeouts` | did you mean `tcp_established`?"],
+    );
+    append("timeouts = \"30m\"\n", &["19:12 expected a table, found a string"]);
+    append(
+        "timeouts = { udp_replied = \"10s\", tcp_closed = \"13d\" }\n",
+        &[
+            "19:14 `udp_replied` concerns none of this rule's services | \
+             take it out, or add the service that it is for",
+            "19:48 `13d` is too long for a time-out | 12 days are the limit",
+        ],
+    );
+    append(
+        "action = \"deny\"\ntimeouts = { tcp_closed = \"1s\" }\n",
+        &["20:14 `tcp_closed` of a rule that lets nothing through | only rules that allow have connections"],
+    );
+    let rules: String = (0..33)
+        .map(|n| {
+            format!(
+                "[[rule]]\nname = \"r{n:02}\"\nfrom = \"web\"\nto = \"db\"\nservices = \"udp/53\"\n\
+                 timeouts = {{ udp_replied = \"{}s\" }}\n",
+                n.max(1)
+            )
+        })
+        .collect();
+    append(
+        &rules,
+        &[
+            "216:14 more than 31 different sets of `timeouts` | rules with the same time-outs count as one set",
+        ],
+    );
+}
+
+#[test]
 fn the_half_open_limit_of_a_source_is_a_number() {
     for (value, expected) in [
         ("-1", "20:24 `-1` is out of range | from 0 to 134217728"),

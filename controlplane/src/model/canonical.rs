@@ -1,8 +1,10 @@
 //! The canonical content: what a configuration means, independent of order, comments, layout and files.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::{self, BufWriter, IntoInnerError};
 
+use bulkhead_dataplane::connection::Overrides;
 use bulkhead_dataplane::policy::{Action, Service};
 use bulkhead_dataplane::verdict::SegmentId;
 use serde::{Serialize, Serializer};
@@ -94,6 +96,7 @@ impl Serialize for Rules<'_> {
                 from: Names(model, &rule.from),
                 name: &info.name,
                 services: Services(&rule.services),
+                timeouts: canonical_overrides(&info.timeouts),
                 to: Names(model, &rule.to),
             }
         }))
@@ -107,7 +110,24 @@ struct CanonicalRule<'m> {
     from: Names<'m>,
     name: &'m str,
     services: Services<'m>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    timeouts: BTreeMap<&'static str, u32>,
     to: Names<'m>,
+}
+
+/// What a rule says, and nothing of what it leaves out.
+fn canonical_overrides(overrides: &Overrides) -> BTreeMap<&'static str, u32> {
+    let all = [
+        ("tcp_handshake_ms", overrides.tcp_handshake_ms),
+        ("tcp_established_ms", overrides.tcp_established_ms),
+        ("tcp_closing_ms", overrides.tcp_closing_ms),
+        ("tcp_time_wait_ms", overrides.tcp_time_wait_ms),
+        ("tcp_closed_ms", overrides.tcp_closed_ms),
+        ("udp_unreplied_ms", overrides.udp_unreplied_ms),
+        ("udp_replied_ms", overrides.udp_replied_ms),
+        ("icmp_ms", overrides.icmp_ms),
+    ];
+    all.into_iter().filter_map(|(name, ms)| Some((name, ms?))).collect()
 }
 
 struct Names<'m>(&'m Model, &'m [SegmentId]);

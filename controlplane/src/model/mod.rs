@@ -11,7 +11,7 @@ mod trial;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use bulkhead_dataplane::connection::{TableConfig, Timeouts};
+use bulkhead_dataplane::connection::{Overrides, TableConfig, Timeouts};
 use bulkhead_dataplane::policy::RuleSet;
 use bulkhead_dataplane::steering::LocalService;
 use bulkhead_dataplane::verdict::{PortId, Reason, RuleId, SegmentId};
@@ -121,6 +121,8 @@ pub struct RuleInfo {
     pub name: String,
     /// Its services as written.
     pub services: Vec<String>,
+    /// Time-outs of its own.
+    pub timeouts: Overrides,
     /// Who answers for it.
     pub owner: Option<String>,
     /// Where it was asked for.

@@ -1,10 +1,11 @@
 //! Names to ids. Every independent error is reported; what hangs on a reported one stays silent.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use bulkhead_dataplane::connection::Timeouts;
+use bulkhead_dataplane::connection::{MAX_OVERRIDES, Overrides, Timeouts};
 use bulkhead_dataplane::headers::protocol;
 use bulkhead_dataplane::policy::{Action, Rule, RuleSet, Segment, Service};
 use bulkhead_dataplane::steering::LocalService;
@@ -104,6 +105,31 @@ fn timeout<'t>(timeouts: &'t mut Timeouts, name: &str) -> &'t mut u32 {
         "udp_replied" => &mut timeouts.udp_replied_ms,
         "icmp" => &mut timeouts.icmp_ms,
         other => unreachable!("`{other}` is not in TIMEOUTS, and reading refuses it"),
+    }
+}
+
+/// As [`timeout`], of a rule.
+fn override_of<'t>(overrides: &'t mut Overrides, name: &str) -> &'t mut Option<u32> {
+    match name {
+        "tcp_handshake" => &mut overrides.tcp_handshake_ms,
+        "tcp_established" => &mut overrides.tcp_established_ms,
+        "tcp_closing" => &mut overrides.tcp_closing_ms,
+        "tcp_time_wait" => &mut overrides.tcp_time_wait_ms,
+        "tcp_closed" => &mut overrides.tcp_closed_ms,
+        "udp_unreplied" => &mut overrides.udp_unreplied_ms,
+        "udp_replied" => &mut overrides.udp_replied_ms,
+        "icmp" => &mut overrides.icmp_ms,
+        other => unreachable!("`{other}` is not in TIMEOUTS, and reading refuses it"),
+    }
+}
+
+/// Whether a service has connections of the protocol that a time-out's name begins with.
+fn has_timeout(service: Service, name: &str) -> bool {
+    match service {
+        Service::Any => true,
+        Service::Tcp(..) => name.starts_with("tcp"),
+        Service::Udp(..) => name.starts_with("udp"),
+        Service::IcmpEcho | Service::Icmpv6Echo => name.starts_with("icmp"),
     }
 }
 
@@ -392,6 +418,7 @@ impl Resolver {
         let mut first: Option<usize> = None;
         let clean = self.report.is_clean();
         let families: Vec<u8> = set.segments.iter().map(families).collect();
+        let mut different = HashSet::new();
         for index in by_name(written) {
             let rule = &mut written[index as usize];
             let before = self.report.count();
@@ -423,10 +450,12 @@ impl Resolver {
                     .error(at, format!("rule {} can never match", quoted(text(&rule.name))))
                     .hint("`from`, `to` and `services` have no address family (IPv4, IPv6) in common");
             }
+            let timeouts = self.timeouts(&rule.timeouts, &resolved, &mut different);
             let taken = |text: &mut Option<Text>| text.take().map(|t| t.value);
             infos.push(RuleInfo {
                 name: taken(&mut rule.name).unwrap_or_default(),
                 services: rule.services.drain(..).map(|s| s.value).collect(),
+                timeouts,
                 owner: taken(&mut rule.owner),
                 ticket: taken(&mut rule.ticket),
                 description: taken(&mut rule.description),
@@ -435,6 +464,36 @@ impl Resolver {
             rules.push(resolved);
         }
         (infos, rules)
+    }
+
+    /// The time-outs of a rule; `different` holds those of the rules before it.
+    fn timeouts(
+        &mut self,
+        written: &[(Text, Duration)],
+        rule: &Rule,
+        different: &mut HashSet<Overrides>,
+    ) -> Overrides {
+        let mut overrides = Overrides::default();
+        for (name, duration) in written {
+            if rule.action != Action::Allow {
+                let message = format!("`{}` of a rule that lets nothing through", name.value);
+                self.report.error(name.at, message).hint("only rules that allow have connections");
+            } else if !rule.services.is_empty() && !rule.services.iter().any(|s| has_timeout(*s, &name.value))
+            {
+                let message = format!("`{}` concerns none of this rule's services", name.value);
+                self.report.error(name.at, message).hint("take it out, or add the service that it is for");
+            }
+            // Reading has bounded the duration, so that its milliseconds fit.
+            *override_of(&mut overrides, &name.value) = Some(duration.as_millis() as u32);
+        }
+        if let Some((name, _)) = written.first()
+            && different.insert(overrides)
+            && different.len() == MAX_OVERRIDES + 1
+        {
+            let message = format!("more than {MAX_OVERRIDES} different sets of `timeouts`");
+            self.report.error(name.at, message).hint("rules with the same time-outs count as one set");
+        }
+        overrides
     }
 
     /// An unknown action is an error; what stands in for it is never used.

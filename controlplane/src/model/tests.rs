@@ -214,6 +214,38 @@ fn settings_given_replace_defaults_and_every_time_out_has_its_place() {
 }
 
 #[test]
+fn a_rules_time_outs_replace_the_gateways_and_belong_to_the_meaning() {
+    use bulkhead_dataplane::connection::{Table, TableConfig};
+    let plain = model(&TEXT.replacen("[\"all\", \"tcp/1\"]", "\"any\"", 1));
+    let given = |name: &str, n: usize| format!("{name} = \"{}s\"", n + 1);
+    let all: Vec<_> = config::schema::TIMEOUTS.iter().zip(0..).map(|(name, n)| given(name, n)).collect();
+    let named = format!("name = \"b\"\ntimeouts = {{ {} }}", all.join(", "));
+    let text = TEXT.replacen("name = \"b\"", &named, 1).replacen("[\"all\", \"tcp/1\"]", "\"any\"", 1);
+    assert_ne!(text, TEXT);
+    let changed = model(&text);
+    assert_ne!(changed.digest, plain.digest);
+    assert_eq!(changed.rule_infos[0].timeouts, Default::default());
+    let gateways = Gateway::default().timeouts;
+    let t = changed.rule_infos[1].timeouts.over(&gateways);
+    let of_rule = [
+        t.tcp_handshake_ms,
+        t.tcp_established_ms,
+        t.tcp_closing_ms,
+        t.tcp_time_wait_ms,
+        t.tcp_closed_ms,
+        t.udp_unreplied_ms,
+        t.udp_replied_ms,
+        t.icmp_ms,
+    ];
+    assert_eq!(of_rule, [1000, 2000, 3000, 4000, 5000, 6000, 7000, 8000]);
+    let mut policy = changed.compile().unwrap();
+    let table = Table::new(&TableConfig { connections_v4: 1024, connections_v6: 1024, ..Default::default() });
+    policy.bind(&table);
+    assert_ne!(policy.timeout_class(RuleId(1)), policy.timeout_class(RuleId(0)));
+    assert_eq!(policy.timeout_class(RuleId(0)), policy.timeout_class(RuleId::NONE));
+}
+
+#[test]
 fn the_documented_configuration_is_whole_and_states_the_defaults() {
     let readme = include_str!("../../../configs/README.md");
     let example = readme.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();

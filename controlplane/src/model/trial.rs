@@ -57,13 +57,17 @@ pub fn probe_text(protocol: u8, port: u16) -> String {
 impl Model {
     /// Compiles the rules; the error is told in the names of the configuration.
     pub fn compile(&self) -> Result<Policy, String> {
-        compile(&self.rules).map_err(|error| match error {
+        let mut policy = compile(&self.rules).map_err(|error| match error {
             CompileError::TooManyPieces(rule) => {
                 let (name, place) = (self.rule_name(rule), self.rule_place(rule));
                 format!("{}: rule `{}`: {error}", place.unwrap_or_default(), name.unwrap_or_default())
             }
             other => other.to_string(),
-        })
+        })?;
+        let timeouts = (0..).map(RuleId).zip(self.rule_infos.iter().map(|info| info.timeouts));
+        // Resolving has counted them.
+        policy.set_timeouts(timeouts).map_err(|rule| format!("rule {}: too many `timeouts`", rule.0))?;
+        Ok(policy)
     }
 
     /// The questions that two ends and a service mean: one for every address family that they have in common.

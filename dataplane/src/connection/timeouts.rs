@@ -249,8 +249,11 @@ mod tests {
         let mut before = Vec::new();
         for round in 0..5 {
             let mut gave_way = Vec::new();
-            let claimed =
-                classes.claim(&sets(round * most..(round + 1) * most), || u64::MAX, |class| gave_way.push(class));
+            let claimed = classes.claim(
+                &sets(round * most..(round + 1) * most),
+                || u64::MAX,
+                |class| gave_way.push(class),
+            );
             assert_eq!(gave_way.len(), [0, 0, 30, 31, 31][round as usize]);
             assert!(claimed.iter().all(|class| !before.contains(class)), "those in force keep theirs");
             for (class, ms) in claimed.iter().zip(round * most..) {

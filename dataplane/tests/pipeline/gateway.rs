@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use bulkhead_dataplane::answer::{Limits, RateLimiter};
-use bulkhead_dataplane::connection::{Table, TableConfig, Timeouts};
+use bulkhead_dataplane::connection::{Overrides, Table, TableConfig, Timeouts};
 use bulkhead_dataplane::counters::{Ledger, RuleCounters, RuleHits};
 use bulkhead_dataplane::event::Event;
 use bulkhead_dataplane::packet::{FrameBuf, MemoryFrame};
@@ -94,6 +94,7 @@ fn topology() -> TopologySpec {
 
 pub struct Gateway {
     worker: Worker<MemoryPort>,
+    table: Arc<Table>,
     shared: Arc<Shared>,
     snapshot: Arc<Snapshot>,
     now: Now,
@@ -121,8 +122,8 @@ impl Gateway {
             shared.events.clone(),
         );
         let ports = vec![MemoryPort::default(), MemoryPort::default()];
-        let worker = Worker::new(ports, pipeline, table, shared.clone(), snapshot.clone(), 1);
-        Gateway { worker, shared, snapshot, now: Now(1_000_000_000) }
+        let worker = Worker::new(ports, pipeline, table.clone(), shared.clone(), snapshot.clone(), 1);
+        Gateway { worker, table, shared, snapshot, now: Now(1_000_000_000) }
     }
 
     pub fn port(&mut self, port: Station) -> &mut MemoryPort {
@@ -177,6 +178,18 @@ impl Gateway {
 
     pub fn publish(&mut self, rules: &[Rule]) {
         self.judge_by(self.snapshot.policy.generation.0 + 1, rules);
+    }
+
+    /// Publishes rules with time-outs of their own, by rule.
+    pub fn publish_with_timeouts(&mut self, rules: &[Rule], timeouts: &[Overrides]) {
+        let mut policy = compile(&rule_set(rules)).unwrap();
+        policy.set_timeouts((0..).map(RuleId).zip(timeouts.iter().copied())).unwrap();
+        policy.bind(&self.table);
+        let counters = RuleCounters::new(policy.rule_count(), 1);
+        let mut next = Snapshot::clone(&self.snapshot);
+        let generation = self.snapshot.policy.generation.next();
+        next.policy = Arc::new(ActivePolicy { generation, policy, counters });
+        self.post(next);
     }
 
     /// Makes the worker judge by this generation, also by an older one, as a worker does that is behind.

@@ -1,6 +1,6 @@
 //! Requirements W17, W18, U1 to U3: how long a connection of each state lives, to the millisecond.
 
-use bulkhead_dataplane::connection::Timeouts;
+use bulkhead_dataplane::connection::{Overrides, Timeouts};
 use bulkhead_dataplane::event::EventKind;
 use bulkhead_dataplane::policy::Service;
 use bulkhead_dataplane::verdict::Reason;
@@ -229,6 +229,71 @@ fn u3_a_one_way_stream_is_one_connection_while_it_flows_and_expires_once_it_is_s
         // The sweep goes round the table once a second.
         (0..3).for_each(|_| gateway.advance(1000 * MILLISECOND));
         assert_eq!(kinds(&gateway), [EventKind::Closed]);
+        assert_eq!(send(&mut gateway, family, Udp(SERVER)), Err(Reason::NoRule));
+    }
+}
+
+/// Idle limits of one rule for everything that `lives` has.
+fn overrides(unit_ms: u32) -> Overrides {
+    Overrides {
+        tcp_handshake_ms: Some(unit_ms),
+        tcp_established_ms: Some(2 * unit_ms),
+        tcp_closing_ms: Some(3 * unit_ms),
+        tcp_time_wait_ms: Some(4 * unit_ms),
+        tcp_closed_ms: Some(5 * unit_ms),
+        udp_unreplied_ms: Some(6 * unit_ms),
+        udp_replied_ms: Some(7 * unit_ms),
+        icmp_ms: Some(8 * unit_ms),
+    }
+}
+
+#[test]
+fn w17_u2_a_rules_own_limits_replace_the_gateways_and_what_it_leaves_out_is_the_gateways() {
+    let base = Timeouts::default();
+    let some =
+        Overrides { tcp_established_ms: Some(1_800_000), udp_replied_ms: Some(10_000), ..Default::default() };
+    for set in [overrides(1001), some] {
+        let limits = set.over(&base);
+        for family in Family::BOTH {
+            for life in lives() {
+                for (late, expected) in [(0, Ok(())), (1, Err(life.refusal))] {
+                    let mut gateway = Gateway::new(&[]);
+                    // The first rule is of another service, so that the second does not have number 0.
+                    let rules = [allow(Service::Tcp(22, 22)), allow(Service::Any)];
+                    gateway.publish_with_timeouts(&rules, &[Overrides::default(), set]);
+                    for packet in &life.opening {
+                        send(&mut gateway, family, *packet).unwrap();
+                    }
+                    gateway.advance((u64::from((life.limit)(&limits)) + late) * MILLISECOND);
+                    assert_eq!(
+                        send(&mut gateway, family, life.probe),
+                        expected,
+                        "{} {family:?} {late}",
+                        life.state
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn w17_a_connection_takes_the_limits_of_its_new_rule_with_its_next_packet_and_until_then_keeps_its_old_ones()
+{
+    let rules = [allow(Service::Any)];
+    let of = |ms| Overrides { udp_replied_ms: Some(ms), ..Overrides::default() };
+    for family in Family::BOTH {
+        let mut gateway = Gateway::new(&[]);
+        gateway.publish_with_timeouts(&rules, &[of(20_000)]);
+        send(&mut gateway, family, Udp(CLIENT)).unwrap();
+        send(&mut gateway, family, Udp(SERVER)).unwrap();
+        // Policies come and go while it idles: however many, none of their limits are its.
+        for n in 0..200 {
+            gateway.publish_with_timeouts(&rules, &[of(5_000 + n)]);
+        }
+        gateway.advance(20_000 * MILLISECOND);
+        send(&mut gateway, family, Udp(SERVER)).unwrap();
+        gateway.advance(5_200 * MILLISECOND);
         assert_eq!(send(&mut gateway, family, Udp(SERVER)), Err(Reason::NoRule));
     }
 }

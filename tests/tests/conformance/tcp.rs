@@ -465,6 +465,36 @@ fn w16_fast_open_passes_where_allowed_and_its_data_is_not_delivered_where_denied
 }
 
 #[test]
+fn w17_a_rule_has_time_outs_of_its_own_and_a_reload_changes_them_for_live_connections() {
+    let rule = |timeouts: &str| {
+        let quick = allow("quick", "office", "servers", "tcp/80") + &format!("timeouts = {{ {timeouts} }}\n");
+        Config::new(quick + &allow("slow", "office", "servers", "tcp/81"))
+    };
+    let Some(stage) = Stage::start(&rule("tcp_established = \"1s\"")) else { return };
+    let mut open = Vec::new();
+    for family in Family::BOTH {
+        stage.open(family, 4000, INITIAL);
+        let slow = stage.dialogue(family, 4000, 81);
+        slow.handshake(INITIAL, [None; 2]);
+        open.push(slow);
+    }
+    let count = |rule: &str| {
+        let listed = stage.scene.json(&["connections", "list", "--rule", rule]);
+        number(&listed, "matched")
+    };
+    wait_until("those of the quick rule have expired", || count("quick") == 0);
+    assert_eq!(count("slow"), 2);
+    // The rule of the slow ones becomes quick as well.
+    stage.scene.reload(&Config::new(
+        allow("slow", "office", "servers", "tcp/81") + "timeouts = { tcp_established = \"1s\" }\n",
+    ));
+    for dialogue in &open {
+        dialogue.crosses(Client, ack(1001, 5001));
+    }
+    wait_until("those too have expired", || count("slow") == 0);
+}
+
+#[test]
 fn w19_the_first_packets_of_both_directions_on_two_workers_at_once_make_one_connection() {
     const PORTS: std::ops::Range<u16> = 5000..5300;
     let Some((scene, cpus)) = two_workers("tcp/5000-5299") else { return };
