@@ -45,6 +45,7 @@ fn open(table: &Table, worker: &mut Worker, index: u32) -> Hit {
         rule: RuleId(1),
         generation: Generation(1),
         valid_until: 0,
+        limit: None,
         now: NOW,
         segment: None,
     };

@@ -94,6 +94,8 @@ pub enum Error {
         /// Its number.
         worker: usize,
     },
+    /// The policy's rules with limits, and those of earlier ones that have connections still, are too many to count.
+    TooManyLimits,
 }
 
 impl fmt::Display for Error {
@@ -106,6 +108,9 @@ impl fmt::Display for Error {
             Error::WorkerStuck { worker } => {
                 write!(f, "worker {worker} did not take the new snapshot within {PUBLISH_TIMEOUT:?}")
             }
+            Error::TooManyLimits => f.write_str(
+                "too many rules with limits: those of earlier policies count as long as they have connections",
+            ),
         }
     }
 }
@@ -186,6 +191,7 @@ impl Engine {
         let ports = attach_ports(config, &topology)?;
         let table = Arc::new(Table::new(&config.table));
         policy.bind(&table);
+        table.bind(policy.limits_mut()).map_err(|_| Error::TooManyLimits)?;
         let counters = RuleCounters::new(policy.rule_count(), config.workers);
         let policy = Arc::new(ActivePolicy { generation: Generation(1), policy, counters });
         let snapshot = Arc::new(Snapshot { version: 1, policy, topology: Arc::new(topology) });
@@ -258,13 +264,23 @@ impl Engine {
         Ok(())
     }
 
+    /// Gives the policy's limits their accounts. Publishing does so too; doing it before tells a refusal early.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooManyLimits`].
+    pub fn bind_limits(&self, policy: &mut Policy) -> Result<(), Error> {
+        self.table.bind(policy.limits_mut()).map_err(|_| Error::TooManyLimits)
+    }
+
     /// Publishes a policy and waits until every worker judges by it.
     ///
     /// # Errors
     ///
-    /// [`Error::WorkerStuck`]; the policy is published all the same.
+    /// [`Error::WorkerStuck`]; the policy is published all the same. [`Error::TooManyLimits`]; it is not.
     pub fn publish_policy(&self, mut policy: Policy) -> Result<Published, Error> {
         let mut current = lock(&self.snapshot);
+        self.bind_limits(&mut policy)?;
         policy.bind(&self.table);
         let retired = current.policy.clone();
         let generation = retired.generation.next();

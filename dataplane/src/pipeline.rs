@@ -284,10 +284,14 @@ impl Pipeline {
             rule: decision.rule,
             generation: policy.generation,
             valid_until: 0,
+            limit: policy.policy.limits().find(decision.rule),
             now: context.now,
             segment,
         };
-        let hit = match map.open(&mut self.connections, hash, tuple, &opening)? {
+        let opened = map.open(&mut self.connections, hash, tuple, &opening).inspect_err(|reason| {
+            self.record(context, ingress, tuple, EventKind::Denied(*reason), decision.rule);
+        });
+        let hit = match opened? {
             Opened::New(hit) => {
                 map.set_timeout_class(hit, policy.policy.timeout_class(decision.rule));
                 policy.counters.open(self.index, decision.rule);
@@ -341,6 +345,7 @@ impl Pipeline {
             // If another worker was faster, its stamp decides.
             if map.restamp(hit, stamp, fresh) {
                 map.set_timeout_class(hit, policy.policy.timeout_class(decision.rule));
+                map.transfer(hit, policy.policy.limits().find(decision.rule));
                 return Ok(fresh);
             }
         }

@@ -336,6 +336,8 @@ pub struct RuleRow {
     pub bytes: u64,
     /// Connections opened under it.
     pub connections: u64,
+    /// Connections there are now; `None` for a rule that has no limit for them.
+    pub open: Option<u64>,
     /// When it last decided a packet.
     pub last_hit: Option<String>,
 }

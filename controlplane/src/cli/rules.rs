@@ -9,7 +9,7 @@ use crate::api::{Reply, Request};
 
 /// Show what every rule did since the gateway started
 ///
-/// Packets and bytes decided, connections opened, last hit. A rule keeps its counters over reloads as long as it keeps
+/// Packets and bytes decided, connections opened, connections now (of rules that limit them), last hit. A rule keeps its counters over reloads as long as it keeps
 /// its name. The last row is the default deny.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  bulkhead rules\n  \
@@ -32,7 +32,8 @@ impl RulesArgs {
             say_json(&json!({ "rules": rules }));
             return Ok(Exit::Ok);
         }
-        let mut table = Table::new(&["RULE", "ACTION", ">PACKETS", ">BYTES", ">CONNECTIONS", "LAST HIT"]);
+        let mut table =
+            Table::new(&["RULE", "ACTION", ">PACKETS", ">BYTES", ">CONNECTIONS", ">OPEN", "LAST HIT"]);
         for rule in &rules {
             table.row([
                 rule.rule.clone().unwrap_or_else(|| "(default)".to_owned()),
@@ -40,6 +41,7 @@ impl RulesArgs {
                 rule.packets.to_string(),
                 rule.bytes.to_string(),
                 rule.connections.to_string(),
+                or_dash(rule.open.map(|open| open.to_string()).as_deref()),
                 or_dash(rule.last_hit.as_deref()),
             ]);
         }

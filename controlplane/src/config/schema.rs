@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bulkhead_dataplane::connection::MAX_TIMEOUT_MS;
+use bulkhead_dataplane::connection::{MAX_RATE, MAX_TIMEOUT_MS};
 use toml::de::DeTable;
 
 use super::diagnostics::{At, Located, nearest, quoted};
@@ -106,12 +106,29 @@ pub struct Rule {
     pub action: Option<Text>,
     /// `timeouts`: name and duration.
     pub timeouts: Vec<(Text, Duration)>,
+    /// `limits`.
+    pub limits: Option<Limits>,
     /// `owner`.
     pub owner: Option<Text>,
     /// `ticket`.
     pub ticket: Option<Text>,
     /// `description`.
     pub description: Option<Text>,
+}
+
+/// `limits = { connections = 1000, … }`: what a rule allows of new connections.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Where it stands.
+    pub at: At,
+    /// `connections`: at a time.
+    pub connections: Option<Located<u64>>,
+    /// `connections_per_source`: at a time, of one source.
+    pub connections_per_source: Option<Located<u64>>,
+    /// `new_per_second`.
+    pub new_per_second: Option<Located<u64>>,
+    /// `new_per_second_per_source`.
+    pub new_per_second_per_source: Option<Located<u64>>,
 }
 
 /// `[[test]]`.
@@ -359,6 +376,7 @@ fn rules(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Rule> {
             services: reader.strings(table.take("services")).unwrap_or_default(),
             action: reader.string(table.take("action")),
             timeouts: timeouts(reader, table.take("timeouts"), "`timeouts`"),
+            limits: limits(reader, table.take("limits")),
             owner: reader.string(table.take("owner")),
             ticket: reader.string(table.take("ticket")),
             description: reader.string(table.take("description")),
@@ -372,6 +390,30 @@ fn rules(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Rule> {
         );
     }
     list
+}
+
+fn limits(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Option<Limits> {
+    let mut table = reader.table(value, "`limits`")?;
+    let at = table.at;
+    let before = reader.report.count();
+    let connections = 1..u64::from(u32::MAX);
+    let rate = 1..u64::from(MAX_RATE) + 1;
+    let limits = Limits {
+        at,
+        connections: reader.integer(table.take("connections"), connections.clone()),
+        connections_per_source: reader.integer(table.take("connections_per_source"), connections),
+        new_per_second: reader.integer(table.take("new_per_second"), rate.clone()),
+        new_per_second_per_source: reader.integer(table.take("new_per_second_per_source"), rate),
+    };
+    let is_empty = table.entries().next().is_none();
+    reader.finish(table, &["bytes_per_second", "packets_per_second"]);
+    if is_empty && reader.report.count() == before {
+        reader
+            .report
+            .error(at, "`limits` limits nothing")
+            .hint("for example `limits = { connections_per_source = 20 }`, or leave it out");
+    }
+    Some(limits)
 }
 
 fn tests(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Test> {

@@ -361,6 +361,54 @@ fn the_half_open_limit_of_a_source_is_a_number() {
 }
 
 #[test]
+fn limits_are_checked() {
+    const RANGE: &str = "from 1 to 4294967294";
+    for (limits, expected) in [
+        (
+            "{}",
+            vec![
+                "19:10 `limits` limits nothing | for example `limits = { connections_per_source = 20 }`, or leave it out",
+            ],
+        ),
+        ("7", vec!["19:10 expected a table, found an integer"]),
+        ("{ connections = 0 }", vec![&*format!("19:26 `0` is out of range | {RANGE}")]),
+        ("{ connections_per_source = \"few\" }", vec!["19:37 expected an integer, found a string"]),
+        (
+            "{ new_per_second = 1000001, new_per_second_per_source = 0 }",
+            vec![
+                "19:29 `1000001` is out of range | from 1 to 1000000",
+                "19:66 `0` is out of range | from 1 to 1000000",
+            ],
+        ),
+        (
+            "{ conections = 5 }",
+            vec!["19:12 unknown key `conections` in `limits` | did you mean `connections`?"],
+        ),
+    ] {
+        append(&format!("limits = {limits}\n"), &expected);
+    }
+    append(
+        "action = \"deny\"\nlimits = { connections = 5 }\n",
+        &["20:10 `limits` of a rule that lets nothing through | they belong to rules that allow"],
+    );
+    let model = model::parse(
+        "t.toml",
+        &format!("{GOOD}limits = {{ connections = 5, new_per_second_per_source = 7 }}\n"),
+    )
+    .unwrap();
+    let limits = model.rule_infos[0].limits.unwrap();
+    assert_eq!((limits.connections, limits.new_per_second_per_source), (Some(5), Some(7)));
+    assert_eq!((limits.connections_per_source, limits.new_per_second), (None, None));
+    // They belong to what the configuration means, and without any nothing of it has changed.
+    assert_ne!(model.digest, model::parse("t.toml", GOOD).unwrap().digest);
+    // The same rule among others, under another number, is the same account.
+    let more = GOOD.replace("name = \"web-to-db\"", "name = \"a\"") + &GOOD[GOOD.find("[[rule]]").unwrap()..];
+    let more = model::parse("t.toml", &format!("{more}limits = {{ connections = 5 }}\n")).unwrap();
+    assert_eq!(more.limits()[0].0.0, 1);
+    assert_eq!(more.limits()[0].1.identity, limits.identity);
+}
+
+#[test]
 fn tests_are_checked() {
     let test = |rest: &str| format!("[[test]]\nname = \"t\"\nfrom = \"web\"\nto = \"10.2.0.7\"\n{rest}\n");
     append(

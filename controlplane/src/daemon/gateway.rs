@@ -161,7 +161,9 @@ impl Gateway {
     }
 
     fn publish(&self, before: &InForce, loaded: Loaded, file: PathBuf) -> Result<Generation, Refusal> {
-        let Loaded { model, policy } = loaded;
+        let Loaded { model, mut policy } = loaded;
+        // First, while a refusal still changes nothing.
+        self.engine.bind_limits(&mut policy).map_err(|error| Refusal::error(error.to_string()))?;
         let names = Names::of(&model);
         let mut totals = lock(&self.totals);
         let retired = self.engine.snapshot().policy.clone();

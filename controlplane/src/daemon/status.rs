@@ -111,6 +111,9 @@ pub fn rules(gateway: &Gateway) -> Vec<RuleRow> {
     let policy = gateway.engine.snapshot().policy.clone();
     let Some(names) = gateway.names(policy.generation) else { return Vec::new() };
     let model = gateway.in_force().model;
+    let table = gateway.engine.table();
+    let limit = |rule| policy.policy.limits().find(rule);
+    let open = |rule| limit(rule).and_then(|limit| table.connections_of(limit)).map(u64::from);
     let row = |name: Option<&String>, rule: RuleId, action: &str| {
         let hits = totals.read(name.map(String::as_str), rule, &policy.counters);
         RuleRow {
@@ -119,6 +122,7 @@ pub fn rules(gateway: &Gateway) -> Vec<RuleRow> {
             packets: hits.packets,
             bytes: hits.bytes,
             connections: hits.connections,
+            open: open(rule),
             last_hit: hits.last_hit.map(|at| rfc3339(gateway.engine.wall(at))),
         }
     };

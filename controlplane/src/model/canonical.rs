@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::{self, BufWriter, IntoInnerError};
 
-use bulkhead_dataplane::connection::Overrides;
+use bulkhead_dataplane::connection::{Overrides, RuleLimits};
 use bulkhead_dataplane::policy::{Action, Service};
 use bulkhead_dataplane::verdict::SegmentId;
 use serde::{Serialize, Serializer};
@@ -94,6 +94,7 @@ impl Serialize for Rules<'_> {
             CanonicalRule {
                 action: action_text(rule.action),
                 from: Names(model, &rule.from),
+                limits: info.limits.map(|limits| canonical_limits(&limits)),
                 name: &info.name,
                 services: Services(&rule.services),
                 timeouts: canonical_overrides(&info.timeouts),
@@ -103,11 +104,21 @@ impl Serialize for Rules<'_> {
     }
 }
 
+fn canonical_limits(limits: &RuleLimits) -> Value {
+    json!({
+        "connections": limits.connections, "connections_per_source": limits.connections_per_source,
+        "new_per_second": limits.new_per_second,
+        "new_per_second_per_source": limits.new_per_second_per_source,
+    })
+}
+
 /// Fields in the order of their names.
 #[derive(Serialize)]
 struct CanonicalRule<'m> {
     action: &'static str,
     from: Names<'m>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<Value>,
     name: &'m str,
     services: Services<'m>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

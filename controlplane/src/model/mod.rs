@@ -11,7 +11,7 @@ mod trial;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use bulkhead_dataplane::connection::{Overrides, TableConfig, Timeouts};
+use bulkhead_dataplane::connection::{Overrides, RuleLimits, TableConfig, Timeouts};
 use bulkhead_dataplane::policy::RuleSet;
 use bulkhead_dataplane::steering::LocalService;
 use bulkhead_dataplane::verdict::{PortId, Reason, RuleId, SegmentId};
@@ -123,6 +123,8 @@ pub struct RuleInfo {
     pub services: Vec<String>,
     /// Time-outs of its own.
     pub timeouts: Overrides,
+    /// What it allows of new connections.
+    pub limits: Option<RuleLimits>,
     /// Who answers for it.
     pub owner: Option<String>,
     /// Where it was asked for.
@@ -232,6 +234,12 @@ impl Model {
     pub fn segment_id(&self, name: &str) -> Option<SegmentId> {
         let index = self.segments.binary_search_by(|segment| segment.name.as_str().cmp(name)).ok()?;
         Some(SegmentId(index as u32))
+    }
+
+    /// The limits of the rules that have some.
+    pub fn limits(&self) -> Vec<(RuleId, RuleLimits)> {
+        let rules = (0..).map(RuleId).zip(&self.rule_infos);
+        rules.filter_map(|(id, rule)| Some((id, rule.limits?))).collect()
     }
 
     /// `path:line:column` of a rule.

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bulkhead_dataplane::connection::{MAX_OVERRIDES, Overrides, Timeouts};
+use bulkhead_dataplane::connection::{MAX_LIMITED_RULES, MAX_OVERRIDES, Overrides, RuleLimits, Timeouts};
 use bulkhead_dataplane::headers::protocol;
 use bulkhead_dataplane::policy::{Action, Rule, RuleSet, Segment, Service};
 use bulkhead_dataplane::steering::LocalService;
 use bulkhead_dataplane::verdict::{MAX_PORTS, PortId, Reason, SegmentId};
 use ipnet::IpNet;
+use sha2::{Digest, Sha256};
 
 use super::{Endpoint, Expected, Gateway, Model, Port, Probe, RuleInfo, SegmentInfo, Test};
 use crate::config::Sources;
@@ -419,6 +420,7 @@ impl Resolver {
         let clean = self.report.is_clean();
         let families: Vec<u8> = set.segments.iter().map(families).collect();
         let mut different = HashSet::new();
+        let mut limited = 0;
         for index in by_name(written) {
             let rule = &mut written[index as usize];
             let before = self.report.count();
@@ -451,11 +453,13 @@ impl Resolver {
                     .hint("`from`, `to` and `services` have no address family (IPv4, IPv6) in common");
             }
             let timeouts = self.timeouts(&rule.timeouts, &resolved, &mut different);
+            let limits = self.limits(rule, resolved.action, &mut limited);
             let taken = |text: &mut Option<Text>| text.take().map(|t| t.value);
             infos.push(RuleInfo {
                 name: taken(&mut rule.name).unwrap_or_default(),
                 services: rule.services.drain(..).map(|s| s.value).collect(),
                 timeouts,
+                limits,
                 owner: taken(&mut rule.owner),
                 ticket: taken(&mut rule.ticket),
                 description: taken(&mut rule.description),
@@ -494,6 +498,30 @@ impl Resolver {
             self.report.error(name.at, message).hint("rules with the same time-outs count as one set");
         }
         overrides
+    }
+
+    /// The limits of a rule; `limited` counts the rules that have some.
+    fn limits(&mut self, rule: &schema::Rule, action: Action, limited: &mut usize) -> Option<RuleLimits> {
+        let limits = rule.limits.as_ref()?;
+        if action != Action::Allow {
+            let message = "`limits` of a rule that lets nothing through";
+            self.report.error(limits.at, message).hint("they belong to rules that allow");
+        }
+        *limited += 1;
+        if *limited == MAX_LIMITED_RULES + 1 {
+            self.report.error(limits.at, format!("more than {MAX_LIMITED_RULES} rules have limits"));
+        }
+        let value = |number: &Option<crate::config::Located<u64>>| number.as_ref().map(|n| n.value as u32);
+        // The name is the rule's identity, whatever its number in the next policy.
+        let digest = Sha256::digest(text(&rule.name));
+        let identity = digest.iter().take(8).fold(0, |bits, byte| (bits << 8) | u64::from(*byte));
+        Some(RuleLimits {
+            identity,
+            connections: value(&limits.connections),
+            connections_per_source: value(&limits.connections_per_source),
+            new_per_second: value(&limits.new_per_second),
+            new_per_second_per_source: value(&limits.new_per_second_per_source),
+        })
     }
 
     /// An unknown action is an error; what stands in for it is never used.

@@ -67,6 +67,7 @@ impl Model {
         let timeouts = (0..).map(RuleId).zip(self.rule_infos.iter().map(|info| info.timeouts));
         // Resolving has counted them.
         policy.set_timeouts(timeouts).map_err(|rule| format!("rule {}: too many `timeouts`", rule.0))?;
+        policy.set_limits(self.limits());
         Ok(policy)
     }
 

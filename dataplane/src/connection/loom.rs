@@ -53,16 +53,20 @@ fn tuple(client: u8) -> Tuple<Ipv4Addr> {
     }
 }
 
-fn open(table: &Table, worker: &mut Worker, tuple: &Tuple<Ipv4Addr>) -> Result<Opened, Reason> {
-    let opening = Opening {
+fn opening() -> Opening<'static> {
+    Opening {
         ingress: PortId(0),
         rule: RuleId(0),
         generation: Generation(1),
         valid_until: 0,
+        limit: None,
         now: NOW,
         segment: None,
-    };
-    table.v4.open(worker, table.v4.hash(tuple), tuple, &opening)
+    }
+}
+
+fn open(table: &Table, worker: &mut Worker, tuple: &Tuple<Ipv4Addr>) -> Result<Opened, Reason> {
+    table.v4.open(worker, table.v4.hash(tuple), tuple, &opening())
 }
 
 fn open_new(table: &Table, worker: &mut Worker, tuple: &Tuple<Ipv4Addr>) -> Hit {
@@ -315,6 +319,34 @@ fn loom_a_stamp_is_never_read_as_a_mixture_of_two_policies() {
         assert!(changed.contains(&true));
         let last = table.v4.stamp(hit);
         assert!(last == stamp(2) || last == stamp(3));
+    });
+}
+
+/// A connection moves to another rule's account while somebody ends it.
+#[test]
+fn loom_a_connection_that_moves_to_another_account_while_it_ends_leaves_both_empty() {
+    model(PREEMPTIONS, || {
+        let table = table(2, 100);
+        let limits = |identity| RuleLimits { identity, connections: Some(2), ..RuleLimits::default() };
+        let mut bound = Limits::new(vec![(RuleId(0), limits(1)), (RuleId(1), limits(2))]);
+        table.bind(&mut bound).unwrap();
+        let [old, new] = [0, 1].map(|rule| bound.find(RuleId(rule)).unwrap().clone());
+        let mut worker = table.worker().unwrap();
+        let mut control = table.worker().unwrap();
+        let opening = Opening { limit: Some(&old), ..opening() };
+        let (v4, tuple) = (&table.v4, tuple(1));
+        let Ok(Opened::New(hit)) = v4.open(&mut worker, v4.hash(&tuple), &tuple, &opening) else { panic!() };
+        assert_eq!((table.connections_of(&old), table.connections_of(&new)), (Some(1), Some(0)));
+        let other = thread::spawn({
+            let table = Arc::clone(&table);
+            move || {
+                table.v4.remove(&mut control, hit, NOW).unwrap();
+                control
+            }
+        });
+        table.v4.transfer(hit, Some(&new));
+        let _control = other.join().unwrap();
+        assert_eq!((table.connections_of(&old), table.connections_of(&new)), (Some(0), Some(0)));
     });
 }
 

@@ -8,13 +8,16 @@
 //! established connection is never ended to make room. With no candidate, opening is refused:
 //! [`Reason::HalfOpenLimit`] or [`Reason::TableFull`]. So a flood of SYNs ends its own oldest handshakes, at a
 //! bounded price each; [`Map::evicted`] counts what was ended. At the limit of its own a source's further ones are
-//! refused ([`Reason::HalfOpenSourceLimit`]) and end nothing.
+//! refused ([`Reason::HalfOpenSourceLimit`]) and end nothing; nor does what a rule's limits refuse.
+
+use std::sync::{Arc, OnceLock};
 
 use crossbeam::utils::CachePadded;
 
 use super::entry::{Entry, Head, first_state, millis};
 use super::index::{ENTRY_BITS, Index, Position, Settled, Word};
 use super::key::HashKey;
+use super::limits::{Accounts, Limit, NO_ACCOUNT};
 use super::reclaim::{CHUNK, Cache, Epochs, Pool};
 use super::sources::Sources;
 use super::tcp::{self, Outcome};
@@ -33,6 +36,9 @@ const MAX_SAMPLE: usize = 512;
 
 /// How often opening starts over because other workers were faster with the same tuple.
 const ATTEMPTS: usize = 16;
+
+/// An entry's account once it has been taken off it.
+const RETIRED: u32 = NO_ACCOUNT - 1;
 
 /// What [`Map::open`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +78,10 @@ pub struct Map<A: Family> {
     half_open_per_source: u32,
     /// The half-open connections of each source, where that has a limit.
     sources: Option<Sources>,
+    accounts: Arc<Accounts>,
+    /// Each entry's account, [`RETIRED`] once it is taken off; there is none before a rule has limits. Beside the
+    /// entries, so that a packet of a known connection pays nothing for it.
+    account_of: OnceLock<Box<[AtomicU32]>>,
     len: CachePadded<AtomicU32>,
     half_open: CachePadded<AtomicU32>,
     evicted: CachePadded<AtomicU64>,
@@ -83,7 +93,13 @@ fn reserve(counter: &AtomicU32, limit: u32) -> bool {
 }
 
 impl<A: Family> Map<A> {
-    pub(super) fn new(capacity: u32, config: &TableConfig, workers: usize, key: HashKey) -> Map<A> {
+    pub(super) fn new(
+        capacity: u32,
+        config: &TableConfig,
+        workers: usize,
+        key: HashKey,
+        accounts: Arc<Accounts>,
+    ) -> Map<A> {
         let capacity = capacity.min(1 << (ENTRY_BITS - 1));
         // Every worker may hold nearly two chunks; the rest is for entries in limbo.
         let spare =
@@ -101,6 +117,8 @@ impl<A: Family> Map<A> {
             capacity,
             half_open_limit,
             half_open_per_source,
+            accounts,
+            account_of: OnceLock::new(),
             sources: (half_open_per_source > 0).then(|| Sources::new(half_open_limit)),
             len: CachePadded::new(AtomicU32::new(0)),
             half_open: CachePadded::new(AtomicU32::new(0)),
@@ -186,7 +204,9 @@ impl<A: Family> Map<A> {
     /// Bytes that the map has allocated.
     pub fn memory_bytes(&self) -> usize {
         let sources = self.sources.as_ref().map_or(0, Sources::memory_bytes);
-        self.entries.len() * size_of::<Entry<A::Key>>() + self.slots() * size_of::<u64>() + sources
+        let accounts = self.account_of.get().map_or(0, |accounts| size_of_val(&**accounts));
+        let entries = self.entries.len() * size_of::<Entry<A::Key>>();
+        entries + self.slots() * size_of::<u64>() + sources + accounts
     }
 
     fn entry(&self, hit: Hit) -> &Entry<A::Key> {
@@ -245,7 +265,8 @@ impl<A: Family> Map<A> {
     ///
     /// # Errors
     /// [`Reason::NoConnection`] for a TCP segment that is no SYN; [`Reason::HalfOpenSourceLimit`],
-    /// [`Reason::HalfOpenLimit`] and [`Reason::TableFull`] as the head of this file says.
+    /// [`Reason::HalfOpenLimit`] and [`Reason::TableFull`] as the head of this file says; what the rule's limits
+    /// refuse.
     pub fn open(
         &self,
         worker: &mut Worker,
@@ -272,12 +293,16 @@ impl<A: Family> Map<A> {
                 self.expire(worker, hit, opening.now);
                 continue;
             }
-            self.make_room(worker, hash, tuple.source, opening.now)?;
+            self.make_room(worker, hash, tuple.source, opening)?;
+            let account = opening.limit.map_or(NO_ACCOUNT, Limit::account);
             let Some(entry) = self.take(worker) else {
-                self.cancel(tuple.source);
+                self.cancel(tuple.source, account);
                 return Err(Reason::TableFull);
             };
             self.entries[entry as usize].fill(tuple, opening, first_state(tuple.protocol), sides);
+            if let Some(accounts) = self.account_of.get() {
+                accounts[entry as usize].store(account, Relaxed);
+            }
             if let Some(hit) = self.publish(worker, hash, entry, opening.now)? {
                 return Ok(Opened::New(hit));
             }
@@ -290,23 +315,36 @@ impl<A: Family> Map<A> {
     }
 
     /// Reserves one connection of this source, half-open as all begin.
-    fn make_room(&self, worker: &mut Worker, hash: Hash, source: A, now: Now) -> Result<(), Reason> {
+    fn make_room(&self, worker: &mut Worker, hash: Hash, source: A, opening: &Opening) -> Result<(), Reason> {
         if let Some(sources) = &self.sources
             && !sources.add(self.key.source(source, 0), self.half_open_per_source)
         {
             return Err(Reason::HalfOpenSourceLimit);
         }
+        if let Some(limit) = opening.limit
+            && let Err(reason) = self.accounts.admit(limit, source, opening.now)
+        {
+            self.forget_half_open(source);
+            return Err(reason);
+        }
+        self.make_place(worker, hash, opening.now).inspect_err(|_| {
+            self.forget_half_open(source);
+            self.accounts.release(opening.limit.map_or(NO_ACCOUNT, Limit::account), source);
+        })
+    }
+
+    /// Reserves a place among the half-open connections and one in the table.
+    fn make_place(&self, worker: &mut Worker, hash: Hash, now: Now) -> Result<(), Reason> {
         if !reserve(&self.half_open, self.half_open_limit) {
             self.evict(worker, hash, now, Room::HalfOpen);
             if !reserve(&self.half_open, self.half_open_limit) {
-                self.forget_half_open(source);
                 return Err(Reason::HalfOpenLimit);
             }
         }
         if !reserve(&self.len, self.capacity) {
             self.evict(worker, hash, now, Room::Entry);
             if !reserve(&self.len, self.capacity) {
-                self.release_half_open(source);
+                self.half_open.fetch_sub(1, AcqRel);
                 return Err(Reason::TableFull);
             }
         }
@@ -314,9 +352,39 @@ impl<A: Family> Map<A> {
     }
 
     /// Undoes `make_room`.
-    fn cancel(&self, source: A) {
+    fn cancel(&self, source: A, account: u32) {
         self.release_half_open(source);
         self.len.fetch_sub(1, AcqRel);
+        self.accounts.release(account, source);
+    }
+
+    /// From now on entries remember their accounts.
+    pub(super) fn keep_accounts(&self) {
+        self.account_of.get_or_init(|| self.entries.iter().map(|_| AtomicU32::new(NO_ACCOUNT)).collect());
+    }
+
+    /// Moves a connection that was judged again to the account of the rule that lets it through now.
+    ///
+    /// It is put on the new account first, then the entry's word is swapped, then it is taken off the old account. If
+    /// it was retired meanwhile, whoever did that has the old account's part, and the new one's is undone here. Should
+    /// two workers judge it by different policies at once, the slower one's account may stay: counted once all the
+    /// same, and put right when it is judged again.
+    pub fn transfer(&self, hit: Hit, limit: Option<&Limit>) {
+        let Some(accounts) = self.account_of.get() else { return };
+        let word = &accounts[hit.entry as usize];
+        let mut old = word.load(Acquire);
+        if old == limit.map_or(NO_ACCOUNT, Limit::account) || old == RETIRED {
+            return;
+        }
+        let source = self.entry(hit).original::<A>().0.source;
+        let new = self.accounts.transfer(limit, source);
+        while old != RETIRED {
+            match word.compare_exchange(old, new, AcqRel, Acquire) {
+                Ok(_) => return self.accounts.release(old, source),
+                Err(now) => old = now,
+            }
+        }
+        self.accounts.release(new, source);
     }
 
     /// A connection of this source is half-open no more. Once for every one that was.
@@ -339,8 +407,9 @@ impl<A: Family> Map<A> {
         });
         let Some((position, word)) = placed else {
             let (tuple, _) = self.entries[entry as usize].original::<A>();
+            let account = self.account_of.get().map_or(NO_ACCOUNT, |of| of[entry as usize].load(Relaxed));
             worker.caches[A::INDEX].give_back(&self.entries, entry);
-            self.cancel(tuple.source);
+            self.cancel(tuple.source, account);
             return Err(Reason::TableFull);
         };
         let same_key = |a: u32, b: u32| {
@@ -362,6 +431,12 @@ impl<A: Family> Map<A> {
     fn retire(&self, cache: &mut Cache, entry: u32) {
         if self.entries[entry as usize].take_half_open() {
             self.release_half_open(self.entries[entry as usize].original::<A>().0.source);
+        }
+        if let Some(accounts) = self.account_of.get() {
+            let account = accounts[entry as usize].swap(RETIRED, AcqRel);
+            if account < RETIRED {
+                self.accounts.release(account, self.entries[entry as usize].original::<A>().0.source);
+            }
         }
         self.len.fetch_sub(1, AcqRel);
         cache.retire(&self.entries, entry);

@@ -8,6 +8,7 @@
 //! | `reclaim` | when an entry may be reused |
 //! | `tcp`, `window` | the state machine and the sequence windows |
 //! | `timeouts` | idle limits |
+//! | `limits` | limits of rules: connections at a time and per second |
 //! | `sources` | how many connections each source has |
 //! | `map` | all of it for one address family: open, find, track, account, remove, sweep |
 //!
@@ -22,6 +23,7 @@
 mod entry;
 mod index;
 mod key;
+mod limits;
 mod map;
 mod reclaim;
 mod sources;
@@ -41,6 +43,7 @@ use crossbeam::utils::CachePadded;
 
 pub use entry::{End, Summary};
 pub use key::{Family, Hash};
+pub use limits::{Limit, Limits, MAX_LIMITED_RULES, MAX_RATE, RuleLimits, TooManyLimits};
 pub use map::{Map, Opened, Track};
 pub use tcp::State;
 pub use timeouts::{MAX_OVERRIDES, MAX_TIMEOUT_MS, Overrides, TimeoutClass, Timeouts};
@@ -49,6 +52,7 @@ use crate::headers::TcpSegment;
 use crate::sync::{AtomicU64, Relaxed};
 use crate::verdict::{Direction, Generation, Now, PortId, RuleId};
 use key::HashKey;
+use limits::Accounts;
 use reclaim::{Cache, Epochs};
 use timeouts::Classes;
 
@@ -98,6 +102,7 @@ pub struct Table {
     /// The next slot to be swept, modulo the number of slots.
     sweep: CachePadded<AtomicU64>,
     classes: std::sync::Mutex<Classes>,
+    accounts: Arc<Accounts>,
 }
 
 impl Table {
@@ -108,9 +113,12 @@ impl Table {
 
     fn with_key(config: &TableConfig, key: impl Fn() -> HashKey) -> Table {
         let workers = config.workers + CONTROL_WORKERS;
+        let connections = config.connections_v4.saturating_add(config.connections_v6);
+        let accounts = Arc::new(Accounts::new(key(), connections));
         Table {
-            v4: Map::new(config.connections_v4, config, workers, key()),
-            v6: Map::new(config.connections_v6, config, workers, key()),
+            v4: Map::new(config.connections_v4, config, workers, key(), accounts.clone()),
+            v6: Map::new(config.connections_v6, config, workers, key(), accounts.clone()),
+            accounts,
             epochs: Epochs::new(workers),
             sweep: CachePadded::new(AtomicU64::new(0)),
             classes: std::sync::Mutex::new(Classes::new(config.timeouts)),
@@ -182,6 +190,24 @@ impl Table {
     /// Half-open connections of both families.
     pub fn half_open(&self) -> u32 {
         self.v4.half_open() + self.v6.half_open()
+    }
+
+    /// Gives the rules of a policy that have limits their accounts; to be done before the policy is in force. Not for
+    /// the packet path.
+    ///
+    /// # Errors
+    /// There are not that many accounts; the limits must not be used then.
+    pub fn bind(&self, limits: &mut Limits) -> Result<(), TooManyLimits> {
+        if !limits.is_empty() {
+            self.v4.keep_accounts();
+            self.v6.keep_accounts();
+        }
+        self.accounts.bind(limits)
+    }
+
+    /// How many connections a rule has, if it has a limit for them.
+    pub fn connections_of(&self, limit: &Limit) -> Option<u32> {
+        self.accounts.connections(limit)
     }
 
     /// Connections of both families that made room for new ones: half-open ones, and ones that were over.
@@ -320,6 +346,8 @@ pub struct Opening<'a> {
     pub generation: Generation,
     /// Until when, see [`Stamp::valid_until`].
     pub valid_until: u32,
+    /// The rule's limits.
+    pub limit: Option<&'a Limit>,
     /// The time.
     pub now: Now,
     /// The first segment, for TCP: a SYN.

@@ -45,7 +45,15 @@ fn tuple(client: u32, protocol: u8) -> Tuple<Ipv4Addr> {
 }
 
 fn opening(now: Now, segment: Option<&TcpSegment>) -> Opening<'_> {
-    Opening { ingress: PortId(3), rule: RuleId(7), generation: Generation(1), valid_until: 99, now, segment }
+    Opening {
+        ingress: PortId(3),
+        rule: RuleId(7),
+        generation: Generation(1),
+        valid_until: 99,
+        limit: None,
+        now,
+        segment,
+    }
 }
 
 fn segment(flags: u8, sequence: u32, acknowledgement: u32, payload: u16) -> TcpSegment {

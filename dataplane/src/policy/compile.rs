@@ -23,6 +23,7 @@ use super::matrix::{self, Matrix};
 use super::ports::{Cell, Painter, PairPolicy, Piece, PortTables, Span, TableInterner};
 use super::rules::{RuleSet, Service};
 use super::{Place, Policy};
+use crate::connection::Limits;
 use crate::trie::Trie;
 use crate::verdict::{MAX_PORTS, PortId, RuleId, SegmentId};
 
@@ -150,6 +151,7 @@ pub fn compile(rules: &RuleSet) -> Result<Policy, CompileError> {
         tables,
         rules: rules.rules.len(),
         timeouts: Default::default(),
+        limits: Limits::default(),
     })
 }
 

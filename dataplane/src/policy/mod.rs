@@ -22,8 +22,9 @@ pub use compile::{CompileError, compile};
 pub use explain::{Clause, Explanation, explain};
 pub use rules::{Action, Decision, Query, Rule, RuleSet, Segment, Service};
 
+use crate::connection::{Limits, RuleLimits};
 use crate::trie::Trie;
-use crate::verdict::{PortId, Reason, SegmentId};
+use crate::verdict::{PortId, Reason, RuleId, SegmentId};
 use matrix::Matrix;
 use ports::{PairPolicy, PortTables};
 
@@ -36,6 +37,7 @@ pub struct Policy {
     tables: PortTables,
     rules: usize,
     timeouts: timeouts::RuleTimeouts,
+    limits: Limits,
 }
 
 /// All that a look-up needs of a segment, so that it stays one cache miss.
@@ -85,6 +87,23 @@ impl Policy {
     #[inline]
     pub fn destination_segment(&self, address: IpAddr) -> Option<SegmentId> {
         self.trie.find(address).map(|place| place.segment)
+    }
+
+    /// Limits of its rules; they hold once [`Table::bind`](crate::connection::Table::bind) has been called with
+    /// [`Policy::limits_mut`].
+    pub fn set_limits(&mut self, limits: Vec<(RuleId, RuleLimits)>) {
+        self.limits = Limits::new(limits);
+    }
+
+    /// The limits of its rules.
+    #[inline]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The limits of its rules, to be bound to a table.
+    pub fn limits_mut(&mut self) -> &mut Limits {
+        &mut self.limits
     }
 
     /// How many rules it was compiled from: every [`RuleId`](crate::verdict::RuleId) it names is below.

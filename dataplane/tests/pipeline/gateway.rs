@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use bulkhead_dataplane::answer::{Limits, RateLimiter};
-use bulkhead_dataplane::connection::{Overrides, Table, TableConfig, Timeouts};
+use bulkhead_dataplane::connection::{Overrides, RuleLimits, Table, TableConfig, Timeouts};
 use bulkhead_dataplane::counters::{Ledger, RuleCounters, RuleHits};
 use bulkhead_dataplane::event::Event;
 use bulkhead_dataplane::packet::{FrameBuf, MemoryFrame};
@@ -106,14 +106,23 @@ impl Gateway {
     }
 
     pub fn with_timeouts(rules: &[Rule], timeouts: Timeouts) -> Gateway {
-        let snapshot = Arc::new(Snapshot {
-            version: 1,
-            policy: active(1, rules),
-            topology: Arc::new(Topology::new(topology())),
-        });
+        Gateway::with(rules, &[], timeouts)
+    }
+
+    /// With limits for some of the rules, by number.
+    pub fn with_limits(rules: &[Rule], limits: &[(u32, RuleLimits)]) -> Gateway {
+        Gateway::with(rules, limits, Timeouts::default())
+    }
+
+    fn with(rules: &[Rule], limits: &[(u32, RuleLimits)], timeouts: Timeouts) -> Gateway {
         let config =
             TableConfig { connections_v4: 256, connections_v6: 256, timeouts, ..TableConfig::default() };
         let table = Arc::new(Table::new(&config));
+        let snapshot = Arc::new(Snapshot {
+            version: 1,
+            policy: active(&table, 1, rules, limits),
+            topology: Arc::new(Topology::new(topology())),
+        });
         let shared = Arc::new(Shared::new(256));
         let pipeline = Pipeline::new(
             0,
@@ -194,9 +203,20 @@ impl Gateway {
 
     /// Makes the worker judge by this generation, also by an older one, as a worker does that is behind.
     pub fn judge_by(&mut self, generation: u32, rules: &[Rule]) {
-        let mut next = Snapshot::clone(&self.snapshot);
-        next.policy = active(generation, rules);
-        self.post(next);
+        let policy = active(&self.table, generation, rules, &[]);
+        self.post(Snapshot { policy, ..Snapshot::clone(&self.snapshot) });
+    }
+
+    /// As [`Gateway::publish`], with limits for some of the rules.
+    pub fn publish_limits(&mut self, rules: &[Rule], limits: &[(u32, RuleLimits)]) {
+        let policy = active(&self.table, self.snapshot.policy.generation.0 + 1, rules, limits);
+        self.post(Snapshot { policy, ..Snapshot::clone(&self.snapshot) });
+    }
+
+    /// How many connections a rule that limits them has.
+    pub fn connections_of(&self, rule: u32) -> Option<u32> {
+        let limit = self.snapshot.policy.policy.limits().find(RuleId(rule))?;
+        self.table.connections_of(limit)
     }
 
     pub fn change_topology(&mut self, change: impl FnOnce(&mut TopologySpec)) {
@@ -244,8 +264,11 @@ impl Gateway {
     }
 }
 
-fn active(generation: u32, rules: &[Rule]) -> Arc<ActivePolicy> {
-    let policy = compile(&rule_set(rules)).unwrap();
+fn active(table: &Table, generation: u32, rules: &[Rule], limits: &[(u32, RuleLimits)]) -> Arc<ActivePolicy> {
+    let limits = limits.iter().map(|(rule, limits)| (RuleId(*rule), *limits)).collect();
+    let mut policy = compile(&rule_set(rules)).unwrap();
+    policy.set_limits(limits);
+    table.bind(policy.limits_mut()).unwrap();
     let counters = RuleCounters::new(policy.rule_count(), 1);
     Arc::new(ActivePolicy { generation: Generation(generation), policy, counters })
 }

@@ -3,6 +3,7 @@
 mod gateway;
 #[path = "../../../tests/fuzz/invariants/pipeline.rs"]
 mod invariants;
+mod limits;
 mod timers;
 
 use bulkhead_dataplane::connection::TableConfig;

@@ -147,3 +147,74 @@ fn d3_a_full_table_evicts_the_half_open_never_the_established_and_refuses_when_t
         }
     }
 }
+
+/// Datagrams from this address to port 53 of the servers, one for each of these source ports; how many arrived.
+fn queries(scene: &Scene, path: Path, ports: std::ops::Range<u16>) -> u64 {
+    flood(scene, ports, |port| path.udp(port, 53, b"query"))
+}
+
+/// The connections that a rule has at the moment.
+fn open_under(scene: &Scene, rule: &str) -> u64 {
+    let rows = scene.json(&["rules"]);
+    let rows = rows["rules"].as_array().expect("a list of rules");
+    number(rows.iter().find(|row| row["rule"] == rule).expect("the rule"), "open")
+}
+
+fn dns(limits: &str) -> String {
+    allow("dns", "office", "servers", "udp/53") + &format!("limits = {{ {limits} }}\n")
+}
+
+#[test]
+fn d1_connections_of_a_rule_and_of_a_source_under_it_are_exact_and_follow_the_rule_s_name() {
+    let limited = dns("connections = 10, connections_per_source = 6");
+    let Some(scene) = Scene::start(&Config::new(limited.clone())) else { return };
+    for family in Family::BOTH {
+        let path = scene.path("office", "servers", family);
+        let neighbour = Path { source: scene.peer("office").nth(family, 1), ..path };
+        let before = scene.drops();
+        assert_eq!(queries(&scene, path, 1000..1020), 6);
+        scene.expect_drops(&before, &[("source_connection_limit", 14)]);
+        // Of IPv6, the neighbour in the same /64 is the same source.
+        let own = if family == Family::V4 { 4 } else { 0 };
+        assert_eq!(queries(&scene, neighbour, 1000..1020), own);
+        let refused = if family == Family::V4 {
+            vec![("source_connection_limit", 14), ("rule_connection_limit", 16)]
+        } else {
+            vec![("source_connection_limit", 34)]
+        };
+        scene.expect_drops(&before, &refused);
+        assert_eq!(open_under(&scene, "dns"), 6 + own);
+        // Known connections are not concerned.
+        assert_eq!(queries(&scene, path, 1000..1006), 6);
+        // The rule gets another number, and other rules come and go.
+        scene.reload(&Config::new(allow("a", "servers", "office", "tcp/1") + &limited));
+        assert_eq!(queries(&scene, path, 2000..2010), 0);
+        assert_eq!(open_under(&scene, "dns"), 6 + own);
+        // An operator's cut gives the places back.
+        assert_eq!(scene.cli(&["connections", "kill", "--rule", "dns"]).code, 0);
+        assert_eq!(open_under(&scene, "dns"), 0);
+        assert_eq!(queries(&scene, path, 3000..3020), 6);
+        assert_eq!(scene.cli(&["connections", "kill", "--rule", "dns"]).code, 0);
+        scene.reload(&Config::new(limited.clone()));
+    }
+}
+
+#[test]
+fn d1_new_connections_per_second_of_a_rule_and_of_a_source_stay_within_a_second_s_worth_and_the_rate() {
+    let limited = dns("new_per_second = 60, new_per_second_per_source = 40");
+    let Some(scene) = Scene::start(&Config::new(limited)) else { return };
+    let path = scene.path("office", "servers", Family::V4);
+    let neighbour = Path { source: scene.peer("office").nth(Family::V4, 1), ..path };
+    let (before, begun) = (scene.drops(), std::time::Instant::now());
+    let first = queries(&scene, path, 1000..1500);
+    let second = queries(&scene, neighbour, 1000..1500);
+    let seconds = begun.elapsed().as_secs_f64();
+    let most = |rate: f64| (rate * (1.0 + seconds)).ceil() as u64;
+    assert!((40..=most(40.0)).contains(&first), "{first} in {seconds} s");
+    assert!((60..=most(60.0)).contains(&(first + second)), "{first} and {second} in {seconds} s");
+    let moved = scene.drops();
+    let moved =
+        |reason: &str| moved.get(reason).copied().unwrap_or(0) - before.get(reason).copied().unwrap_or(0);
+    assert_eq!(moved("source_rate_limit") + moved("rule_rate_limit") + first + second, 1000);
+    assert!(moved("source_rate_limit") > 0 && moved("rule_rate_limit") > 0);
+}
