@@ -139,7 +139,7 @@ fn least_quote(headers: &Headers) -> usize {
 /// IP, a source that is not one host. Also where `from` is of the other family, where an IPv4 packet that may be
 /// fragmented is too big (it is dropped without a word), where the frame's memory is too small, and where `most` is less
 /// than [`least_bytes`].
-/// Directed broadcasts are the caller's to know. Fragments have no [`Headers`] and so never come here.
+/// Directed broadcasts are the caller's to know, and that of a datagram only the first fragment is answered.
 #[must_use]
 pub fn icmp_error(
     frame: &mut impl FrameBuf,

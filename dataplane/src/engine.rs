@@ -7,7 +7,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,6 +18,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::connection::{Table, TableConfig};
 use crate::counters::{Ledger, RuleCounters};
 use crate::event::Event;
+use crate::fragments::Share;
 use crate::policy::Policy;
 use crate::snapshot::{ActivePolicy, Snapshot};
 use crate::steering::{self, AttachMode, LocalService, PortSteering, SteeringCounters};
@@ -47,6 +48,8 @@ pub struct EngineConfig {
     pub frames: u32,
     /// Events buffered per worker.
     pub events: usize,
+    /// Fragments that all workers together hold: see [`fragments::Share`](crate::fragments::Share::new).
+    pub fragments: u32,
     /// The CPUs for the workers, in turn; empty leaves it to the scheduler.
     pub cpus: Vec<usize>,
 }
@@ -178,6 +181,7 @@ pub struct Engine {
     started: Instant,
     started_wall: SystemTime,
     huge_pages: bool,
+    fragment_capacity: u64,
 }
 
 impl Engine {
@@ -206,10 +210,14 @@ impl Engine {
             started: Instant::now(),
             started_wall: SystemTime::now(),
             huge_pages: true,
+            fragment_capacity: 0,
         };
+        let wakes: Result<Vec<_>, _> = (0..config.workers).map(|_| event_fd().map(Arc::new)).collect();
+        let wakes: Arc<[_]> = wakes.map_err(|e| Error::System(e.into()))?.into();
+        let fragments = Arc::new(Share::new(config.fragments, config.workers));
+        engine.fragment_capacity = u64::from(fragments.worker_capacity()) * config.workers as u64;
         for index in 0..config.workers {
-            let wake = Arc::new(event_fd().map_err(|e| Error::System(e.into()))?);
-            engine.start_worker(config, index, wake, &snapshot)?;
+            engine.start_worker(config, index, &wakes, &fragments, &snapshot)?;
         }
         Ok(engine)
     }
@@ -218,7 +226,8 @@ impl Engine {
         &mut self,
         config: &EngineConfig,
         index: usize,
-        wake: Arc<EventFd>,
+        wakes: &Arc<[Arc<EventFd>]>,
+        fragments: &Arc<Share>,
         snapshot: &Arc<Snapshot>,
     ) -> Result<(), Error> {
         let (ready, opened) = mpsc::channel();
@@ -227,7 +236,7 @@ impl Engine {
             shared: Arc::new(Shared::new(config.events)),
             commands: Arc::new(crossbeam::queue::ArrayQueue::new(MAX_PORTS)),
             counters: Arc::new(SocketCounters::default()),
-            wake: wake.clone(),
+            wake: wakes[index].clone(),
             thread: None,
         };
         let start = Start {
@@ -242,7 +251,8 @@ impl Engine {
             shared: handle.shared.clone(),
             commands: handle.commands.clone(),
             counters: handle.counters.clone(),
-            wake,
+            wakes: wakes.clone(),
+            fragments: fragments.clone(),
             unresolved: self.unresolved.clone(),
             stop: self.stop.clone(),
             clock: self.started,
@@ -351,6 +361,19 @@ impl Engine {
     /// is stuck.
     pub fn rounds(&self) -> Vec<u64> {
         self.workers.iter().map(|worker| worker.shared.rounds.load(Ordering::Relaxed)).collect()
+    }
+
+    /// How many fragments wait, and of how many datagrams (condemned ones among them), as of every worker's last burst.
+    pub fn fragments(&self) -> (u64, u64) {
+        let read = |count: fn(&Shared) -> &AtomicU64| {
+            self.workers.iter().map(|worker| count(&worker.shared).load(Ordering::Relaxed)).sum()
+        };
+        (read(|shared| &shared.fragments), read(|shared| &shared.datagrams))
+    }
+
+    /// How many fragments may wait in all workers together.
+    pub fn fragment_capacity(&self) -> u64 {
+        self.fragment_capacity
     }
 
     /// Whether all packet memory is in 2 MiB pages.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 mod checksum;
 mod extension;
+mod fragment;
 mod ip;
 mod option;
 mod quote;
@@ -14,6 +15,7 @@ mod tests;
 mod transport;
 
 pub use checksum::verify_transport_checksum;
+pub use fragment::{Fragment, fragment, reassembled};
 pub use ip::parse;
 pub use quote::parse_quote;
 

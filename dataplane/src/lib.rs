@@ -1,14 +1,16 @@
 //! The packet path of Bulkhead.
 //!
-//! In the order in which a packet meets them: `steering`, `port`, `headers`, `sanity`, `connection`, `policy`,
-//! `topology`, then `rewrite` or `answer`. The pure modules (`headers`, `sanity`, `connection`, `policy`, `topology`,
-//! `rewrite`, `answer`, `pipeline`) know neither sockets nor clocks nor names; `worker` and `engine` are the shell.
+//! In the order in which a packet meets them: `steering`, `port`, `headers`, `sanity`, `fragments`, `connection`,
+//! `policy`, `topology`, then `rewrite` or `answer`. The pure modules (`headers`, `sanity`, `fragments`, `connection`,
+//! `policy`, `topology`, `rewrite`, `answer`, `pipeline`) know neither sockets nor clocks nor names; `worker` and
+//! `engine` are the shell.
 
 pub mod answer;
 pub mod connection;
 pub mod counters;
 pub mod engine;
 pub mod event;
+pub mod fragments;
 pub mod headers;
 pub mod packet;
 pub mod pipeline;

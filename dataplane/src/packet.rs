@@ -13,7 +13,7 @@ pub trait FrameBuf {
 }
 
 /// A frame in ordinary memory, for tests, benches, fuzzing and replay.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryFrame {
     bytes: Vec<u8>,
 }

@@ -5,6 +5,7 @@
 //! Three passes over the burst: *prepare* parses and checks addresses, *load* brings the connections into the cache,
 //! *decide* then finds them there. Every packet starts as a drop, and [`Verdict::Forward`] is assigned in one place.
 
+use std::collections::VecDeque;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use crate::answer::{self, IcmpError, RateLimiter};
 use crate::connection::{self, Family, Hash, Hit, Map, Opened, Opening, Stamp, Summary, Table, Track};
 use crate::event::{Event, EventKind, EventQueue};
+use crate::fragments::{Fragments, Share};
 use crate::headers::{
     self, Addresses, Headers, Quote, Transport, Tuple, parse_quote, tcp_flags, verify_transport_checksum,
 };
@@ -23,6 +25,8 @@ use crate::sanity;
 use crate::snapshot::Snapshot;
 use crate::topology::{Egress, Hop};
 use crate::verdict::{Direction, Now, PortId, Reason, RuleId, Verdict};
+
+mod datagram;
 
 /// The most frames handled together.
 pub const BURST: usize = 64;
@@ -47,8 +51,13 @@ pub struct Pipeline {
     quotes: Quotes,
     events: Arc<EventQueue>,
     /// The next hops that held packets wait for, for the worker to have resolved; emptied by it.
-    unresolved: Vec<(PortId, IpAddr)>,
+    unresolved: VecDeque<(PortId, IpAddr)>,
     prepared: Vec<Prepared>,
+    fragments: Fragments,
+    /// Where a datagram's pieces are joined.
+    joined: Box<[u8]>,
+    /// Datagrams that are about to be judged again.
+    waiting: Vec<u32>,
 }
 
 /// A frame after the first pass.
@@ -95,8 +104,11 @@ impl Pipeline {
             limiter,
             quotes: Quotes::new(),
             events,
-            unresolved: Vec::with_capacity(BURST),
+            unresolved: VecDeque::with_capacity(BURST),
             prepared: Vec::with_capacity(BURST),
+            fragments: Fragments::new(Arc::new(Share::new(0, 1)), index),
+            joined: Box::default(),
+            waiting: Vec::new(),
         }
     }
 
@@ -144,9 +156,9 @@ impl Pipeline {
         black_box(seen);
     }
 
-    /// The next hops that held packets wait for; at most a burst's worth since the last call.
-    pub fn take_unresolved(&mut self) -> std::vec::Drain<'_, (PortId, IpAddr)> {
-        self.unresolved.drain(..)
+    /// The next hop that a held packet waits for: one for each [`Verdict::Hold`] of the last burst, in their order.
+    pub fn next_unresolved(&mut self) -> Option<(PortId, IpAddr)> {
+        self.unresolved.pop_front()
     }
 
     /// The verdict for a packet whose next hop did not answer in time: its sender is told (RFC 1812, section 5.2.7.1).
@@ -186,6 +198,7 @@ impl Pipeline {
         prepared: &Prepared,
     ) -> Verdict {
         let (headers, outcome) = match prepared {
+            Prepared::Refused(Reason::Fragment) => return self.fragment(context, ingress, frame.bytes()),
             Prepared::Refused(reason) => return Verdict::Drop(*reason),
             Prepared::V4(headers, tuple, hash) => (
                 headers,
@@ -203,7 +216,7 @@ impl Pipeline {
             Err(Refusal::Silent(reason)) => Verdict::Drop(reason),
             Err(Refusal::Told(reason, tell)) => self.tell(context, ingress, frame, headers, reason, tell),
             Err(Refusal::Hold(port, next_hop)) => {
-                self.unresolved.push((port, next_hop));
+                self.unresolved.push_back((port, next_hop));
                 Verdict::Hold
             }
         }
@@ -481,23 +494,10 @@ impl Pipeline {
         reason: Reason,
         tell: Tell,
     ) -> Verdict {
-        let source = headers.addresses.source();
-        let least = answer::least_bytes(headers, matches!(tell, Tell::Reset));
-        let Some(most) = self.limiter.allow(context.now, source, headers.ip_len(), least) else {
-            return Verdict::Drop(reason);
-        };
-        let topology = &context.snapshot.topology;
-        let answered = match tell {
-            Tell::Reset => answer::tcp_reset(frame, headers),
-            Tell::Icmp(error) => topology
-                .answer_address(ingress, &headers.addresses)
-                .is_some_and(|own| answer::icmp_error(frame, headers, error, own, most)),
-        };
-        if !answered {
-            return Verdict::Drop(reason);
+        match answer_in_place(&mut self.limiter, context, ingress, frame, headers, tell) {
+            true => Verdict::Answer(ingress, reason),
+            false => Verdict::Drop(reason),
         }
-        self.limiter.spend(source, frame.bytes().len() - usize::from(headers.network));
-        Verdict::Answer(ingress, reason)
     }
 
     fn end<A: Family>(&mut self, context: &Context<'_>, map: &Map<A>, hit: Hit, kind: EventKind) {
@@ -533,6 +533,32 @@ impl Pipeline {
             bytes: 0,
         });
     }
+}
+
+/// Turns a frame into our answer to its sender, within the rate limit; false where there is none.
+fn answer_in_place<F: FrameBuf>(
+    limiter: &mut RateLimiter,
+    context: &Context<'_>,
+    ingress: PortId,
+    frame: &mut F,
+    headers: &Headers,
+    tell: Tell,
+) -> bool {
+    let source = headers.addresses.source();
+    let least = answer::least_bytes(headers, matches!(tell, Tell::Reset));
+    let Some(most) = limiter.allow(context.now, source, headers.ip_len(), least) else { return false };
+    let answered = match tell {
+        Tell::Reset => answer::tcp_reset(frame, headers),
+        Tell::Icmp(error) => context
+            .snapshot
+            .topology
+            .answer_address(ingress, &headers.addresses)
+            .is_some_and(|own| answer::icmp_error(frame, headers, error, own, most)),
+    };
+    if answered {
+        limiter.spend(source, frame.bytes().len() - usize::from(headers.network));
+    }
+    answered
 }
 
 /// The first pass over one frame.

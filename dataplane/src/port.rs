@@ -11,6 +11,8 @@ pub trait PortIo {
     type Frame: FrameBuf;
     /// Appends up to `max` received frames. A port that failed delivers none.
     fn receive(&mut self, frames: &mut Vec<Self::Frame>, max: usize);
+    /// A frame with a copy of these bytes, to be sent by any port; `None` when there is no free one.
+    fn allocate(&mut self, bytes: &[u8]) -> Option<Self::Frame>;
     /// Queues a frame for transmission; gives it back when there is no room.
     fn send(&mut self, frame: Self::Frame) -> Result<(), Self::Frame>;
     /// Has the kernel transmit what is queued, and collects what it is done with.
@@ -50,6 +52,10 @@ impl PortIo for MemoryPort {
     fn receive(&mut self, frames: &mut Vec<MemoryFrame>, max: usize) {
         let count = self.incoming.len().min(max);
         frames.extend(self.incoming.drain(..count));
+    }
+
+    fn allocate(&mut self, bytes: &[u8]) -> Option<MemoryFrame> {
+        Some(MemoryFrame::new(bytes))
     }
 
     fn send(&mut self, frame: MemoryFrame) -> Result<(), MemoryFrame> {
@@ -157,6 +163,14 @@ impl<'u> PortIo for XdpPort<'u> {
         if let Some(socket) = &mut self.socket {
             socket.receive(frames, max);
         }
+    }
+
+    fn allocate(&mut self, bytes: &[u8]) -> Option<afxdp::Frame<'u>> {
+        let mut frame = self.umem.allocate()?;
+        frame.set_len(bytes.len()).then(|| {
+            frame.copy_from_slice(bytes);
+            frame
+        })
     }
 
     fn send(&mut self, frame: afxdp::Frame<'u>) -> Result<(), afxdp::Frame<'u>> {

@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::headers::{Addresses, Headers};
+use crate::headers::{Addresses, Fragment, Headers};
 use crate::topology::Topology;
 use crate::verdict::{PortId, Reason};
 use crate::wire::ethernet;
@@ -11,15 +11,36 @@ use crate::wire::ethernet;
 /// Checks a parsed frame: its Ethernet addresses, its tag, and both IP addresses.
 #[inline]
 pub fn check(frame: &[u8], headers: &Headers, ingress: PortId, topology: &Topology) -> Result<(), Reason> {
+    check_addresses(frame, headers.network, &headers.addresses, ingress, topology)
+}
+
+/// As [`check`], for a piece of a datagram.
+pub fn check_fragment(
+    frame: &[u8],
+    fragment: &Fragment,
+    ingress: PortId,
+    topology: &Topology,
+) -> Result<(), Reason> {
+    check_addresses(frame, fragment.network, &fragment.addresses, ingress, topology)
+}
+
+#[inline(always)]
+fn check_addresses(
+    frame: &[u8],
+    network: u16,
+    addresses: &Addresses,
+    ingress: PortId,
+    topology: &Topology,
+) -> Result<(), Reason> {
     // A tag never reaches the untagged rules; segments by VLAN come later. Priority tags (VLAN 0) are tags too.
-    if usize::from(headers.network) != ethernet::HEADER_BYTES {
+    if usize::from(network) != ethernet::HEADER_BYTES {
         return Err(Reason::VlanUnexpected);
     }
     let own = topology.port(ingress).map(|port| port.mac).ok_or(Reason::PortDown)?;
     if frame.first_chunk::<6>() != Some(&own) {
         return Err(Reason::EthernetNotForUs);
     }
-    match headers.addresses {
+    match *addresses {
         Addresses::V4(source, destination) => v4(source, destination, topology),
         Addresses::V6(source, destination) => v6(source, destination, topology),
     }

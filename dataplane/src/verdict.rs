@@ -93,6 +93,11 @@ pub enum Verdict {
     /// The next hop's link-layer address is not known yet: the unchanged frame waits, and is judged again when the
     /// topology changes.
     Hold,
+    /// A fragment: the store has a copy of it, and the frame's buffer is free. So many packets, at the front of the
+    /// pipeline's queue of releases, are to be sent now: this one's datagram, if it was completed by it.
+    Stored(u16),
+    /// A fragment of a datagram that this other worker puts together.
+    HandOver(u16),
 }
 
 macro_rules! reasons {
@@ -165,7 +170,14 @@ reasons! {
     Ipv6NoNextHeader "ipv6_no_next_header" "sanity" "Next header 59: nothing that a rule could match.";
 
     // Fragments and transport.
-    Fragment "fragment" "sanity" "An IP fragment. Fragments are not reassembled yet, and are never judged by halves.";
+    Fragment "fragment" "sanity" "An IP fragment, and fragments are switched off (`fragments = 0` in [gateway]).";
+    FragmentMalformed "fragment_malformed" "malformed" "A fragment that can be no piece of a datagram: empty, not a multiple of eight bytes though more follows, or beyond the largest packet.";
+    FragmentNested "fragment_nested" "malformed" "Two IPv6 fragment headers in one packet.";
+    FragmentNoHeader "fragment_no_header" "malformed" "The first fragment of an IPv6 datagram does not hold all of its headers (RFC 7112).";
+    FragmentOverlap "fragment_overlap" "fragments" "Fragments of one datagram overlap or disagree about its end: an evasion attempt. All of it is dropped, also what still comes (RFC 5722).";
+    FragmentDuplicate "fragment_duplicate" "fragments" "A fragment that was already there. The first one counts.";
+    FragmentTimeout "fragment_timeout" "fragments" "The rest of the datagram did not come in time. See `fragment` in [gateway.timeouts].";
+    FragmentLimit "fragment_limit" "fragments" "No room: too many fragments wait, of one source, of one port or of all, and the oldest gave way; or a datagram in more than 64 pieces. Usually a flood; else raise `fragments` in [gateway].";
     ProtocolUnsupported "protocol_unsupported" "sanity" "Not TCP, UDP, ICMP or ICMPv6 (tunnels among them). Dropped by default.";
     TransportTruncated "transport_truncated" "malformed" "The packet ends before its TCP, UDP or ICMP header.";
     TcpBadOffset "tcp_bad_offset" "malformed" "The data offset is under 20 bytes or beyond the segment.";

@@ -10,6 +10,7 @@ use crossbeam::queue::ArrayQueue;
 use crate::connection::Table;
 use crate::counters::{Ledger, SharedLedger};
 use crate::event::EventQueue;
+use crate::fragments::Release;
 use crate::packet::FrameBuf;
 use crate::pipeline::{BURST, Context, Pipeline};
 use crate::port::PortIo;
@@ -37,6 +38,10 @@ pub struct Shared {
     pub resolve: ArrayQueue<(PortId, IpAddr)>,
     /// How many rounds it has made: a worker whose count stands still is stuck.
     pub rounds: AtomicU64,
+    /// Datagrams whose fragments wait, and condemned ones.
+    pub datagrams: AtomicU64,
+    /// Fragments that wait.
+    pub fragments: AtomicU64,
 }
 
 impl Shared {
@@ -48,6 +53,8 @@ impl Shared {
             events: Arc::new(EventQueue::new(events)),
             resolve: ArrayQueue::new(HELD_MAX),
             rounds: AtomicU64::new(0),
+            datagrams: AtomicU64::new(0),
+            fragments: AtomicU64::new(0),
         }
     }
 }
@@ -74,6 +81,8 @@ pub struct Worker<P: PortIo> {
     housekeeping: Now,
     /// This worker's share of the table's slots, so that all workers together visit each about once a second.
     slots_per_ms: usize,
+    /// The workers that were handed fragments in this round, bit by bit.
+    handed_to: u64,
 }
 
 impl<P: PortIo> Worker<P> {
@@ -100,6 +109,7 @@ impl<P: PortIo> Worker<P> {
             verdicts: Vec::with_capacity(BURST),
             housekeeping: Now(0),
             slots_per_ms,
+            handed_to: 0,
         }
     }
 
@@ -113,9 +123,14 @@ impl<P: PortIo> Worker<P> {
         self.pipeline.pause();
     }
 
-    /// How many packets wait for a next hop.
+    /// How many packets, or datagrams in fragments, wait for a next hop.
     pub fn held(&self) -> usize {
-        self.held.len()
+        self.held.len() + self.pipeline.datagrams_unresolved()
+    }
+
+    /// The workers that were handed fragments since the last call, bit by bit: they may be asleep.
+    pub fn take_handed_to(&mut self) -> u64 {
+        std::mem::take(&mut self.handed_to)
     }
 
     /// One round: a new snapshot if there is one, a burst from every port, and every millisecond the housekeeping.
@@ -127,11 +142,13 @@ impl<P: PortIo> Worker<P> {
         for port in 0..self.ports.len() {
             received += self.burst(PortId(port as u8), now);
         }
+        received += self.take_handed_over(now);
         let since = now.0.wrapping_sub(self.housekeeping.0);
         let mut budget = 0;
         if since >= HOUSEKEEPING_NS {
             self.housekeeping = now;
             self.give_up_waiting(now);
+            self.expire_fragments(now);
             budget = self.slots_per_ms * usize::try_from(since / HOUSEKEEPING_NS).unwrap_or(1000).min(1000);
         }
         let Worker { pipeline, snapshot, table, .. } = self;
@@ -152,12 +169,22 @@ impl<P: PortIo> Worker<P> {
         for _ in self.held.drain(..) {
             self.ledger.drop_for(Reason::ShutDown);
         }
+        while self.pipeline.take_handed_over().is_some() {
+            self.ledger.received += 1;
+            self.ledger.drop_for(Reason::ShutDown);
+        }
+        self.pipeline.drop_fragments(Reason::ShutDown);
         self.publish_ledger();
     }
 
     fn publish_ledger(&mut self) {
-        self.ledger.held = self.held.len() as u64;
-        self.shared.ledger.publish(&self.ledger);
+        let Worker { pipeline, ledger, shared, .. } = self;
+        pipeline.take_dropped_fragments(|reason, count| ledger.dropped[reason as usize] += u64::from(count));
+        let fragments = pipeline.fragments_held() as u64;
+        ledger.held = self.held.len() as u64 + fragments;
+        shared.fragments.store(fragments, Ordering::Relaxed);
+        shared.datagrams.store(pipeline.datagrams() as u64, Ordering::Relaxed);
+        shared.ledger.publish(ledger);
     }
 
     /// Takes a new snapshot, judges by it what waits, and only then acknowledges it.
@@ -172,6 +199,12 @@ impl<P: PortIo> Worker<P> {
                 self.frames.push(held.frame);
                 self.judge(held.ingress, now, Some(held.until));
             }
+            self.publish_ledger();
+        }
+        if self.pipeline.datagrams_unresolved() > 0 {
+            let Worker { pipeline, snapshot, table, .. } = self;
+            pipeline.judge_waiting_datagrams(&Context { now, snapshot, table });
+            self.carry_out_releases(usize::MAX);
             self.publish_ledger();
         }
         self.shared.mailbox.acknowledge(version);
@@ -199,13 +232,12 @@ impl<P: PortIo> Worker<P> {
         pipeline.sweep(&context, 0);
         let mut frames = std::mem::take(&mut self.frames);
         let verdicts = std::mem::take(&mut self.verdicts);
-        let mut next_hops = self.pipeline.take_unresolved();
         for (frame, &verdict) in frames.drain(..).zip(&verdicts) {
             match verdict {
                 Verdict::Drop(reason) => self.ledger.drop_for(reason),
                 Verdict::Hold => {
                     let until = deadline.unwrap_or(Now(now.0 + HOLD_NS));
-                    match next_hops.next() {
+                    match self.pipeline.next_unresolved() {
                         Some(next_hop) => {
                             let held = Held { frame, ingress, next_hop, until };
                             hold(&mut self.held, &mut self.ledger, &self.shared, held);
@@ -216,11 +248,84 @@ impl<P: PortIo> Worker<P> {
                 Verdict::Forward(_) | Verdict::Answer(..) => {
                     send(&mut self.ports, &mut self.ledger, frame, verdict);
                 }
+                Verdict::Stored(releases) => {
+                    // Its buffer may be wanted for what is released.
+                    drop(frame);
+                    self.carry_out_releases(releases.into());
+                }
+                Verdict::HandOver(to) => self.hand_over(to, ingress, frame.bytes()),
             }
         }
-        drop(next_hops);
         self.frames = frames;
         self.verdicts = verdicts;
+    }
+
+    /// Hands a fragment over to the worker that puts its datagram together. From then on it is that one's packet, in
+    /// its ledger too.
+    fn hand_over(&mut self, to: u16, ingress: PortId, frame: &[u8]) {
+        if self.pipeline.hand_over(to, ingress, frame) {
+            self.handed_to |= 1 << (to % 64);
+            self.ledger.received -= 1;
+            self.ledger.received_bytes -= frame.len() as u64;
+        } else {
+            self.ledger.drop_for(Reason::FragmentLimit);
+        }
+    }
+
+    /// Judges what other workers have handed over, at most a burst; returns how much it was. What it ended is reported
+    /// by the sweep at the end of the round.
+    fn take_handed_over(&mut self, now: Now) -> usize {
+        let mut taken = 0;
+        while taken < BURST {
+            let Some(handed) = self.pipeline.take_handed_over() else { break };
+            taken += 1;
+            self.ledger.received += 1;
+            self.ledger.received_bytes += handed.bytes().len() as u64;
+            let Worker { pipeline, snapshot, table, .. } = self;
+            match pipeline.process_handed_over(&Context { now, snapshot, table }, &handed) {
+                Verdict::Drop(reason) => self.ledger.drop_for(reason),
+                Verdict::Stored(releases) => self.carry_out_releases(releases.into()),
+                // A fragment gets no other verdict, and it is its own worker's already.
+                _ => self.ledger.drop_for(Reason::Fragment),
+            }
+        }
+        taken
+    }
+
+    /// Does what is to be done with stored fragments, at most `count` things.
+    fn carry_out_releases(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(release) = self.pipeline.next_release() else { return };
+            let (slot, verdict) = match release {
+                Release::Forward(slot, port) => (slot, Verdict::Forward(port)),
+                Release::Answer(slot, port, reason) => (slot, Verdict::Answer(port, reason)),
+                Release::Resolve(port, next_hop) => {
+                    // As in `hold`: a full queue loses nothing.
+                    let _ = self.shared.resolve.push((port, next_hop));
+                    continue;
+                }
+            };
+            let Worker { ports, pipeline, ledger, .. } = self;
+            match ports.first_mut().and_then(|port| port.allocate(pipeline.stored(slot))) {
+                Some(frame) => send(ports, ledger, frame, verdict),
+                None => not_sent(ledger, verdict, Reason::TxRingFull),
+            }
+            self.pipeline.free(slot);
+        }
+    }
+
+    /// Ends the waits of fragments that have lasted too long.
+    fn expire_fragments(&mut self, now: Now) {
+        if self.pipeline.datagrams() == 0 {
+            return;
+        }
+        let before = (self.pipeline.fragments_held(), self.pipeline.datagrams());
+        let Worker { pipeline, snapshot, table, .. } = self;
+        pipeline.expire_fragments(&Context { now, snapshot, table }, HOLD_NS);
+        if (self.pipeline.fragments_held(), self.pipeline.datagrams()) != before {
+            self.carry_out_releases(usize::MAX);
+            self.publish_ledger();
+        }
     }
 
     /// Ends the wait of packets whose next hop did not answer, and tells their senders.
@@ -268,6 +373,8 @@ fn send<P: PortIo>(ports: &mut [P], ledger: &mut Ledger, frame: P::Frame, verdic
         Verdict::Answer(port, reason) => (port, Some(reason)),
         Verdict::Drop(reason) => return ledger.drop_for(reason),
         Verdict::Hold => return ledger.drop_for(Reason::HoldQueueFull),
+        // They name no port: the callers carry them out.
+        Verdict::Stored(_) | Verdict::HandOver(_) => return ledger.drop_for(Reason::Fragment),
     };
     let bytes = frame.bytes().len() as u64;
     let failure = match ports.get_mut(usize::from(port.0)) {
@@ -287,14 +394,21 @@ fn send<P: PortIo>(ports: &mut [P], ledger: &mut Ledger, frame: P::Frame, verdic
             ledger.forwarded += 1;
             ledger.forwarded_bytes += bytes;
         }
-        (None, Some(failure)) => ledger.drop_for(failure),
         (Some(reason), None) => {
             ledger.drop_for(reason);
             ledger.answered += 1;
         }
-        (Some(reason), Some(_)) => {
+        (_, Some(failure)) => not_sent(ledger, verdict, failure),
+    }
+}
+
+/// Counts what was to be sent and was not: a forwarded packet for the failure, an answered one for its own reason.
+fn not_sent(ledger: &mut Ledger, verdict: Verdict, failure: Reason) {
+    match verdict {
+        Verdict::Answer(_, reason) => {
             ledger.drop_for(reason);
             ledger.answers_lost += 1;
         }
+        _ => ledger.drop_for(failure),
     }
 }

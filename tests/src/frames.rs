@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Range;
 
 use bulkhead_dataplane::topology::Mac;
 use etherparse::{NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader, TransportSlice};
@@ -186,6 +187,44 @@ pub fn fragment_v6(frame: &[u8], offset_and_more: u16) -> Vec<u8> {
     headers[ETHERNET_BYTES + 4..ETHERNET_BYTES + 6].copy_from_slice(&length.to_be_bytes());
     let fragment = [&[next, 0][..], &offset_and_more.to_be_bytes(), &[0, 0, 0, 7]].concat();
     [headers, fragment, content.to_vec()].concat()
+}
+
+/// A piece of a frame's IP packet as a fragment of the datagram with this identification: these bytes of what follows
+/// the IP header (RFC 791, section 3.2; RFC 8200, section 4.5). Of IPv4 the low 16 bits of the identification count.
+pub fn piece(frame: &[u8], id: u32, range: Range<usize>, more: bool) -> Vec<u8> {
+    let is_v4 = frame[12..14] == [8, 0];
+    let (headers, content) = frame.split_at(ETHERNET_BYTES + if is_v4 { 20 } else { 40 });
+    let (mut headers, content) = (headers.to_vec(), &content[range.clone()]);
+    let offset = range.start as u16;
+    if is_v4 {
+        headers[16..18].copy_from_slice(&(20 + content.len() as u16).to_be_bytes());
+        headers[18..20].copy_from_slice(&(id as u16).to_be_bytes());
+        return fragment_v4([&headers, content].concat(), (offset / 8) | (u16::from(more) << 13));
+    }
+    let next = std::mem::replace(&mut headers[ETHERNET_BYTES + 6], 44);
+    headers[18..20].copy_from_slice(&(8 + content.len() as u16).to_be_bytes());
+    let place = (offset | u16::from(more)).to_be_bytes();
+    [&headers, &[next, 0][..], &place, &id.to_be_bytes(), content].concat()
+}
+
+/// The frame's IP packet in fragments of this many bytes, a multiple of eight, each.
+pub fn pieces(frame: &[u8], id: u32, bytes: usize) -> Vec<Vec<u8>> {
+    let content = frame.len() - ETHERNET_BYTES - if frame[12..14] == [8, 0] { 20 } else { 40 };
+    let starts = (0..content).step_by(bytes);
+    starts.map(|start| piece(frame, id, start..content.min(start + bytes), start + bytes < content)).collect()
+}
+
+/// The frame's IP packet as it leaves the gateway: one hop older.
+pub fn one_hop_on(frame: &[u8]) -> Vec<u8> {
+    let mut packet = frame.to_vec();
+    if packet[12..14] == [8, 0] {
+        packet[ETHERNET_BYTES + 8] -= 1;
+        let place = u16::from_be_bytes([packet[20], packet[21]]);
+        packet = fragment_v4(packet, place);
+    } else {
+        packet[ETHERNET_BYTES + 7] -= 1;
+    }
+    packet.split_off(ETHERNET_BYTES)
 }
 
 /// An IP packet from the wire.

@@ -189,6 +189,8 @@ pub struct Status {
     pub worker_ledgers: Vec<Ledger>,
     /// The connection table.
     pub connections: Table,
+    /// Fragments that wait.
+    pub fragments: Fragments,
     /// Events lost because they came faster than they could be taken.
     pub events_lost: u64,
     /// Settings by which the kernel forwards around the gateway; empty when all is well.
@@ -241,7 +243,7 @@ pub struct Ledger {
     pub forwarded_bytes: u64,
     /// Dropped for any reason.
     pub dropped: u64,
-    /// Waiting for a next hop.
+    /// Waiting for a next hop, or for the rest of their datagram.
     pub held: u64,
     /// Our own answers sent.
     pub answered: u64,
@@ -249,6 +251,17 @@ pub struct Ledger {
     pub answers_lost: u64,
     /// Whether received = forwarded + dropped + held.
     pub balanced: bool,
+}
+
+/// Fragments that wait for the rest of their datagrams, or with them for a next hop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fragments {
+    /// How many there are; `held` of the ledger counts them too.
+    pub held: u64,
+    /// Datagrams that they belong to, and those condemned because their fragments overlap.
+    pub datagrams: u64,
+    /// How many may wait.
+    pub capacity: u64,
 }
 
 /// The connection table.

@@ -152,6 +152,7 @@ fn bulkhead(site: &Site, options: &Options) -> Result<Engine> {
         busy_poll: options.busy_poll,
         frames: FRAMES,
         events: 4096,
+        fragments: 0,
         cpus: vec![options.cpus[1]],
     };
     site.gateway.run(|| {

@@ -65,6 +65,11 @@ fn text(status: &Status) -> String {
             status.connections.evicted
         ),
     ];
+    let fragments = &status.fragments;
+    lines.push(format!(
+        "fragments    {} wait, of {} datagrams, room for {}",
+        fragments.held, fragments.datagrams, fragments.capacity
+    ));
     let ledger = &status.ledger;
     lines.push(format!(
         "ledger       {} received = {} forwarded + {} dropped + {} held: {}",

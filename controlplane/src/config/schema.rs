@@ -48,6 +48,8 @@ pub struct Gateway {
     pub half_open_percent: Option<Located<u64>>,
     /// `half_open_per_source`: how many half-open connections one source may have; 0 for no limit.
     pub half_open_per_source: Option<Located<u64>>,
+    /// `fragments`: how many of them may wait for the rest of their datagrams.
+    pub fragments: Option<Located<u64>>,
     /// `busy_poll`.
     pub busy_poll: Option<Located<bool>>,
     /// `local`: services of the gateway itself on every port.
@@ -170,6 +172,8 @@ pub const TIMEOUTS: &[&str] = &[
     "udp_replied",
     "icmp",
 ];
+/// The name that stands in `[gateway.timeouts]` besides: until a datagram is whole, it has no rule.
+const FRAGMENT_TIMEOUT: &str = "fragment";
 /// The longest time-out: 12 days, just under the connection table's own limit.
 const TIMEOUT_LIMIT: Duration = Duration::from_secs(12 * 86_400);
 const _: () = assert!(TIMEOUT_LIMIT.as_millis() < MAX_TIMEOUT_MS as u128);
@@ -253,23 +257,31 @@ fn gateway(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Gateway {
         connections_v6: reader.integer(table.take("connections_v6"), 1024..(1 << 27) + 1),
         half_open_percent: reader.integer(table.take("half_open_percent"), 1..101),
         half_open_per_source: reader.integer(table.take("half_open_per_source"), 0..(1 << 27) + 1),
+        fragments: reader.integer(table.take("fragments"), 0..(1 << 18) + 1),
         busy_poll: reader.boolean(table.take("busy_poll")),
         local: reader.strings(table.take("local")).unwrap_or_default(),
-        timeouts: timeouts(reader, table.take("timeouts"), "[gateway.timeouts]"),
+        timeouts: timeouts(reader, table.take("timeouts"), "[gateway.timeouts]", &[FRAGMENT_TIMEOUT]),
     };
     reader.finish(table, &["floors", "require", "audit", "identity", "portal", "vlans"]);
     gateway
 }
 
-fn timeouts(reader: &mut Reader<'_>, value: Option<&Value<'_>>, what: &'static str) -> Vec<(Text, Duration)> {
+/// Those of [`TIMEOUTS`] and `more`.
+fn timeouts(
+    reader: &mut Reader<'_>,
+    value: Option<&Value<'_>>,
+    what: &'static str,
+    more: &[&'static str],
+) -> Vec<(Text, Duration)> {
     let Some(mut table) = reader.table(value, what) else { return Vec::new() };
     let entries: Vec<_> = table.entries().collect();
-    for name in TIMEOUTS {
+    let names = [TIMEOUTS, more].concat();
+    for name in &names {
         table.take(name);
     }
     let mut list = Vec::new();
     for (key, value) in entries {
-        if !TIMEOUTS.contains(&key.get_ref().as_ref()) {
+        if !names.contains(&key.get_ref().as_ref()) {
             continue;
         }
         let Some(text) = reader.string(Some(value)) else { continue };
@@ -375,7 +387,7 @@ fn rules(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Rule> {
             to: reader.strings(table.take("to")).unwrap_or_default(),
             services: reader.strings(table.take("services")).unwrap_or_default(),
             action: reader.string(table.take("action")),
-            timeouts: timeouts(reader, table.take("timeouts"), "`timeouts`"),
+            timeouts: timeouts(reader, table.take("timeouts"), "`timeouts`", &[]),
             limits: limits(reader, table.take("limits")),
             owner: reader.string(table.take("owner")),
             ticket: reader.string(table.take("ticket")),

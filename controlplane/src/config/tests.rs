@@ -409,6 +409,33 @@ fn limits_are_checked() {
 }
 
 #[test]
+fn fragments_have_a_limit_and_a_time_out_of_the_gateway_alone() {
+    for (value, expected) in [
+        ("262145", "20:13 `262145` is out of range | from 0 to 262144"),
+        ("true", "20:13 expected an integer, found a boolean"),
+    ] {
+        append(&format!("[gateway]\nfragments = {value}\n"), &[expected]);
+    }
+    append(
+        "[gateway.timeouts]\nfragments = \"3s\"\n",
+        &["20:1 unknown key `fragments` in [gateway.timeouts] | did you mean `fragment`?"],
+    );
+    // Until a datagram is whole, it has no rule.
+    append(
+        "timeouts = { fragment = \"3s\" }\n",
+        &[
+            "19:14 unknown key `fragment` in `timeouts` | known here: tcp_handshake, tcp_established, tcp_closing, \
+           tcp_time_wait, tcp_closed, udp_unreplied, udp_replied, icmp",
+        ],
+    );
+    let text = format!("{GOOD}[gateway]\nfragments = 2000\n[gateway.timeouts]\nfragment = \"5s\"\n");
+    let gateway = model::parse("t.toml", &text).unwrap().gateway;
+    assert_eq!((gateway.fragments, gateway.timeouts.fragment_ms), (2000, 5000));
+    let default = model::parse("t.toml", GOOD).unwrap().gateway;
+    assert_eq!((default.fragments, default.timeouts.fragment_ms), (8192, 30_000));
+}
+
+#[test]
 fn tests_are_checked() {
     let test = |rest: &str| format!("[[test]]\nname = \"t\"\nfrom = \"web\"\nto = \"10.2.0.7\"\n{rest}\n");
     append(

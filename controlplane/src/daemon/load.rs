@@ -69,6 +69,7 @@ pub fn engine_config(model: &Model) -> EngineConfig {
         busy_poll: gateway.busy_poll,
         frames: (ports.len() as u32 * FRAMES_PER_PORT).max(FRAMES_MIN),
         events: EVENTS,
+        fragments: gateway.fragments,
         cpus: Vec::new(),
         ports,
     }
@@ -103,6 +104,7 @@ pub fn needs_restart(old: &Model, new: &Model) -> Vec<String> {
     compare("half_open_percent", old.half_open_percent.to_string(), new.half_open_percent.to_string());
     let per_source = |gateway: &Gateway| gateway.half_open_per_source.to_string();
     compare("half_open_per_source", per_source(old), per_source(new));
+    compare("fragments", old.fragments.to_string(), new.fragments.to_string());
     compare("busy_poll", old.busy_poll.to_string(), new.busy_poll.to_string());
     changes
 }

@@ -7,7 +7,7 @@ use bulkhead_dataplane::verdict::{PortId, Reason, RuleId};
 
 use super::gateway::{Gateway, lock};
 use super::time::rfc3339;
-use crate::api::types::{DropRow, Ledger, Port, Refusal, RuleRow, Status, Table};
+use crate::api::types::{DropRow, Fragments, Ledger, Port, Refusal, RuleRow, Status, Table};
 use crate::model::action_text;
 
 /// How the gateway is.
@@ -21,6 +21,7 @@ pub fn status(gateway: &Gateway) -> Result<Status, Refusal> {
     let mut sum = counters::Ledger::default();
     ledgers.iter().for_each(|ledger| sum.add(ledger));
     let (started, started_wall) = gateway.started;
+    let (fragments, datagrams) = engine.fragments();
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -43,6 +44,7 @@ pub fn status(gateway: &Gateway) -> Result<Status, Refusal> {
             evicted: table.evicted(),
             capacity: table.capacity().into(),
         },
+        fragments: Fragments { held: fragments, datagrams, capacity: engine.fragment_capacity() },
         events_lost: engine.events_lost(),
         kernel_forwarding: lock(&gateway.kernel_forwarding).clone(),
         alarms_total,

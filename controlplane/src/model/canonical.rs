@@ -30,12 +30,13 @@ impl Model {
             "tcp_handshake_ms": t.tcp_handshake_ms, "tcp_established_ms": t.tcp_established_ms,
             "tcp_closing_ms": t.tcp_closing_ms, "tcp_time_wait_ms": t.tcp_time_wait_ms,
             "tcp_closed_ms": t.tcp_closed_ms, "udp_unreplied_ms": t.udp_unreplied_ms,
-            "udp_replied_ms": t.udp_replied_ms, "icmp_ms": t.icmp_ms,
+            "udp_replied_ms": t.udp_replied_ms, "icmp_ms": t.icmp_ms, "fragment_ms": t.fragment_ms,
         });
         json!({
             "control": gateway.control, "workers": gateway.workers, "connections": gateway.connections_v4,
             "connections_v6": gateway.connections_v6, "half_open_percent": gateway.half_open_percent,
-            "half_open_per_source": gateway.half_open_per_source, "busy_poll": gateway.busy_poll, "timeouts": timeouts,
+            "half_open_per_source": gateway.half_open_per_source, "fragments": gateway.fragments,
+            "busy_poll": gateway.busy_poll, "timeouts": timeouts,
         })
     }
 

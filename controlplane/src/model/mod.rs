@@ -57,6 +57,8 @@ pub struct Gateway {
     pub half_open_percent: u8,
     /// How many connections of one source may wait for their handshake; 0 for no limit.
     pub half_open_per_source: u32,
+    /// Fragments that all workers together hold; 0 drops every fragment.
+    pub fragments: u32,
     /// Whether workers ask the kernel for preferred busy polling.
     pub busy_poll: bool,
     /// How long idle connections are kept.
@@ -72,6 +74,7 @@ impl Default for Gateway {
             connections_v6: 131_072,
             half_open_percent: 25,
             half_open_per_source: 0,
+            fragments: 8192,
             busy_poll: true,
             timeouts: Timeouts::default(),
         }

@@ -89,6 +89,7 @@ fn gateway(config: &Config) -> Gateway {
         connections_v6: size(&written.connections_v6, default.connections_v6),
         half_open_percent: size(&written.half_open_percent, default.half_open_percent.into()) as u8,
         half_open_per_source: size(&written.half_open_per_source, 0) as u32,
+        fragments: size(&written.fragments, default.fragments as usize) as u32,
         busy_poll: written.busy_poll.as_ref().map_or(default.busy_poll, |v| v.value),
         timeouts,
     }
@@ -105,6 +106,7 @@ fn timeout<'t>(timeouts: &'t mut Timeouts, name: &str) -> &'t mut u32 {
         "udp_unreplied" => &mut timeouts.udp_unreplied_ms,
         "udp_replied" => &mut timeouts.udp_replied_ms,
         "icmp" => &mut timeouts.icmp_ms,
+        "fragment" => &mut timeouts.fragment_ms,
         other => unreachable!("`{other}` is not in TIMEOUTS, and reading refuses it"),
     }
 }

@@ -49,7 +49,7 @@ pub use tcp::State;
 pub use timeouts::{MAX_OVERRIDES, MAX_TIMEOUT_MS, Overrides, TimeoutClass, Timeouts};
 
 use crate::headers::TcpSegment;
-use crate::sync::{AtomicU64, Relaxed};
+use crate::sync::{AtomicU32, AtomicU64, Relaxed};
 use crate::verdict::{Direction, Generation, Now, PortId, RuleId};
 use key::HashKey;
 use limits::Accounts;
@@ -103,6 +103,8 @@ pub struct Table {
     sweep: CachePadded<AtomicU64>,
     classes: std::sync::Mutex<Classes>,
     accounts: Arc<Accounts>,
+    /// [`Timeouts::fragment_ms`], for the packet path.
+    fragment_ms: AtomicU32,
 }
 
 impl Table {
@@ -122,6 +124,7 @@ impl Table {
             epochs: Epochs::new(workers),
             sweep: CachePadded::new(AtomicU64::new(0)),
             classes: std::sync::Mutex::new(Classes::new(config.timeouts)),
+            fragment_ms: AtomicU32::new(config.timeouts.fragment_ms),
         }
     }
 
@@ -151,9 +154,15 @@ impl Table {
     /// Replaces the gateway's own idle limits, also for the connections that exist and in what rules leave out. Not for
     /// the packet path.
     pub fn set_timeouts(&self, timeouts: &Timeouts) {
+        self.fragment_ms.store(timeouts.fragment_ms, Relaxed);
         let mut classes = self.classes();
         classes.set_base(timeouts);
         self.store(&classes);
+    }
+
+    /// How long a datagram waits for the rest of its fragments, nanoseconds.
+    pub fn fragment_timeout_ns(&self) -> u64 {
+        u64::from(self.fragment_ms.load(Relaxed)) * 1_000_000
     }
 
     fn store(&self, classes: &Classes) {

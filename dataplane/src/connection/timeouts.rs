@@ -29,6 +29,7 @@ impl Overrides {
             udp_unreplied_ms: self.udp_unreplied_ms.unwrap_or(base.udp_unreplied_ms),
             udp_replied_ms: self.udp_replied_ms.unwrap_or(base.udp_replied_ms),
             icmp_ms: self.icmp_ms.unwrap_or(base.icmp_ms),
+            fragment_ms: base.fragment_ms,
         }
     }
 }
@@ -142,6 +143,9 @@ pub struct Timeouts {
     pub udp_replied_ms: u32,
     /// ICMP echo. 60 s (RFC 5508, REQ-2).
     pub icmp_ms: u32,
+    /// A datagram of which fragments are missing, from the first that came. 30 s: RFC 791 says 15, RFC 8200 gives a
+    /// host 60 at most, and a host behind the gateway need not wait longer than we do.
+    pub fragment_ms: u32,
 }
 
 impl Default for Timeouts {
@@ -155,6 +159,7 @@ impl Default for Timeouts {
             udp_unreplied_ms: 120_000,
             udp_replied_ms: 120_000,
             icmp_ms: 60_000,
+            fragment_ms: 30_000,
         }
     }
 }

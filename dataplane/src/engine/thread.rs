@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use super::Error;
 use crate::answer::{Limits, RateLimiter};
 use crate::connection::{self, Table};
+use crate::fragments::Share;
 use crate::pipeline::Pipeline;
 use crate::port::XdpPort;
 use crate::snapshot::Snapshot;
@@ -112,7 +113,9 @@ pub(super) struct Start {
     pub shared: Arc<Shared>,
     pub commands: Arc<ArrayQueue<Command>>,
     pub counters: Arc<SocketCounters>,
-    pub wake: Arc<EventFd>,
+    /// What wakes every worker, this one too.
+    pub wakes: Arc<[Arc<EventFd>]>,
+    pub fragments: Arc<Share>,
     pub unresolved: Arc<EventFd>,
     pub stop: Arc<AtomicBool>,
     pub clock: Instant,
@@ -157,7 +160,8 @@ pub(super) fn run(start: Start, connections: connection::Worker, ready: &Sender<
         start.counters.write(index, port);
     }
     let limiter = RateLimiter::new(Limits::default());
-    let pipeline = Pipeline::new(start.index, connections, limiter, start.shared.events.clone());
+    let pipeline = Pipeline::new(start.index, connections, limiter, start.shared.events.clone())
+        .with_fragments(start.fragments.clone());
     let worker = Worker::new(
         ports,
         pipeline,
@@ -201,6 +205,10 @@ fn turn(mut worker: Worker<XdpPort<'_>>, start: &Start) {
                 worker.ports_mut().iter_mut().for_each(XdpPort::kick);
             }
         }
+        let handed_to = worker.take_handed_to();
+        if handed_to != 0 {
+            wake(start, handed_to);
+        }
         if !start.shared.resolve.is_empty() && worker.held() > 0 {
             let _ = start.unresolved.write(1);
         }
@@ -224,6 +232,16 @@ fn turn(mut worker: Worker<XdpPort<'_>>, start: &Start) {
     }
 }
 
+/// Wakes the workers of these bits.
+fn wake(start: &Start, workers: u64) {
+    for (index, wake) in start.wakes.iter().enumerate().take(64) {
+        if workers >> index & 1 != 0 {
+            // Only a full counter refuses, and then it is being woken already.
+            let _ = wake.write(1);
+        }
+    }
+}
+
 fn reopen(
     worker: &mut Worker<XdpPort<'_>>,
     start: &Start,
@@ -241,10 +259,10 @@ fn sleep(worker: &mut Worker<XdpPort<'_>>, start: &Start) {
     let waits = worker.held() > 0 || worker.ports_mut().iter_mut().any(|port| port.pending() > 0);
     worker.pause();
     let timeout = PollTimeout::from(if waits { SHORT_SLEEP_MS } else { SLEEP_MS });
-    let mut fds = vec![PollFd::new(start.wake.as_fd(), PollFlags::POLLIN)];
+    let mut fds = vec![PollFd::new(start.wakes[start.index].as_fd(), PollFlags::POLLIN)];
     let ports = worker.ports_mut();
     fds.extend(ports.iter().filter_map(XdpPort::socket).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
     // An interrupted or failed poll is a shorter sleep.
     let _ = poll(&mut fds, timeout);
-    let _ = start.wake.read();
+    let _ = start.wakes[start.index].read();
 }

@@ -2,12 +2,14 @@
 
 use crate::headers::protocol;
 use crate::verdict::Reason;
-use crate::wire::ipv6;
+use crate::wire::{be16, be32, ipv6};
 
-/// The longest chain, in headers. Two can stand in a packet that passes; the bound does not lean on that.
+/// The longest chain, in headers. Three can stand in a packet that passes; the bound does not lean on that.
 const MAX_HEADERS: usize = 8;
 /// The longest chain, in bytes: what hardware routers read (RFC 9098, section 7).
 const MAX_BYTES: usize = 256;
+/// A fragment header: it has no length field.
+pub(super) const FRAGMENT_BYTES: usize = 8;
 
 /// Option types (RFC 8200, section 4.2; RFC 2675).
 const PAD1: u8 = 0;
@@ -22,7 +24,37 @@ pub(super) struct Upper {
     pub offset: usize,
 }
 
-/// Walks from the first next-header value to the transport header.
+/// How much of a chain has been walked: the fragmentable part of a datagram continues the chain before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Chain {
+    headers: u8,
+    bytes: u16,
+    destination_options: bool,
+    fragment: bool,
+}
+
+/// A fragment header that makes its packet a piece of a datagram (RFC 8200, section 4.5).
+pub(super) struct Piece {
+    /// Where what it carries begins in the packet's payload, bytes.
+    pub content: usize,
+    /// Its next header.
+    pub next: u8,
+    /// Where its content lies in the datagram, bytes.
+    pub offset: u16,
+    /// Whether more follows.
+    pub more: bool,
+    pub id: u32,
+    /// The chain up to and with the fragment header.
+    pub chain: Chain,
+}
+
+/// Where a chain ends.
+enum End {
+    Upper(Upper),
+    Piece(Piece),
+}
+
+/// Walks from the first next-header value to the transport header. An atomic fragment is a plain packet (RFC 6946).
 #[inline(always)]
 pub(super) fn walk(payload: &[u8], next: u8) -> Result<Upper, Reason> {
     match next {
@@ -32,36 +64,87 @@ pub(super) fn walk(payload: &[u8], next: u8) -> Result<Upper, Reason> {
 }
 
 #[cold]
-fn walk_chain(payload: &[u8], mut next: u8) -> Result<Upper, Reason> {
-    let mut offset = 0;
-    let mut destination_options = false;
-    for position in 0..=MAX_HEADERS {
+fn walk_chain(payload: &[u8], next: u8) -> Result<Upper, Reason> {
+    match follow(payload, 0, next, Chain::default())? {
+        End::Upper(upper) => Ok(upper),
+        End::Piece(_) => Err(Reason::Fragment),
+    }
+}
+
+/// As [`walk`], in the packet that an ICMP error quotes: a first fragment holds the transport header.
+pub(super) fn walk_quoted(payload: &[u8], next: u8) -> Result<Upper, Reason> {
+    match follow(payload, 0, next, Chain::default())? {
+        End::Upper(upper) => Ok(upper),
+        End::Piece(piece) if piece.offset == 0 => walk_from(payload, piece.content, piece.next, piece.chain),
+        End::Piece(_) => Err(Reason::Fragment),
+    }
+}
+
+/// Walks on behind a fragment header, whose offset in `payload` is `start`.
+pub(super) fn walk_from(payload: &[u8], start: usize, next: u8, chain: Chain) -> Result<Upper, Reason> {
+    match follow(payload, start, next, chain)? {
+        End::Upper(upper) => Ok(upper),
+        End::Piece(_) => Err(Reason::FragmentNested),
+    }
+}
+
+/// The fragment header of a packet for which [`walk`] says [`Reason::Fragment`].
+pub(super) fn piece(payload: &[u8], next: u8) -> Result<Piece, Reason> {
+    match follow(payload, 0, next, Chain::default())? {
+        End::Upper(_) => Err(Reason::FragmentMalformed),
+        End::Piece(piece) => Ok(piece),
+    }
+}
+
+fn follow(payload: &[u8], start: usize, mut next: u8, mut chain: Chain) -> Result<End, Reason> {
+    let mut offset = start;
+    loop {
         match next {
             protocol::TCP | protocol::UDP | protocol::ICMPV6 => {
-                return Ok(Upper { protocol: next, offset });
+                return Ok(End::Upper(Upper { protocol: next, offset }));
             }
             // Only as the very first, and so never twice.
-            ipv6::HOP_BY_HOP if position == 0 => {}
+            ipv6::HOP_BY_HOP if chain.headers == 0 => {}
             ipv6::HOP_BY_HOP => return Err(Reason::Ipv6BadExtension),
             // A second one belongs behind a routing header, and those are not let through.
-            ipv6::DESTINATION_OPTIONS if destination_options => return Err(Reason::Ipv6BadExtension),
-            ipv6::DESTINATION_OPTIONS => destination_options = true,
+            ipv6::DESTINATION_OPTIONS if chain.destination_options => return Err(Reason::Ipv6BadExtension),
+            ipv6::DESTINATION_OPTIONS => chain.destination_options = true,
             ipv6::ROUTING => return Err(Reason::Ipv6RoutingHeader),
-            ipv6::FRAGMENT => return Err(Reason::Fragment),
+            ipv6::FRAGMENT if chain.fragment => return Err(Reason::FragmentNested),
+            ipv6::FRAGMENT => chain.fragment = true,
             ipv6::NO_NEXT_HEADER => return Err(Reason::Ipv6NoNextHeader),
             _ => return Err(Reason::ProtocolUnsupported),
         }
         let header = payload.get(offset..).ok_or(Reason::Ipv6BadExtension)?;
         let &[following, units] = header.first_chunk::<2>().ok_or(Reason::Ipv6BadExtension)?;
-        let bytes = (usize::from(units) + 1) * 8;
-        if offset + bytes > MAX_BYTES {
+        // The second byte of a fragment header is reserved.
+        let bytes = if next == ipv6::FRAGMENT { FRAGMENT_BYTES } else { (usize::from(units) + 1) * 8 };
+        chain.headers += 1;
+        if usize::from(chain.headers) > MAX_HEADERS || usize::from(chain.bytes) + bytes > MAX_BYTES {
             return Err(Reason::Ipv6TooManyExtensions);
         }
-        options(header.get(2..bytes).ok_or(Reason::Ipv6BadExtension)?, next == ipv6::HOP_BY_HOP)?;
+        chain.bytes += bytes as u16;
         offset += bytes;
+        if next == ipv6::FRAGMENT {
+            let header = header.first_chunk::<FRAGMENT_BYTES>().ok_or(Reason::Ipv6BadExtension)?;
+            let (position, id) = (be16(header, 2), be32(header, 4));
+            let (position, more) = (position & !7, position & 1 != 0);
+            // Alone it is the whole datagram, and has nothing to do with others of its identification.
+            if position != 0 || more {
+                return Ok(End::Piece(Piece {
+                    content: offset,
+                    next: following,
+                    offset: position,
+                    more,
+                    id,
+                    chain,
+                }));
+            }
+        } else {
+            options(header.get(2..bytes).ok_or(Reason::Ipv6BadExtension)?, next == ipv6::HOP_BY_HOP)?;
+        }
         next = following;
     }
-    Err(Reason::Ipv6TooManyExtensions)
 }
 
 /// Checks the options of one header. Routers are bound by the hop-by-hop ones: an option there that asks to be

@@ -25,14 +25,14 @@ pub fn parse(frame: &[u8]) -> Result<Headers, Reason> {
     }
 }
 
-struct Link {
-    ethertype: u16,
-    vlan: u16,
-    network: usize,
+pub(super) struct Link {
+    pub ethertype: u16,
+    pub vlan: u16,
+    pub network: usize,
 }
 
 #[inline(always)]
-fn ethernet(frame: &[u8]) -> Result<Link, Reason> {
+pub(super) fn ethernet(frame: &[u8]) -> Result<Link, Reason> {
     let header = chunk::<{ ethernet::HEADER_BYTES }>(frame, 0).ok_or(Reason::EthernetTruncated)?;
     let source = &header[6..12];
     if source[0] & 1 != 0 || source == [0; 6] {
@@ -62,13 +62,13 @@ fn tagged(frame: &[u8]) -> Result<Link, Reason> {
 }
 
 /// What both families tell the transport parser.
-struct Network {
-    addresses: Addresses,
-    protocol: u8,
-    hop_limit: u8,
-    may_fragment: bool,
-    transport_offset: usize,
-    end: usize,
+pub(super) struct Network {
+    pub addresses: Addresses,
+    pub protocol: u8,
+    pub hop_limit: u8,
+    pub may_fragment: bool,
+    pub transport_offset: usize,
+    pub end: usize,
 }
 
 #[inline(always)]
@@ -160,7 +160,7 @@ pub(super) fn address6(header: &[u8; ipv6::HEADER_BYTES], offset: usize) -> Ipv6
 }
 
 #[inline(always)]
-fn finish(frame: &[u8], link: &Link, network: Network) -> Result<Headers, Reason> {
+pub(super) fn finish(frame: &[u8], link: &Link, network: Network) -> Result<Headers, Reason> {
     // Offsets are kept in 16 bits. A longer frame does not exist on any link the gateway serves, but the bytes given
     // may claim one.
     let Ok(end) = u16::try_from(network.end) else {

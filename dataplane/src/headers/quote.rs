@@ -66,8 +66,7 @@ fn read6(quoted: &[u8], mtu: Option<u32>) -> Option<Quote> {
         return None;
     }
     let body = &body[..body.len().min(payload)];
-    // A fragment header is a reason to drop here too: the gateway forwards none, and no router adds one.
-    let upper = extension::walk(body, header[6]).ok()?;
+    let upper = extension::walk_quoted(body, header[6]).ok()?;
     let addresses = Addresses::V6(address6(header, 8), address6(header, 24));
     transport(body.get(upper.offset..)?, addresses, upper.protocol, mtu)
 }

@@ -310,7 +310,7 @@ fn h19_jumbo_and_impossible_ipv6_options_are_refused() {
 }
 
 #[test]
-fn f1_every_ipv4_fragment_is_refused_and_an_ipv6_fragment_header_too() {
+fn f1_no_piece_of_a_datagram_is_taken_for_a_packet() {
     let frame = sample::udp(Family::V4, b"question");
     for (high, low) in [(0x20, 0), (0, 1), (0x1f, 0xff), (0x60, 1)] {
         let fragment = changed(&frame, |f| f[IP + 6..IP + 8].copy_from_slice(&[high, low]));

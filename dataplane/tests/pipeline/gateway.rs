@@ -7,6 +7,7 @@ use bulkhead_dataplane::answer::{Limits, RateLimiter};
 use bulkhead_dataplane::connection::{Overrides, RuleLimits, Table, TableConfig, Timeouts};
 use bulkhead_dataplane::counters::{Ledger, RuleCounters, RuleHits};
 use bulkhead_dataplane::event::Event;
+use bulkhead_dataplane::fragments::Share;
 use bulkhead_dataplane::packet::{FrameBuf, MemoryFrame};
 use bulkhead_dataplane::pipeline::Pipeline;
 use bulkhead_dataplane::policy::{Action, Rule, RuleSet, Segment, Service, compile};
@@ -129,7 +130,8 @@ impl Gateway {
             table.worker().unwrap(),
             RateLimiter::new(Limits::default()),
             shared.events.clone(),
-        );
+        )
+        .with_fragments(Arc::new(Share::new(1024, 1)));
         let ports = vec![MemoryPort::default(), MemoryPort::default()];
         let worker = Worker::new(ports, pipeline, table.clone(), shared.clone(), snapshot.clone(), 1);
         Gateway { worker, table, shared, snapshot, now: Now(1_000_000_000) }

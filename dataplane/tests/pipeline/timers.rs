@@ -137,6 +137,7 @@ fn w17_every_limit_can_be_configured() {
         udp_unreplied_ms: 6_006,
         udp_replied_ms: 7_007,
         icmp_ms: 8_008,
+        fragment_ms: 9_009,
     });
 }
 

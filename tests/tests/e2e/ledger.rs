@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead_tests::config::{Config, allow, deny, reject};
-use bulkhead_tests::frames::{Family, flags, fragment_v4, segment};
+use bulkhead_tests::frames::{Family, flags, pieces, segment};
 use bulkhead_tests::gateway::program;
 use bulkhead_tests::scene::{Scene, number};
 use bulkhead_tests::traffic::Traffic;
@@ -32,7 +32,11 @@ fn everything(scene: &Scene, from: &str, to: &str) -> impl Fn(u32) -> Vec<u8> + 
                 path.udp(port, 53, b"to nobody")
             }
             6 => path.ttl(1).udp(port, 53, b"last hop"),
-            _ if number & 1 == 0 => fragment_v4(path.udp(port, 53, &[1; 32]), 0x2000),
+            // Both halves of every other datagram, and of those between the first half twice.
+            _ if number & 1 == 0 => {
+                let half = usize::from(number & 48 == 48);
+                pieces(&path.udp(4000, 53, &[1; 40]), number >> 5, 24).swap_remove(half)
+            }
             _ => path.udp(port, 53, b"cut")[..40].to_vec(),
         }
     }
@@ -42,7 +46,11 @@ fn everything(scene: &Scene, from: &str, to: &str) -> impl Fn(u32) -> Vec<u8> + 
 fn the_ledger_is_exact_under_more_of_everything_than_the_gateway_can_take() {
     let rules =
         |telnet: &str| allow("names", "any", "any", "udp/53") + &deny("old", "any", "any", "udp/54") + telnet;
-    let config = |telnet: String| Config { connections: 1024, ..Config::new(rules(&telnet)) };
+    let config = |telnet: String| Config {
+        connections: 1024,
+        timeouts: "fragment = \"1s\"",
+        ..Config::new(rules(&telnet))
+    };
     let quiet = config(reject("telnet", "any", "any", "tcp/23"));
     let loud = config(deny("telnet", "any", "any", "tcp/23"));
     let Some(scene) = Scene::start(&quiet) else { return };
@@ -66,7 +74,9 @@ fn the_ledger_is_exact_under_more_of_everything_than_the_gateway_can_take() {
     let arrived: u64 = status["ports"].as_array().unwrap().iter().map(|port| number(port, "received")).sum();
     println!("{sent} frames sent, {arrived} arrived, ledger {}", status["ledger"]);
     let drops = scene.drops();
-    for reason in ["rule_denied", "no_connection", "hop_limit_exceeded", "fragment", "hold_queue_full"] {
+    for reason in
+        ["rule_denied", "no_connection", "hop_limit_exceeded", "fragment_duplicate", "hold_queue_full"]
+    {
         assert!(drops.get(reason) > Some(&100), "{reason}: {drops:?}");
     }
     // Those that waited have been given up, or the ledger would still hold them.

@@ -3,9 +3,7 @@
 use std::net::IpAddr;
 
 use bulkhead_tests::config::{Config, allow, deny, reject};
-use bulkhead_tests::frames::{
-    Content, ETHERNET_BYTES, Family, Packet, Path, flags, fragment_v4, fragment_v6, segment,
-};
+use bulkhead_tests::frames::{Content, ETHERNET_BYTES, Family, Packet, Path, flags, pieces, segment};
 use bulkhead_tests::scene::{Scene, office_and_servers, zone};
 
 /// A payload long enough for an ICMP error about it, which is never longer than what it is about.
@@ -232,19 +230,14 @@ fn what_is_no_ip_packet_is_dropped_with_its_reason() {
 }
 
 #[test]
-fn a_fragment_is_dropped_whatever_the_rules_say() {
-    let Some(scene) = Scene::start(&Config::new(allow("all", "any", "any", "any"))) else { return };
+fn a_fragment_is_dropped_whatever_the_rules_say_where_fragments_are_switched_off() {
+    let all = Config { gateway: "fragments = 0".into(), ..Config::new(allow("all", "any", "any", "any")) };
+    let Some(scene) = Scene::start(&all) else { return };
     let before = scene.drops();
-    let v4 = scene.path("office", "servers", Family::V4).udp(4000, 53, b"0123456789abcdef");
-    // The first (more fragments follow) and a later one (8 bytes in).
-    for flags_and_offset in [0x2000_u16, 0x0001, 0x2001] {
-        scene.stays_out("office", "servers", &fragment_v4(v4.clone(), flags_and_offset));
+    for family in Family::BOTH {
+        let whole = scene.path("office", "servers", family).udp(4000, 53, b"0123456789abcdef");
+        pieces(&whole, 1, 8).iter().for_each(|frame| scene.stays_out("office", "servers", frame));
+        scene.crosses("office", "servers", &whole);
     }
-    let v6 = scene.path("office", "servers", Family::V6).udp(4000, 53, b"0123456789abcdef");
-    for offset_and_more in [0x0001_u16, 0x0008, 0x0009] {
-        scene.stays_out("office", "servers", &fragment_v6(&v6, offset_and_more));
-    }
-    scene.crosses("office", "servers", &v4);
-    scene.crosses("office", "servers", &v6);
     scene.expect_drops(&before, &[("fragment", 6)]);
 }
