@@ -8,7 +8,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::headers::{Addresses, Headers, TcpSegment, Transport, protocol, tcp_flags};
+use crate::connection::Challenge;
+use crate::headers::{Addresses, Headers, Transport, protocol, tcp_flags};
 use crate::packet::FrameBuf;
 use crate::wire::checksum::Sum;
 use crate::wire::{icmp, ipv4, ipv6, tcp};
@@ -77,6 +78,31 @@ impl IcmpError {
 #[must_use]
 pub fn tcp_reset(frame: &mut impl FrameBuf, headers: &Headers) -> bool {
     let Transport::Tcp(segment) = headers.transport else { return false };
+    let answer = if segment.flags & tcp_flags::ACK != 0 {
+        (segment.acknowledgement, 0, tcp_flags::RST)
+    } else {
+        // SYN and FIN each take one sequence number.
+        let controls = (segment.flags & (tcp_flags::SYN | tcp_flags::FIN)).count_ones();
+        let length = u32::from(segment.payload) + controls;
+        (0, segment.sequence.wrapping_add(length), tcp_flags::RST | tcp_flags::ACK)
+    };
+    tcp_answer(frame, headers, answer)
+}
+
+/// Turns a SYN into the SYN-ACK that asks its sender to show that it is there (see
+/// [`Clients`](crate::connection::Clients)), as if its destination had sent it: without options, and with a window of 0,
+/// so that it is never longer than the SYN and nobody who should take it for real sends data on it.
+///
+/// Returns false as [`tcp_reset`] does.
+#[must_use]
+pub fn syn_challenge(frame: &mut impl FrameBuf, headers: &Headers, challenge: Challenge) -> bool {
+    let Challenge { sequence, acknowledgement } = challenge;
+    tcp_answer(frame, headers, (sequence, acknowledgement, tcp_flags::SYN | tcp_flags::ACK))
+}
+
+/// Turns a TCP segment into a bare one with these sequence and acknowledgement numbers and flags, sent back.
+fn tcp_answer(frame: &mut impl FrameBuf, headers: &Headers, answer: (u32, u32, u8)) -> bool {
+    let Transport::Tcp(segment) = headers.transport else { return false };
     if segment.flags & tcp_flags::RST != 0 || !may_answer(frame.bytes(), headers) {
         return false;
     }
@@ -91,20 +117,16 @@ pub fn tcp_reset(frame: &mut impl FrameBuf, headers: &Headers) -> bool {
     let bytes = frame.bytes_mut();
     swap_ethernet(bytes);
     write_ip(&mut bytes[network..start], &addresses, protocol::TCP, tcp::HEADER_BYTES as u16, 0);
-    let out = reset(headers, &segment, &addresses);
+    let out = bare_segment(headers, &addresses, answer);
     bytes[start..].copy_from_slice(&out);
     true
 }
 
-fn reset(headers: &Headers, segment: &TcpSegment, addresses: &Addresses) -> [u8; tcp::HEADER_BYTES] {
-    let (sequence, acknowledgement, flags) = if segment.flags & tcp_flags::ACK != 0 {
-        (segment.acknowledgement, 0, tcp_flags::RST)
-    } else {
-        // SYN and FIN each take one sequence number.
-        let controls = (segment.flags & (tcp_flags::SYN | tcp_flags::FIN)).count_ones();
-        let length = u32::from(segment.payload) + controls;
-        (0, segment.sequence.wrapping_add(length), tcp_flags::RST | tcp_flags::ACK)
-    };
+fn bare_segment(
+    headers: &Headers,
+    addresses: &Addresses,
+    (sequence, acknowledgement, flags): (u32, u32, u8),
+) -> [u8; tcp::HEADER_BYTES] {
     let mut out = [0; tcp::HEADER_BYTES];
     out[0..2].copy_from_slice(&headers.destination_port.to_be_bytes());
     out[2..4].copy_from_slice(&headers.source_port.to_be_bytes());

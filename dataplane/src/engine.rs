@@ -196,6 +196,9 @@ impl Engine {
         let table = Arc::new(Table::new(&config.table));
         policy.bind(&table);
         table.bind(policy.limits_mut()).map_err(|_| Error::TooManyLimits)?;
+        if policy.protects() {
+            table.clients.prepare();
+        }
         let counters = RuleCounters::new(policy.rule_count(), config.workers);
         let policy = Arc::new(ActivePolicy { generation: Generation(1), policy, counters });
         let snapshot = Arc::new(Snapshot { version: 1, policy, topology: Arc::new(topology) });
@@ -292,6 +295,9 @@ impl Engine {
         let mut current = lock(&self.snapshot);
         self.bind_limits(&mut policy)?;
         policy.bind(&self.table);
+        if policy.protects() {
+            self.table.clients.prepare();
+        }
         let retired = current.policy.clone();
         let generation = retired.generation.next();
         let counters = RuleCounters::new(policy.rule_count(), self.workers.len());

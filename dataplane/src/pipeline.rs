@@ -11,11 +11,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::answer::{self, IcmpError, RateLimiter};
-use crate::connection::{self, Family, Hash, Hit, Map, Opened, Opening, Stamp, Summary, Table, Track};
+use crate::connection::{
+    self, Challenge, Family, Hash, Hit, Knock, Map, Opened, Opening, Stamp, Summary, Table, Track,
+};
 use crate::event::{Event, EventKind, EventQueue};
 use crate::fragments::{Fragments, Share};
 use crate::headers::{
-    self, Addresses, Headers, Quote, Transport, Tuple, parse_quote, tcp_flags, verify_transport_checksum,
+    self, Addresses, Headers, Quote, TcpSegment, Transport, Tuple, parse_quote, tcp_flags,
+    verify_transport_checksum,
 };
 use crate::packet::FrameBuf;
 use crate::policy::Query;
@@ -74,6 +77,7 @@ enum Prepared {
 enum Tell {
     Reset,
     Icmp(IcmpError),
+    Challenge(Challenge),
 }
 
 /// Why a packet is not forwarded, and whom to tell.
@@ -278,7 +282,7 @@ impl Pipeline {
                 Some(segment)
             }
             Transport::Udp | Transport::EchoRequest => None,
-            _ => return Err(Reason::NoConnection.into()),
+            _ => return Err(stray(context, frame, headers).into()),
         };
         verify_transport_checksum(frame, headers)?;
         let decision = policy.policy.judge(&query(ingress, tuple));
@@ -290,6 +294,9 @@ impl Pipeline {
                 (Reason::RuleRejected, None) => Refusal::Told(reason, Tell::Icmp(IcmpError::AdminProhibited)),
                 _ => reason.into(),
             });
+        }
+        if let Some(segment) = segment {
+            challenge(context, headers, segment)?;
         }
         let hop = route(context, headers)?;
         let opening = Opening {
@@ -544,11 +551,17 @@ fn answer_in_place<F: FrameBuf>(
     headers: &Headers,
     tell: Tell,
 ) -> bool {
+    if let Tell::Challenge(challenge) = tell {
+        // Never longer than the SYN, and one for one: who sends SYNs in a victim's name could as well have sent the
+        // victim as much. A limit would refuse honest clients in a flood.
+        return answer::syn_challenge(frame, headers, challenge);
+    }
     let source = headers.addresses.source();
     let least = answer::least_bytes(headers, matches!(tell, Tell::Reset));
     let Some(most) = limiter.allow(context.now, source, headers.ip_len(), least) else { return false };
     let answered = match tell {
         Tell::Reset => answer::tcp_reset(frame, headers),
+        Tell::Challenge(_) => false,
         Tell::Icmp(error) => context
             .snapshot
             .topology
@@ -605,6 +618,39 @@ fn query<A: Family>(ingress: PortId, tuple: &Tuple<A>) -> Query {
         protocol: tuple.protocol,
         destination_port: tuple.destination_port,
     }
+}
+
+fn knock(headers: &Headers) -> Knock<'_> {
+    Knock { addresses: &headers.addresses, ports: (headers.source_port, headers.destination_port) }
+}
+
+/// Has the client of a protected segment show that it is there, before anything is kept of it.
+fn challenge(context: &Context<'_>, headers: &Headers, syn: &TcpSegment) -> Result<(), Refusal> {
+    let Context { now, snapshot, table } = context;
+    let is_protected = snapshot.policy.policy.is_protected(headers.addresses.destination());
+    if !is_protected || table.clients.is_verified(headers.addresses.source(), *now) {
+        return Ok(());
+    }
+    let challenge = table.clients.challenge(knock(headers), syn.sequence, syn.payload, *now);
+    Err(Refusal::Told(Reason::SynChallenged, Tell::Challenge(challenge)))
+}
+
+/// Why a packet of no connection that may not open one is dropped. A reset may be a client's answer to a challenge.
+fn stray(context: &Context<'_>, frame: &[u8], headers: &Headers) -> Reason {
+    let Context { now, snapshot, table } = context;
+    let Transport::Tcp(segment) = &headers.transport else { return Reason::NoConnection };
+    let is_reset = segment.flags & (tcp_flags::RST | tcp_flags::SYN) == tcp_flags::RST;
+    let answers = is_reset
+        && snapshot.policy.policy.is_protected(headers.addresses.destination())
+        && table.clients.is_answer(knock(headers), segment.sequence, *now);
+    if !answers {
+        return Reason::NoConnection;
+    }
+    if let Err(reason) = verify_transport_checksum(frame, headers) {
+        return reason;
+    }
+    table.clients.verify(headers.addresses.source(), *now);
+    Reason::ChallengeAnswered
 }
 
 /// Lets the connection's state follow the packet.

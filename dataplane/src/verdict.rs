@@ -208,6 +208,8 @@ reasons! {
     TableFull "table_full" "connection" "The connection table is full of live connections. Raise `connections` in [gateway], or find who opens so many.";
     HalfOpenLimit "half_open_limit" "connection" "Too many connections wait for their handshake or first reply, and none was found at once that could make room. Rare: at the limit the oldest of them makes room, which `status` counts as evicted. Usually a SYN flood.";
     HalfOpenSourceLimit "half_open_source_limit" "connection" "The source has `half_open_per_source` connections waiting for their handshake or first reply. A scan, a flood, or a limit too small for what the source does.";
+    SynChallenged "syn_challenged" "connection" "A SYN into a segment with `protect = \"syn-cookies\"` from a client that has not shown yet that it is there: it was asked to, and its next SYN passes. Many without `challenge_answered` are a SYN flood from forged sources.";
+    ChallengeAnswered "challenge_answered" "connection" "The reset by which a client showed that it is there. It was meant for the gateway; nothing is wrong.";
     SourceConnectionLimit "source_connection_limit" "connection" "The source has as many connections under the rule as its `connections_per_source` allows.";
     RuleConnectionLimit "rule_connection_limit" "connection" "The rule has as many connections as its `connections` allows.";
     SourceRateLimit "source_rate_limit" "connection" "The source opens connections faster than the rule's `new_per_second_per_source` allows.";

@@ -78,6 +78,8 @@ pub struct Segment {
     pub ports: Vec<Text>,
     /// `networks`.
     pub networks: Vec<Text>,
+    /// `protect`: how its servers are protected against SYN floods.
+    pub protect: Option<Text>,
     /// `description`.
     pub description: Option<Text>,
 }
@@ -347,11 +349,21 @@ fn segments(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Segment> 
             name,
             ports: ports.unwrap_or_default().into_iter().chain(port).collect(),
             networks: networks.unwrap_or_default(),
+            protect: protect(reader, table.take("protect")),
             description: reader.string(table.take("description")),
         });
         reader.finish(table, &["vlans", "vlan", "require", "floor", "floors", "users", "mode", "quarantine"]);
     }
     list
+}
+
+fn protect(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Option<Text> {
+    let protect = reader.string(value)?;
+    if protect.value != "syn-cookies" {
+        let message = format!("{} is no way to protect a segment", quoted(&protect.value));
+        reader.report.error(protect.at, message).hint("use \"syn-cookies\", or leave it out");
+    }
+    Some(protect)
 }
 
 fn services(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<ServiceGroup> {

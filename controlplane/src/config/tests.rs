@@ -361,6 +361,23 @@ fn the_half_open_limit_of_a_source_is_a_number() {
 }
 
 #[test]
+fn a_segment_is_protected_by_syn_cookies_or_not_at_all() {
+    let protect =
+        |value: &str| GOOD.replace("[services.https]", &format!("protect = {value}\n[services.https]"));
+    says(
+        &protect("\"syn-cookie\""),
+        &["12:11 `syn-cookie` is no way to protect a segment | use \"syn-cookies\", or leave it out"],
+    );
+    says(&protect("true"), &["12:11 expected a string, found a boolean"]);
+    let model = model::parse("t.toml", &protect("\"syn-cookies\"")).unwrap();
+    assert_ne!(model.digest, model::parse("t.toml", GOOD).unwrap().digest);
+    let policy = model.compile().unwrap();
+    assert!(policy.is_protected("10.2.0.7".parse().unwrap()));
+    assert!(!policy.is_protected("10.1.0.7".parse().unwrap()));
+    assert!(!policy.is_protected("10.9.0.7".parse().unwrap()));
+}
+
+#[test]
 fn limits_are_checked() {
     const RANGE: &str = "from 1 to 4294967294";
     for (limits, expected) in [

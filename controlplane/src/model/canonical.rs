@@ -57,7 +57,11 @@ impl Model {
             .map(|(info, s)| {
                 let ports: Vec<_> = s.ports.iter().map(|&p| self.port_name(p)).collect();
                 let networks: Vec<_> = s.networks.iter().map(ToString::to_string).collect();
-                json!({ "name": info.name, "ports": ports, "networks": networks })
+                let mut segment = json!({ "name": info.name, "ports": ports, "networks": networks });
+                if info.syn_cookies {
+                    segment["protect"] = "syn-cookies".into();
+                }
+                segment
             })
             .collect()
     }

@@ -111,6 +111,8 @@ pub struct Port {
 pub struct SegmentInfo {
     /// Its name.
     pub name: String,
+    /// Whether clients of its servers must show that they are there before they may connect.
+    pub syn_cookies: bool,
     /// Free text.
     pub description: Option<String>,
     /// Where it stands.

@@ -358,6 +358,7 @@ impl Resolver {
             resolved.networks.sort();
             infos.push(SegmentInfo {
                 name: segment.name.value.clone(),
+                syn_cookies: segment.protect.is_some(),
                 description: value(&segment.description),
                 at: segment.name.at,
             });

@@ -68,6 +68,7 @@ impl Model {
         // Resolving has counted them.
         policy.set_timeouts(timeouts).map_err(|rule| format!("rule {}: too many `timeouts`", rule.0))?;
         policy.set_limits(self.limits());
+        policy.set_protected(self.segments.iter().map(|segment| segment.syn_cookies).collect());
         Ok(policy)
     }
 

@@ -3,6 +3,7 @@
 use etherparse::{SlicedPacket, TransportSlice};
 
 use super::*;
+use crate::headers::TcpSegment;
 use crate::headers::sample::{self, A4, A6, B4, Family, IP, L4, changed};
 use crate::headers::{parse, parse_quote, verify_transport_checksum};
 use crate::packet::MemoryFrame;
@@ -56,6 +57,19 @@ fn refused(frame: &[u8], build: impl FnOnce(&mut MemoryFrame, &Headers) -> bool)
 fn tcp_of(headers: &Headers) -> TcpSegment {
     let Transport::Tcp(tcp) = headers.transport else { panic!("{headers:?}") };
     tcp
+}
+
+#[test]
+fn a_challenge_is_a_bare_syn_ack_with_the_numbers_it_is_given_and_answers_no_reset() {
+    let challenge = Challenge { sequence: 77, acknowledgement: 88 };
+    for family in [Family::V4, Family::V6] {
+        let frame = sample::syn(family);
+        let (out, headers) = answered(&frame, |frame, headers| syn_challenge(frame, headers, challenge));
+        let tcp = tcp_of(&headers);
+        assert_eq!(tcp.flags, tcp_flags::SYN | tcp_flags::ACK);
+        assert_eq!((tcp.sequence, tcp.acknowledgement, tcp.window), (77, 88, 0));
+        assert!(out.len() <= frame.len());
+    }
 }
 
 #[test]

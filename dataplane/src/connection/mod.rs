@@ -8,6 +8,7 @@
 //! | `reclaim` | when an entry may be reused |
 //! | `tcp`, `window` | the state machine and the sequence windows |
 //! | `timeouts` | idle limits |
+//! | `clients` | which clients of protected segments have shown that they are there |
 //! | `limits` | limits of rules: connections at a time and per second |
 //! | `sources` | how many connections each source has |
 //! | `map` | all of it for one address family: open, find, track, account, remove, sweep |
@@ -20,6 +21,7 @@
 //! Memory: an IPv4 entry has 96 bytes, the index 16 per connection (twice as many slots of 8 bytes), and 1 in 32
 //! entries is a spare, which is in limbo or in a worker's hand: 115 bytes per connection, counters included.
 
+mod clients;
 mod entry;
 mod index;
 mod key;
@@ -41,6 +43,7 @@ use std::sync::Arc;
 
 use crossbeam::utils::CachePadded;
 
+pub use clients::{Challenge, Clients, Knock};
 pub use entry::{End, Summary};
 pub use key::{Family, Hash};
 pub use limits::{Limit, Limits, MAX_LIMITED_RULES, MAX_RATE, RuleLimits, TooManyLimits};
@@ -98,6 +101,8 @@ pub struct Table {
     pub v4: Map<Ipv4Addr>,
     /// IPv6.
     pub v6: Map<Ipv6Addr>,
+    /// Who may connect into protected segments without being asked first.
+    pub clients: Clients,
     epochs: Epochs,
     /// The next slot to be swept, modulo the number of slots.
     sweep: CachePadded<AtomicU64>,
@@ -120,6 +125,7 @@ impl Table {
         Table {
             v4: Map::new(config.connections_v4, config, workers, key(), accounts.clone()),
             v6: Map::new(config.connections_v6, config, workers, key(), accounts.clone()),
+            clients: Clients::default(),
             accounts,
             epochs: Epochs::new(workers),
             sweep: CachePadded::new(AtomicU64::new(0)),

@@ -152,6 +152,7 @@ pub fn compile(rules: &RuleSet) -> Result<Policy, CompileError> {
         rules: rules.rules.len(),
         timeouts: Default::default(),
         limits: Limits::default(),
+        protected: Vec::new(),
     })
 }
 

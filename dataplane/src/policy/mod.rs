@@ -38,6 +38,8 @@ pub struct Policy {
     rules: usize,
     timeouts: timeouts::RuleTimeouts,
     limits: Limits,
+    /// By segment, whether clients of its servers must show first that they are there. Empty where none is.
+    protected: Vec<bool>,
 }
 
 /// All that a look-up needs of a segment, so that it stays one cache miss.
@@ -104,6 +106,26 @@ impl Policy {
     /// The limits of its rules, to be bound to a table.
     pub fn limits_mut(&mut self) -> &mut Limits {
         &mut self.limits
+    }
+
+    /// Protects segments against SYN floods: by segment, whether it is.
+    pub fn set_protected(&mut self, protected: Vec<bool>) {
+        self.protected = if protected.contains(&true) { protected } else { Vec::new() };
+    }
+
+    /// Whether any segment is protected.
+    pub fn protects(&self) -> bool {
+        !self.protected.is_empty()
+    }
+
+    /// Whether clients of this server must show first that they are there.
+    #[inline]
+    pub fn is_protected(&self, server: IpAddr) -> bool {
+        self.protects()
+            && self
+                .destination_segment(server)
+                .and_then(|segment| self.protected.get(segment.0 as usize))
+                .is_some_and(|protected| *protected)
     }
 
     /// How many rules it was compiled from: every [`RuleId`](crate::verdict::RuleId) it names is below.

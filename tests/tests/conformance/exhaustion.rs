@@ -1,7 +1,10 @@
 //! Group D: exhaustion.
 
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use bulkhead_tests::PATIENCE;
 use bulkhead_tests::config::{Config, allow};
-use bulkhead_tests::frames::{Family, Path, flags, segment};
+use bulkhead_tests::frames::{Content, Family, Packet, Path, flags, segment};
 use bulkhead_tests::scene::{Scene, number};
 
 /// Fits the smallest table.
@@ -217,4 +220,115 @@ fn d1_new_connections_per_second_of_a_rule_and_of_a_source_stay_within_a_second_
         |reason: &str| moved.get(reason).copied().unwrap_or(0) - before.get(reason).copied().unwrap_or(0);
     assert_eq!(moved("source_rate_limit") + moved("rule_rate_limit") + first + second, 1000);
     assert!(moved("source_rate_limit") > 0 && moved("rule_rate_limit") > 0);
+}
+
+/// Servers behind SYN cookies.
+fn protected() -> Config {
+    let segment = |name: &str, number: u8, more: &str| {
+        format!(
+            "[segments.{name}]\nport = \"{name}\"\nnetworks = [\"10.{number}.0.0/24\", \"fd00:{number}::/64\"]\n{more}\n"
+        )
+    };
+    let segments = segment("office", 1, "") + &segment("servers", 2, "protect = \"syn-cookies\"");
+    Config {
+        segments: Some(segments),
+        ..Config::new(allow("services", "office", "servers", "tcp/80 udp/53"))
+    }
+}
+
+/// Sequence and acknowledgement number of a TCP segment.
+fn numbers(packet: &Packet) -> (u32, u32) {
+    match packet.content {
+        Content::Tcp(_, _, _, seq, ack, _) => (seq, ack),
+        _ => panic!("{packet:?} is not TCP"),
+    }
+}
+
+#[test]
+fn d2_syn_cookies_keep_a_spoofed_flood_out_of_the_table_and_answer_nothing_longer_than_it_was() {
+    let Some(scene) = Scene::start(&protected()) else { return };
+    settle_sentinels(&scene);
+    for family in Family::BOTH {
+        let path = scene.path("office", "servers", family);
+        let (before, open) = (scene.drops(), scene.status()["connections"].clone());
+        let spoofed = |number: u16| {
+            let source = scene.peer("office").nth(family, number % 100);
+            syn(&Path { source, ..path }, 1 + number)
+        };
+        let shortest = Packet::parse(&spoofed(0)).unwrap().ip.len();
+        assert_eq!(flood(&scene, 0..2000, spoofed), 0, "none reaches a server");
+        let answers = scene.arrived("servers", "office");
+        assert!(answers.len() >= 1000, "{}", answers.len());
+        for answer in &answers {
+            assert_eq!(answer.tcp_flags(), flags::SYN | flags::ACK);
+            assert!(answer.ip.len() <= shortest);
+            assert_ne!(numbers(answer).1, 2, "it would be accepted");
+        }
+        scene.expect_drops(&before, &[("syn_challenged", 2000)]);
+        let after = scene.status()["connections"].clone();
+        assert_eq!((&after["open"], &after["half_open"]), (&open["open"], &open["half_open"]));
+        // What needs no handshake, and what is denied, is as ever.
+        scene.crosses("office", "servers", &path.udp(4000, 53, b"query"));
+        scene.stays_out("office", "servers", &path.tcp((4000, 81), segment(flags::SYN, 1, 0), b""));
+        scene.expect_drops(&before, &[("syn_challenged", 2000), ("no_rule", 1)]);
+    }
+}
+
+#[test]
+fn d2_syn_cookies_let_in_who_answers_with_the_number_that_he_was_sent_and_nobody_who_guesses() {
+    let Some(scene) = Scene::start(&protected()) else { return };
+    for family in Family::BOTH {
+        let path = scene.path("office", "servers", family);
+        let before = scene.drops();
+        let challenged = || {
+            scene.peer("office").drain();
+            scene.stays_out("office", "servers", &syn(&path, 4000));
+            let challenge = scene.peer("office").expect("a challenge", |packet| packet.is_tcp_to(4000));
+            numbers(&challenge).1
+        };
+        let cookie = challenged();
+        let reset = |number: u32, port: u16| path.tcp((port, 80), segment(flags::RST, number, 0), b"");
+        // Off by one, at another port, with an acknowledgement instead of a reset.
+        for guess in [reset(cookie.wrapping_add(1), 4000), reset(cookie, 4001)] {
+            scene.stays_out("office", "servers", &guess);
+        }
+        let ack = path.tcp((4000, 80), segment(flags::ACK, 2, cookie), b"");
+        scene.stays_out("office", "servers", &ack);
+        scene.expect_drops(&before, &[("syn_challenged", 1), ("no_connection", 3)]);
+        assert_eq!(challenged(), cookie, "nobody is verified");
+        scene.stays_out("office", "servers", &reset(cookie, 4000));
+        scene
+            .expect_drops(&before, &[("syn_challenged", 2), ("no_connection", 3), ("challenge_answered", 1)]);
+        // From now on as if there were no protection, also to other ports, and with the server's own numbers.
+        scene.open_tcp("office", "servers", family, (4000, 80)).talks();
+        scene.open_tcp("office", "servers", family, (4001, 80)).talks();
+        scene
+            .expect_drops(&before, &[("syn_challenged", 2), ("no_connection", 3), ("challenge_answered", 1)]);
+    }
+}
+
+#[test]
+fn d2_syn_cookies_delay_the_first_connection_of_an_ordinary_client_by_less_than_a_retransmission() {
+    let Some(scene) = Scene::start(&protected()) else { return };
+    for family in Family::BOTH {
+        let before = scene.drops();
+        let mut took = Vec::new();
+        for port in [80; 4] {
+            took.push(connect_time(&scene, family, port));
+        }
+        println!("{family:?}: connecting took {took:?}");
+        // The kernel's first retransmission would come after a second.
+        assert!(took.iter().all(|took| *took < std::time::Duration::from_millis(900)), "{took:?}");
+        scene.expect_drops(&before, &[("syn_challenged", 1), ("challenge_answered", 1)]);
+    }
+}
+
+/// How long an ordinary socket of the office takes to connect to the servers.
+fn connect_time(scene: &Scene, family: Family, port: u16) -> std::time::Duration {
+    let address = SocketAddr::new(scene.host_address("servers", family), port);
+    let _listener = scene.host("servers").namespace.run(|| TcpListener::bind(address)).expect("it listens");
+    let begun = std::time::Instant::now();
+    let connected = scene.host("office").namespace.run(|| TcpStream::connect_timeout(&address, PATIENCE));
+    connected.expect("it connects");
+    begun.elapsed()
 }
