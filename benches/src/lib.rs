@@ -133,6 +133,7 @@ fn query(random: &mut Random, rules: &RuleSet, v4: bool) -> Query {
         _ if random.below(4) == 0 => (protocol::TCP, random.below(1 << 16) as u16),
         Service::Tcp(low, high) => (protocol::TCP, low + random.below(u32::from(high - low) + 1) as u16),
         Service::Udp(low, high) => (protocol::UDP, low + random.below(u32::from(high - low) + 1) as u16),
+        Service::Protocol(number) => (number, 0),
         _ if v4 => (protocol::ICMP, 0),
         _ => (protocol::ICMPV6, 0),
     };

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use anyhow::{Result, anyhow};
+use bulkhead_dataplane::headers::protocol;
 use bulkhead_dataplane::policy::explain::Clause;
-use bulkhead_dataplane::policy::{Query, Rule, explain as explain_ids};
+use bulkhead_dataplane::policy::{Query, Rule, Service, explain as explain_ids};
 use bulkhead_dataplane::verdict::{Reason, RuleId, SegmentId};
 use serde_json::{Value, json};
 
@@ -101,7 +102,15 @@ fn near_miss(
         // A rule from "any" never fails on its source, so these lists were written by hand.
         ids.iter().filter_map(|&s| model.segment_name(s)).collect::<Vec<_>>().join(", ")
     };
+    let unnamed = rule.services.contains(&Service::Any) && protocol::is_opaque(query.protocol);
     let (clause, why) = match clause {
+        Clause::Service if unnamed => (
+            "services",
+            format!(
+                "\"any\" does not mean {}, which has to be named",
+                probe_text(query.protocol, query.destination_port)
+            ),
+        ),
         Clause::Service => (
             "services",
             format!(

@@ -29,6 +29,25 @@ pub mod protocol {
     pub const UDP: u8 = 17;
     /// ICMPv6.
     pub const ICMPV6: u8 = 58;
+    /// IPv4 in IP (RFC 2003).
+    pub const IPIP: u8 = 4;
+    /// IPv6 in IP (RFC 4213).
+    pub const IPV6: u8 = 41;
+    /// Generic routing encapsulation (RFC 2784).
+    pub const GRE: u8 = 47;
+    /// Encapsulating security payload (RFC 4303).
+    pub const ESP: u8 = 50;
+    /// Authentication header (RFC 4302).
+    pub const AH: u8 = 51;
+    /// SCTP (RFC 9260).
+    pub const SCTP: u8 = 132;
+
+    /// Whether a rule may open the protocol by its number alone, without a look at what it carries: every protocol but
+    /// the four above, IGMP (which stays on its link), the IPv6 extension headers (what a rule could mean lies behind
+    /// them) and 255 (reserved).
+    pub const fn is_opaque(number: u8) -> bool {
+        !matches!(number, TCP | UDP | ICMP | ICMPV6 | 2 | 0 | 43 | 44 | 59 | 60 | 135 | 139 | 140 | 255)
+    }
 }
 
 /// An address of either family; what the per-family code is generic over.
@@ -152,6 +171,8 @@ pub enum Transport {
     EchoReply,
     /// An ICMP or ICMPv6 error that quotes a packet: see [`parse_quote`].
     IcmpError,
+    /// A protocol of which nothing but its number is known: tunnels, IPsec, SCTP. See [`protocol::is_opaque`].
+    Opaque,
 }
 
 /// All that the pipeline knows of a packet after one pass.

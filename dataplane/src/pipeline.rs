@@ -281,7 +281,7 @@ impl Pipeline {
             {
                 Some(segment)
             }
-            Transport::Udp | Transport::EchoRequest => None,
+            Transport::Udp | Transport::EchoRequest | Transport::Opaque => None,
             _ => return Err(stray(context, frame, headers).into()),
         };
         verify_transport_checksum(frame, headers)?;

@@ -178,7 +178,7 @@ reasons! {
     FragmentDuplicate "fragment_duplicate" "fragments" "A fragment that was already there. The first one counts.";
     FragmentTimeout "fragment_timeout" "fragments" "The rest of the datagram did not come in time. See `fragment` in [gateway.timeouts].";
     FragmentLimit "fragment_limit" "fragments" "No room: too many fragments wait, of one source, of one port or of all, and the oldest gave way; or a datagram in more than 64 pieces. Usually a flood; else raise `fragments` in [gateway].";
-    ProtocolUnsupported "protocol_unsupported" "sanity" "Not TCP, UDP, ICMP or ICMPv6 (tunnels among them). Dropped by default.";
+    ProtocolUnsupported "protocol_unsupported" "sanity" "Not TCP, UDP, ICMP or ICMPv6: a tunnel, IPsec, SCTP, or an extension header that never crosses. A rule opens such a protocol only by naming it (`gre`, `esp`, `proto/99`); `any` does not mean it.";
     TransportTruncated "transport_truncated" "malformed" "The packet ends before its TCP, UDP or ICMP header.";
     TcpBadOffset "tcp_bad_offset" "malformed" "The data offset is under 20 bytes or beyond the segment.";
     TcpBadOption "tcp_bad_option" "malformed" "A TCP option's length is impossible.";

@@ -47,6 +47,11 @@ impl Config {
         }
     }
 
+    /// The same without the rule for the sentinels.
+    pub fn without_sentinels(self) -> Config {
+        Config { sentinels: false, ..self }
+    }
+
     /// The whole file.
     pub fn text(&self, control: &Path, zones: &[Zone]) -> String {
         let mut text = format!(

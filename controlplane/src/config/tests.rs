@@ -586,6 +586,30 @@ fn more_than_64_mib_are_refused_before_they_are_parsed() {
 }
 
 #[test]
+fn protocols_as_a_whole_have_names_and_numbers_but_not_those_that_have_services() {
+    for good in ["gre", "esp", "ah", "ipip", "6in4", "sctp", "proto/99", "proto/254"] {
+        model::parse("t.toml", &GOOD.replace("tcp/443", good)).unwrap_or_else(|e| panic!("{good}: {e}"));
+    }
+    let services = "has services of its own | write for example";
+    for (bad, message) in [
+        ("proto/6", format!("`proto/6` {services} \"tcp/443\"")),
+        ("proto/58", format!("`proto/58` {services} \"icmpv6/echo-request\"")),
+        ("proto/44", "`proto/44` never crosses the gateway | IGMP stays on its link, and behind an IPv6 extension header lies what a rule can name".to_owned()),
+        ("proto/0", "`proto/0` is not a protocol | IP protocol numbers go from 1 to 254: \"proto/99\"".to_owned()),
+        ("proto/+47", "`proto/+47` is not a protocol | IP protocol numbers go from 1 to 254: \"proto/99\"".to_owned()),
+    ] {
+        edit("tcp/443", bad, &[&format!("13:10 {message}")]);
+    }
+    append(
+        "[services.gre]\nports = [\"tcp/1\"]\n[gateway]\nlocal = [\"esp\"]\n",
+        &[
+            "19:11 `gre` is a protocol and cannot name a service | rules may use it as it is",
+            "22:10 `esp` is nothing the gateway itself answers | name TCP or UDP ports, or echo requests",
+        ],
+    );
+}
+
+#[test]
 fn mistyped_tables_are_explained() {
     append("[rules]\n", &["19:2 unknown key `rules` in the file | did you mean `rule`?"]);
     says(

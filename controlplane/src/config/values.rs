@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use bulkhead_dataplane::headers::protocol;
 use bulkhead_dataplane::policy::Service;
 use ipnet::IpNet;
 
@@ -74,16 +75,30 @@ pub fn network(text: &str) -> Result<IpNet, Wrong> {
     Ok(net)
 }
 
+/// Names of protocols that a rule opens as a whole.
+const PROTOCOLS: [(&str, u8); 6] = [
+    ("6in4", protocol::IPV6),
+    ("ah", protocol::AH),
+    ("esp", protocol::ESP),
+    ("gre", protocol::GRE),
+    ("ipip", protocol::IPIP),
+    ("sctp", protocol::SCTP),
+];
+
 /// Whether the text is meant as a service of its own rather than as a name of one.
 pub fn is_service_literal(text: &str) -> bool {
-    text == "any" || text.contains('/')
+    text == "any" || text.contains('/') || PROTOCOLS.iter().any(|(name, _)| *name == text)
 }
 
-/// A service such as `tcp/443`, `tcp/8000-8099`, `udp/53`, `icmp/echo-request`, `icmpv6/echo-request` or `any`.
+/// A service such as `tcp/443`, `tcp/8000-8099`, `udp/53`, `icmp/echo-request`, `icmpv6/echo-request` or `any`; or a
+/// protocol as a whole: `gre`, `esp`, `ah`, `ipip`, `6in4`, `sctp`, `proto/99`.
 pub fn service(text: &str) -> Result<Service, Wrong> {
-    const HINT: &str = "write \"tcp/443\", \"tcp/8000-8099\", \"udp/53\", \"icmp/echo-request\", \"icmpv6/echo-request\" or \"any\"";
+    const HINT: &str = "write \"tcp/443\", \"tcp/8000-8099\", \"udp/53\", \"icmp/echo-request\", \"icmpv6/echo-request\", \"any\", or a protocol as a whole: \"gre\", \"esp\", \"ah\", \"ipip\", \"6in4\", \"sctp\", \"proto/99\"";
     if text == "any" {
         return Ok(Service::Any);
+    }
+    if let Some((_, number)) = PROTOCOLS.iter().find(|(name, _)| *name == text) {
+        return Ok(Service::Protocol(*number));
     }
     let Some((protocol, rest)) = text.split_once('/') else {
         return wrong(format!("{} is not a service", quoted(text)), HINT);
@@ -93,6 +108,7 @@ pub fn service(text: &str) -> Result<Service, Wrong> {
         ("udp", ports) => port_range(text, ports).map(|(low, high)| Service::Udp(low, high)),
         ("icmp", "echo-request") => Ok(Service::IcmpEcho),
         ("icmpv6", "echo-request") => Ok(Service::Icmpv6Echo),
+        ("proto", number) => protocol_number(text, number),
         ("icmp" | "icmpv6", kind) => wrong(
             format!("{} is not an ICMP request that crosses the gateway", quoted(kind)),
             "only `echo-request` can be allowed; errors that belong to a connection follow it by themselves",
@@ -103,6 +119,26 @@ pub fn service(text: &str) -> Result<Service, Wrong> {
         }
         _ => wrong(format!("{} is not a protocol that the gateway forwards", quoted(protocol)), HINT),
     }
+}
+
+fn protocol_number(whole: &str, number: &str) -> Result<Service, Wrong> {
+    const HINT: &str = "IP protocol numbers go from 1 to 254: \"proto/99\"";
+    let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    let name = match number.parse::<u8>() {
+        Ok(number) if is_number && protocol::is_opaque(number) => return Ok(Service::Protocol(number)),
+        Ok(protocol::TCP) => "tcp/443",
+        Ok(protocol::UDP) => "udp/53",
+        Ok(protocol::ICMP) => "icmp/echo-request",
+        Ok(protocol::ICMPV6) => "icmpv6/echo-request",
+        Ok(1..=254) if is_number => {
+            return wrong(
+                format!("{} never crosses the gateway", quoted(whole)),
+                "IGMP stays on its link, and behind an IPv6 extension header lies what a rule can name",
+            );
+        }
+        _ => return wrong(format!("{} is not a protocol", quoted(whole)), HINT),
+    };
+    wrong(format!("{} has services of its own", quoted(whole)), &format!("write for example \"{name}\""))
 }
 
 fn port_range(whole: &str, ports: &str) -> Result<(u16, u16), Wrong> {
@@ -136,7 +172,14 @@ pub fn service_text(service: Service) -> String {
         Service::Udp(low, high) => range("udp", low, high),
         Service::IcmpEcho => "icmp/echo-request".to_owned(),
         Service::Icmpv6Echo => "icmpv6/echo-request".to_owned(),
+        Service::Protocol(number) => protocol_text(number),
     }
+}
+
+/// The canonical text of a protocol as a whole.
+pub fn protocol_text(number: u8) -> String {
+    let name = PROTOCOLS.iter().find(|(_, known)| *known == number).map(|(name, _)| (*name).to_owned());
+    name.unwrap_or_else(|| format!("proto/{number}"))
 }
 
 /// Whether the text may name a port, segment, service or rule: names stand in logs, metrics and command lines.

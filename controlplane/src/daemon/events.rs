@@ -198,7 +198,7 @@ pub fn protocol_name(protocol: u8) -> String {
         protocol::UDP => "udp".to_owned(),
         protocol::ICMP => "icmp".to_owned(),
         protocol::ICMPV6 => "icmpv6".to_owned(),
-        other => other.to_string(),
+        other => crate::config::values::protocol_text(other),
     }
 }
 

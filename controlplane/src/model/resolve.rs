@@ -131,7 +131,7 @@ fn has_timeout(service: Service, name: &str) -> bool {
     match service {
         Service::Any => true,
         Service::Tcp(..) => name.starts_with("tcp"),
-        Service::Udp(..) => name.starts_with("udp"),
+        Service::Udp(..) | Service::Protocol(_) => name.starts_with("udp"),
         Service::IcmpEcho | Service::Icmpv6Echo => name.starts_with("icmp"),
     }
 }
@@ -178,6 +178,11 @@ impl Resolver {
         let mut seen = HashMap::new();
         for group in &config.services {
             self.claim("service", &group.name, &mut seen);
+            if values::is_service_literal(&group.name.value) && group.name.value != "any" {
+                let message =
+                    format!("{} is a protocol and cannot name a service", quoted(&group.name.value));
+                self.report.error(group.name.at, message).hint("rules may use it as it is");
+            }
         }
         let groups: BTreeMap<&str, &schema::ServiceGroup> =
             config.services.iter().map(|g| (g.name.value.as_str(), g)).collect();
@@ -284,6 +289,12 @@ impl Resolver {
                     }
                     Service::Udp(low, high) if high - low < LOCAL_RANGE => {
                         local.extend((low..=high).map(LocalService::Udp));
+                    }
+                    Service::Protocol(_) => {
+                        let message =
+                            format!("{} is nothing the gateway itself answers", quoted(&name.value));
+                        let hint = "name TCP or UDP ports, or echo requests";
+                        self.report.error(name.at, message).hint(hint);
                     }
                     Service::Any | Service::Tcp(..) | Service::Udp(..) => {
                         let message = format!("{} opens too much of the gateway itself", quoted(&name.value));
@@ -622,13 +633,14 @@ impl Model {
 }
 
 impl Probe {
-    /// One protocol and port: `tcp/443`, `udp/53`, `icmp/echo-request`, `icmpv6/echo-request`.
+    /// One protocol and port: `tcp/443`, `udp/53`, `icmp/echo-request`, `icmpv6/echo-request`, `gre`, `proto/99`.
     pub fn parse(text: &str) -> Result<Probe, Wrong> {
         match values::service(text)? {
             Service::Tcp(port, high) if port == high => Ok(Probe { protocol: protocol::TCP, port }),
             Service::Udp(port, high) if port == high => Ok(Probe { protocol: protocol::UDP, port }),
             Service::IcmpEcho => Ok(Probe { protocol: protocol::ICMP, port: 0 }),
             Service::Icmpv6Echo => Ok(Probe { protocol: protocol::ICMPV6, port: 0 }),
+            Service::Protocol(number) => Ok(Probe { protocol: number, port: 0 }),
             Service::Any | Service::Tcp(..) | Service::Udp(..) => Err(Wrong {
                 message: format!("{} is not one port", quoted(text)),
                 hint: Some("a question is about one connection: \"tcp/443\"".to_owned()),
@@ -652,6 +664,6 @@ fn can_match(rule: &Rule, families: &[u8]) -> bool {
     rule.services.iter().any(|service| match service {
         Service::IcmpEcho => shared & IPV4 != 0,
         Service::Icmpv6Echo => shared & IPV6 != 0,
-        Service::Any | Service::Tcp(..) | Service::Udp(..) => shared != 0,
+        Service::Any | Service::Tcp(..) | Service::Udp(..) | Service::Protocol(_) => shared != 0,
     })
 }

@@ -10,6 +10,7 @@ use bulkhead_dataplane::verdict::{PortId, Reason, RuleId, SegmentId};
 use ipnet::IpNet;
 
 use super::{Endpoint, Expected, Model, Probe, Test};
+use crate::config::values::protocol_text;
 
 /// How often the search for an address of a segment's own may step over a smaller network of another.
 const STEPS: usize = 1024;
@@ -50,7 +51,7 @@ pub fn probe_text(protocol: u8, port: u16) -> String {
         protocol::UDP => format!("udp/{port}"),
         protocol::ICMP => "icmp/echo-request".to_owned(),
         protocol::ICMPV6 => "icmpv6/echo-request".to_owned(),
-        other => format!("protocol {other}"),
+        other => protocol_text(other),
     }
 }
 

@@ -400,8 +400,9 @@ impl<K> Entry<K> {
 pub(super) fn first_state(protocol: u8) -> State {
     match protocol {
         protocol::TCP => State::SynSent,
-        protocol::UDP => State::UdpUnreplied,
-        _ => State::EchoUnreplied,
+        protocol::ICMP | protocol::ICMPV6 => State::EchoUnreplied,
+        // UDP, and what a rule opens as a whole: tunnels, IPsec, SCTP. All that is seen of either are its directions.
+        _ => State::UdpUnreplied,
     }
 }
 

@@ -611,7 +611,7 @@ impl<A: Family> Map<A> {
         true
     }
 
-    /// Takes a UDP or ICMP echo connection on.
+    /// Takes a connection of UDP, ICMP echo or an opaque protocol on.
     ///
     /// # Errors
     /// [`Reason::NoConnection`] for an echo request from the responder or a reply from the originator: both ends
@@ -619,9 +619,12 @@ impl<A: Family> Map<A> {
     #[inline]
     pub fn track_other(&self, hit: Hit, transport: &Transport, now: Now) -> Result<Track, Reason> {
         let next = match (transport, hit.direction) {
-            (Transport::Udp, Direction::Reply) => State::UdpReplied,
+            (Transport::Udp | Transport::Opaque, Direction::Reply) => State::UdpReplied,
             (Transport::EchoReply, Direction::Reply) => State::EchoReplied,
-            (Transport::Udp | Transport::EchoRequest, Direction::Original) => return Ok(Track::Passed),
+
+            (Transport::Udp | Transport::EchoRequest | Transport::Opaque, Direction::Original) => {
+                return Ok(Track::Passed);
+            }
             _ => return Err(Reason::NoConnection),
         };
         loop {

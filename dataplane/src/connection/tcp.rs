@@ -34,9 +34,9 @@ pub enum State {
     TimeWait,
     /// Reset.
     Closed,
-    /// UDP from the originator only.
+    /// UDP, or a protocol that a rule opens as a whole, from the originator only.
     UdpUnreplied,
-    /// UDP in both directions.
+    /// The same in both directions.
     UdpReplied,
     /// ICMP echo requests, no reply yet.
     EchoUnreplied,

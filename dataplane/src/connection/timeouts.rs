@@ -137,9 +137,9 @@ pub struct Timeouts {
     pub tcp_time_wait_ms: u32,
     /// TCP after a reset. 10 s, only to name late segments.
     pub tcp_closed_ms: u32,
-    /// UDP without a reply so far. 120 s (RFC 4787, REQ-5: at least 2 minutes).
+    /// UDP, and protocols that a rule opens as a whole, without a reply so far. 120 s (RFC 4787, REQ-5: at least 2 minutes).
     pub udp_unreplied_ms: u32,
-    /// UDP with replies. 120 s (RFC 4787, REQ-5).
+    /// The same with replies. 120 s (RFC 4787, REQ-5).
     pub udp_replied_ms: u32,
     /// ICMP echo. 60 s (RFC 5508, REQ-2).
     pub icmp_ms: u32,

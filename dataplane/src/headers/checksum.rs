@@ -30,7 +30,9 @@ pub fn verify_transport_checksum(frame: &[u8], headers: &Headers) -> Result<(), 
             let datagram = segment.get(..usize::from(be16(header, 4))).ok_or(Reason::UdpBadLength)?;
             (datagram, Reason::UdpBadChecksum)
         }
-        _ => (segment, Reason::IcmpBadChecksum),
+        protocol::ICMP | protocol::ICMPV6 => (segment, Reason::IcmpBadChecksum),
+        // What, if anything, protects another protocol is not known here.
+        _ => return Ok(()),
     };
     let pseudo = match headers.protocol {
         protocol::ICMP => Sum::new(),

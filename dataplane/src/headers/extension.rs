@@ -113,6 +113,9 @@ fn follow(payload: &[u8], start: usize, mut next: u8, mut chain: Chain) -> Resul
             ipv6::FRAGMENT if chain.fragment => return Err(Reason::FragmentNested),
             ipv6::FRAGMENT => chain.fragment = true,
             ipv6::NO_NEXT_HEADER => return Err(Reason::Ipv6NoNextHeader),
+            other if protocol::is_opaque(other) => {
+                return Ok(End::Upper(Upper { protocol: other, offset }));
+            }
             _ => return Err(Reason::ProtocolUnsupported),
         }
         let header = payload.get(offset..).ok_or(Reason::Ipv6BadExtension)?;

@@ -120,7 +120,8 @@ fn v4(frame: &[u8], network: usize) -> Result<Fragment, Reason> {
         return Err(Reason::Ipv4Truncated);
     }
     let protocol = header[9];
-    if !matches!(protocol, protocol::TCP | protocol::UDP | protocol::ICMP) {
+    let is_known = matches!(protocol, protocol::TCP | protocol::UDP | protocol::ICMP);
+    if !is_known && !protocol::is_opaque(protocol) {
         return Err(Reason::ProtocolUnsupported);
     }
     let place = be16(header, 6);
@@ -172,7 +173,8 @@ fn transport_header_bytes(protocol: u8, segment: &[u8]) -> usize {
             stated.max(tcp::HEADER_BYTES)
         }
         protocol::UDP => udp::HEADER_BYTES,
-        _ => icmp::HEADER_BYTES,
+        protocol::ICMP | protocol::ICMPV6 => icmp::HEADER_BYTES,
+        _ => 0,
     }
 }
 

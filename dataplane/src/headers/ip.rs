@@ -194,6 +194,6 @@ pub(super) fn finish(frame: &[u8], link: &Link, network: Network) -> Result<Head
         (protocol::UDP, Addresses::V6(..)) => transport::udp(segment, true, headers),
         (protocol::ICMP, Addresses::V4(..)) => transport::icmp(segment, transport::icmp4).map(headers),
         (protocol::ICMPV6, Addresses::V6(..)) => transport::icmp(segment, transport::icmp6).map(headers),
-        _ => Err(Reason::ProtocolUnsupported),
+        _ => transport::opaque(network.protocol).map(headers),
     }
 }

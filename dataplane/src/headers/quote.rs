@@ -84,6 +84,7 @@ fn transport(segment: &[u8], addresses: Addresses, protocol: u8, mtu: Option<u32
         }
         (protocol::ICMP, Addresses::V4(..)) => echo(icmp4(header[0], header[1]))?,
         (protocol::ICMPV6, Addresses::V6(..)) => echo(icmp6(header[0], header[1]))?,
+        (other, _) if protocol::is_opaque(other) => (0, 0),
         _ => return None,
     };
     let tcp_sequence = (protocol == protocol::TCP).then(|| be32(header, 4));
@@ -161,7 +162,7 @@ mod tests {
     #[test]
     fn i13_lengths_and_versions_that_cannot_be_make_a_bad_quote() {
         let packet = sample::syn(Family::V4);
-        for (at, value) in [(IP, 0x44), (IP, 0x4f), (IP, 0x65), (IP + 3, 27), (IP + 9, 41), (IP + 9, 58)] {
+        for (at, value) in [(IP, 0x44), (IP, 0x4f), (IP, 0x65), (IP + 3, 27), (IP + 9, 2), (IP + 9, 58)] {
             let mut bad = packet.clone();
             bad[at] = value;
             bad[IP + 2] = 0;

@@ -260,11 +260,9 @@ fn h15_h16_h18_extension_headers_that_must_not_cross_have_their_own_reasons() {
     for (number, expected) in [
         (43, Reason::Ipv6RoutingHeader),
         (44, Reason::Fragment),
-        (50, Reason::ProtocolUnsupported),
-        (51, Reason::ProtocolUnsupported),
         (59, Reason::Ipv6NoNextHeader),
         (135, Reason::ProtocolUnsupported),
-        (253, Reason::ProtocolUnsupported),
+        (140, Reason::ProtocolUnsupported),
     ] {
         assert_eq!(with(&[(number, PAD4)]), expected, "{number}");
         assert_eq!(with(&[(0, PAD4), (60, PAD4), (number, PAD4)]), expected, "{number}");
@@ -321,9 +319,14 @@ fn f1_no_piece_of_a_datagram_is_taken_for_a_packet() {
 }
 
 #[test]
-fn h20_tunnels_and_icmp_of_the_other_family_are_unsupported() {
+fn h20_tunnels_are_opaque_and_icmp_of_the_other_family_is_unsupported() {
     for (frame, at) in [(sample::udp(Family::V4, b"x"), IP + 9), (sample::udp(Family::V6, b"x"), IP + 6)] {
         for number in [4, 41, 47, 50, 51, 132] {
+            let headers = parse(&changed(&frame, |f| f[at] = number)).unwrap();
+            assert_eq!((headers.transport, headers.protocol), (Transport::Opaque, number));
+            assert_eq!((headers.source_port, headers.destination_port), (0, 0));
+        }
+        for number in [2, 139, 140, 255] {
             assert_eq!(reason_with(&frame, at, number), Reason::ProtocolUnsupported, "{number}");
         }
     }

@@ -1,6 +1,6 @@
 //! TCP, UDP, ICMP and ICMPv6.
 
-use super::{Headers, TcpSegment, Transport, option, tcp_flags};
+use super::{Headers, TcpSegment, Transport, option, protocol, tcp_flags};
 use crate::verdict::Reason;
 use crate::wire::{be16, be32, chunk, icmp, tcp, udp};
 
@@ -89,6 +89,16 @@ pub(super) fn udp(
         return Err(Reason::UdpBadChecksum);
     }
     with_ports(be16(header, 0), be16(header, 2), Transport::Udp, build)
+}
+
+/// A protocol of which nothing but the number is read. ICMP of the other family is none.
+#[cold]
+pub(super) fn opaque(number: u8) -> Result<Upper, Reason> {
+    if !protocol::is_opaque(number) {
+        return Err(Reason::ProtocolUnsupported);
+    }
+    let transport = Transport::Opaque;
+    Ok(Upper { source_port: 0, destination_port: 0, icmp_type: 0, icmp_code: 0, transport })
 }
 
 /// Reads the header of ICMP or ICMPv6, whichever `classify` knows.

@@ -20,10 +20,11 @@ use ipnet::IpNet;
 use super::classes::Side;
 use super::lists::{Interner, Lists};
 use super::matrix::{self, Matrix};
-use super::ports::{Cell, Painter, PairPolicy, Piece, PortTables, Span, TableInterner};
-use super::rules::{RuleSet, Service};
+use super::ports::{Cell, Painter, PairPolicy, Piece, PortTables, Span, TableId, TableInterner};
+use super::rules::{Action, RuleSet, Service};
 use super::{Place, Policy};
 use crate::connection::Limits;
+use crate::headers::protocol;
 use crate::trie::Trie;
 use crate::verdict::{MAX_PORTS, PortId, RuleId, SegmentId};
 
@@ -143,11 +144,12 @@ pub fn compile(rules: &RuleSet) -> Result<Policy, CompileError> {
         .collect();
     let blocks = Blocks::new(rules, &from, &to)?;
     let (entries, lists) = blocks.lists_of_cells(&from, &to);
-    let (policies, tables) = blocks.policies(rules, &lists)?;
+    let Compiled { policies, opaque, tables } = blocks.policies(rules, &lists)?;
     Ok(Policy {
         trie: Trie::new(networks, places),
         matrix: Matrix::new(from.classes, to.classes, &entries),
         policies,
+        opaque,
         tables,
         rules: rules.rules.len(),
         timeouts: Default::default(),
@@ -181,7 +183,7 @@ fn check(rules: &RuleSet) -> Result<(), CompileError> {
         }
         let inverted = |service: &&Service| match service {
             Service::Tcp(low, high) | Service::Udp(low, high) => low > high,
-            Service::Any | Service::IcmpEcho | Service::Icmpv6Echo => false,
+            Service::Any | Service::IcmpEcho | Service::Icmpv6Echo | Service::Protocol(_) => false,
         };
         if let Some(service) = rule.services.iter().find(inverted) {
             return Err(CompileError::InvertedRange { rule: id, service: *service });
@@ -209,12 +211,21 @@ fn unique_networks(rules: &RuleSet) -> Result<Vec<(IpNet, u32)>, CompileError> {
     Ok(networks)
 }
 
-/// What a block or several say together: pieces of TCP and UDP ports, and the cells of the protocols without ports.
+/// What a block or several say together: pieces of TCP and UDP ports and of the numbers of opaque protocols, and the
+/// cells of both kinds of echo.
 struct Painted<'p> {
     tcp: &'p [Piece],
     udp: &'p [Piece],
+    opaque: &'p [Piece],
     icmp: Cell,
     icmpv6: Cell,
+}
+
+/// The policies of all lists of blocks.
+struct Compiled {
+    policies: Vec<PairPolicy>,
+    opaque: Vec<TableId>,
+    tables: PortTables,
 }
 
 /// Rules with the same pair of lists; a block is a number here.
@@ -273,45 +284,46 @@ impl Blocks {
     }
 
     /// The policy of each list. A policy of one block is that block's pieces, one of several merges theirs.
-    fn policies(
-        &self,
-        rules: &RuleSet,
-        lists: &Lists<u32>,
-    ) -> Result<(Vec<PairPolicy>, PortTables), CompileError> {
+    fn policies(&self, rules: &RuleSet, lists: &Lists<u32>) -> Result<Compiled, CompileError> {
         let (mut painter, mut udp_painter) = (Painter::default(), Painter::default());
         let mut spans = Spans::default();
-        let (mut tcp, mut udp) = (Lists::default(), Lists::default());
+        let (mut tcp, mut udp, mut opaque) = (Lists::default(), Lists::default(), Lists::default());
         let mut icmp: Vec<(Cell, Cell)> = Vec::with_capacity(self.rules.len());
         for block in self.rules.iter() {
             spans.clear();
             block.iter().for_each(|rule| spans.add_rule(rules, *rule));
             tcp.push(painter.resolve(&mut spans.tcp).iter().copied());
             udp.push(painter.resolve(&mut spans.udp).iter().copied());
+            opaque.push(painter.resolve(&mut spans.opaque).iter().copied());
             icmp.push((spans.icmp, spans.icmpv6));
         }
         let painted = |block: u32| {
             let (icmp, icmpv6) = icmp[block as usize];
-            Painted { tcp: tcp.list(block), udp: udp.list(block), icmp, icmpv6 }
+            let opaque = opaque.list(block);
+            Painted { tcp: tcp.list(block), udp: udp.list(block), opaque, icmp, icmpv6 }
         };
         self.bound_pieces(lists, painted)?;
         let mut interner = TableInterner::default();
         let mut policies = Vec::with_capacity(lists.len());
+        let mut tables = Vec::with_capacity(lists.len());
         for list in lists.iter() {
             policies.push(match list {
                 [block] => {
-                    let Painted { tcp, udp, icmp, icmpv6 } = painted(*block);
+                    let Painted { tcp, udp, opaque, icmp, icmpv6 } = painted(*block);
+                    tables.push(interner.intern(opaque));
                     PairPolicy::new(tcp, udp, icmp, icmpv6, &mut interner)
                 }
                 blocks => {
                     spans.clear();
                     blocks.iter().for_each(|block| spans.add_painted(&painted(*block)));
+                    tables.push(interner.intern(painter.resolve(&mut spans.opaque)));
                     let tcp = painter.resolve(&mut spans.tcp);
                     let udp = udp_painter.resolve(&mut spans.udp);
                     PairPolicy::new(tcp, udp, spans.icmp, spans.icmpv6, &mut interner)
                 }
             });
         }
-        Ok((policies, interner.tables))
+        Ok(Compiled { policies, opaque: tables, tables: interner.tables })
     }
 
     /// Refuses before merging what would take too long: merged pieces are at most as many as those that are merged.
@@ -324,8 +336,8 @@ impl Blocks {
         let ruled = |pieces: &[Piece]| pieces.iter().filter(|(_, cell)| *cell != Cell::NONE).count();
         let pieces_of_block: Vec<usize> = (0..self.rules.len() as u32)
             .map(|block| {
-                let Painted { tcp, udp, .. } = painted(block);
-                tcp.len() + ruled(tcp) + udp.len() + ruled(udp)
+                let Painted { tcp, udp, opaque, .. } = painted(block);
+                [tcp, udp, opaque].map(|pieces| pieces.len() + ruled(pieces)).iter().sum()
             })
             .collect();
         let mut merged = 0;
@@ -343,13 +355,15 @@ impl Blocks {
 struct Spans {
     tcp: Vec<Span>,
     udp: Vec<Span>,
+    opaque: Vec<Span>,
     icmp: Cell,
     icmpv6: Cell,
 }
 
 impl Default for Spans {
     fn default() -> Self {
-        Spans { tcp: Vec::new(), udp: Vec::new(), icmp: Cell::NONE, icmpv6: Cell::NONE }
+        let (tcp, udp, opaque) = Default::default();
+        Spans { tcp, udp, opaque, icmp: Cell::NONE, icmpv6: Cell::NONE }
     }
 }
 
@@ -357,12 +371,14 @@ impl Spans {
     fn clear(&mut self) {
         self.tcp.clear();
         self.udp.clear();
+        self.opaque.clear();
         self.icmp = Cell::NONE;
         self.icmpv6 = Cell::NONE;
     }
 
     fn add_rule(&mut self, rules: &RuleSet, rule: u32) {
-        let cell = Cell::new(rules.rules[rule as usize].action, rule);
+        let action = rules.rules[rule as usize].action;
+        let cell = Cell::new(action, rule);
         for service in &rules.rules[rule as usize].services {
             match *service {
                 Service::Any => {
@@ -370,11 +386,19 @@ impl Spans {
                     self.udp.push(Span { low: 0, high: u16::MAX, cell });
                     self.icmp = self.icmp.min(cell);
                     self.icmpv6 = self.icmpv6.min(cell);
+                    if action != Action::Allow {
+                        self.opaque.push(Span { low: 0, high: u16::MAX, cell });
+                    }
                 }
                 Service::Tcp(low, high) => self.tcp.push(Span { low, high, cell }),
                 Service::Udp(low, high) => self.udp.push(Span { low, high, cell }),
                 Service::IcmpEcho => self.icmp = self.icmp.min(cell),
                 Service::Icmpv6Echo => self.icmpv6 = self.icmpv6.min(cell),
+                // The others have their own places.
+                Service::Protocol(number) if protocol::is_opaque(number) => {
+                    self.opaque.push(Span { low: number.into(), high: number.into(), cell });
+                }
+                Service::Protocol(_) => {}
             }
         }
     }
@@ -390,6 +414,7 @@ impl Spans {
         };
         to_spans(painted.tcp, &mut self.tcp);
         to_spans(painted.udp, &mut self.udp);
+        to_spans(painted.opaque, &mut self.opaque);
         self.icmp = self.icmp.min(painted.icmp);
         self.icmpv6 = self.icmpv6.min(painted.icmpv6);
     }

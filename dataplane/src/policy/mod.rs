@@ -23,10 +23,11 @@ pub use explain::{Clause, Explanation, explain};
 pub use rules::{Action, Decision, Query, Rule, RuleSet, Segment, Service};
 
 use crate::connection::{Limits, RuleLimits};
+use crate::headers::protocol;
 use crate::trie::Trie;
 use crate::verdict::{PortId, Reason, RuleId, SegmentId};
 use matrix::Matrix;
-use ports::{PairPolicy, PortTables};
+use ports::{PairPolicy, PortTables, TableId};
 
 /// A compiled rule set, immutable. The default is that of the empty rule set: it refuses everything.
 #[derive(Clone, Default)]
@@ -34,6 +35,8 @@ pub struct Policy {
     trie: Trie<Place>,
     matrix: Matrix,
     policies: Vec<PairPolicy>,
+    /// Of each policy, the table of protocols without ports, by their number: rarely asked for, so kept apart.
+    opaque: Vec<TableId>,
     tables: PortTables,
     rules: usize,
     timeouts: timeouts::RuleTimeouts,
@@ -74,8 +77,14 @@ impl Policy {
         if !query.protocol_fits_family() {
             return Decision::refused(Reason::NoRule);
         }
-        let pair = &self.policies[self.matrix.find(source.row, destination.column) as usize];
-        pair.find(&self.tables, query.protocol, query.destination_port).decision()
+        let pair = self.matrix.find(source.row, destination.column) as usize;
+        let cell = match query.protocol {
+            protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6 => {
+                self.policies[pair].find(&self.tables, query.protocol, query.destination_port)
+            }
+            number => self.tables.find(self.opaque[pair], number.into()),
+        };
+        cell.decision(query.protocol)
     }
 
     /// The segment of a source address, if the address may enter by this port; asked for every packet.

@@ -3,7 +3,7 @@
 use super::lists::{Interner, Item};
 use super::rules::{Action, Decision};
 use crate::headers::protocol;
-use crate::verdict::{Reason, RuleId};
+use crate::verdict::RuleId;
 
 /// The deciding action and rule in one number, ordered so that the smaller one wins: deny before reject before
 /// allow before nothing (2 bits), then the lower rule id (30 bits).
@@ -27,13 +27,14 @@ impl Cell {
         Cell(rank << RULE_BITS | rule)
     }
 
-    pub(super) fn decision(self) -> Decision {
+    /// What it decides about a packet of this protocol.
+    pub(super) fn decision(self, protocol: u8) -> Decision {
         let rule = RuleId(self.0 & ((1 << RULE_BITS) - 1));
         match self.0 >> RULE_BITS {
             0 => Decision::by(rule, Action::Deny),
             1 => Decision::by(rule, Action::Reject),
             2 => Decision::by(rule, Action::Allow),
-            _ => Decision::refused(Reason::NoRule),
+            _ => Decision::unmatched(protocol),
         }
     }
 }
@@ -266,6 +267,7 @@ impl PairPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verdict::Reason;
 
     fn cell(rule: u32) -> Cell {
         Cell::new(Action::Allow, rule)
@@ -317,9 +319,13 @@ mod tests {
             Cell::NONE,
         ];
         assert!(order.is_sorted());
-        assert_eq!(Cell::NONE.decision(), Decision::refused(Reason::NoRule));
-        assert_eq!(order[2].decision(), Decision { refusal: Some(Reason::RuleRejected), rule: RuleId(1) });
-        assert!(order[4].decision().allows());
+        assert_eq!(Cell::NONE.decision(protocol::TCP), Decision::refused(Reason::NoRule));
+        assert_eq!(Cell::NONE.decision(protocol::GRE), Decision::refused(Reason::ProtocolUnsupported));
+        assert_eq!(
+            order[2].decision(protocol::UDP),
+            Decision { refusal: Some(Reason::RuleRejected), rule: RuleId(1) }
+        );
+        assert!(order[4].decision(protocol::TCP).allows());
     }
 
     #[test]

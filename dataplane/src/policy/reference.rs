@@ -32,7 +32,7 @@ pub fn destination_segment(rules: &RuleSet, query: &Query) -> Option<SegmentId> 
 /// Whether one of the rule's services contains the query.
 pub fn service_matches(rule: &Rule, query: &Query) -> bool {
     query.protocol_fits_family()
-        && rule.services.iter().any(|s| s.contains(query.protocol, query.destination_port))
+        && rule.services.iter().any(|s| s.contains(rule.action, query.protocol, query.destination_port))
 }
 
 /// May this originator open this connection?
@@ -61,6 +61,6 @@ pub fn judge_among(rules: &RuleSet, among: impl Iterator<Item = RuleId>, query: 
     }
     match deciding {
         Some((id, rule)) => Decision::by(id, rule.action),
-        None => Decision::refused(Reason::NoRule),
+        None => Decision::unmatched(query.protocol),
     }
 }

@@ -31,7 +31,8 @@ pub struct Segment {
 /// One protocol with a range of ports, or of ICMP types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Service {
-    /// Every protocol that the gateway forwards: TCP, UDP and both kinds of echo request.
+    /// In a rule that allows: TCP, UDP and both kinds of echo request. What the gateway cannot look into (tunnels, IPsec)
+    /// has to be named. In a rule that denies or rejects: every protocol there is.
     Any,
     /// TCP destination ports, both ends included.
     Tcp(u16, u16),
@@ -41,13 +42,16 @@ pub enum Service {
     IcmpEcho,
     /// ICMPv6 echo request.
     Icmpv6Echo,
+    /// Another protocol by its number, see [`protocol::is_opaque`]; it has no ports.
+    Protocol(u8),
 }
 
 impl Service {
-    /// Whether a connection of this protocol to this destination port belongs to the service.
+    /// Whether a connection of this protocol to this destination port belongs to the service in a rule of this action.
     /// ICMP and ICMPv6 connections are echo requests; their port (the identifier) does not matter.
-    pub fn contains(self, protocol: u8, port: u16) -> bool {
+    pub fn contains(self, action: Action, protocol: u8, port: u16) -> bool {
         match self {
+            Service::Any if action != Action::Allow => true,
             Service::Any => {
                 matches!(protocol, protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6)
             }
@@ -55,6 +59,7 @@ impl Service {
             Service::Udp(low, high) => protocol == protocol::UDP && (low..=high).contains(&port),
             Service::IcmpEcho => protocol == protocol::ICMP,
             Service::Icmpv6Echo => protocol == protocol::ICMPV6,
+            Service::Protocol(number) => protocol == number && protocol::is_opaque(number),
         }
     }
 }
@@ -115,7 +120,7 @@ pub struct Query {
     pub source: IpAddr,
     /// The responder's address.
     pub destination: IpAddr,
-    /// IP protocol number: TCP, UDP, ICMP or ICMPv6.
+    /// IP protocol number.
     pub protocol: u8,
     /// Destination port (TCP and UDP).
     pub destination_port: u16,
@@ -141,7 +146,8 @@ impl Query {
 /// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// `None` allows; otherwise why not: spoofed source, no destination segment, no rule, denied or rejected.
+    /// `None` allows; otherwise why not: spoofed source, no destination segment, no rule (or, of a protocol that has to
+    /// be named to be allowed, protocol unsupported), denied or rejected.
     pub refusal: Option<Reason>,
     /// The deciding rule; [`RuleId::NONE`] when none matched.
     pub rule: RuleId,
@@ -151,6 +157,14 @@ impl Decision {
     /// A refusal that no rule decided.
     pub(super) const fn refused(reason: Reason) -> Decision {
         Decision { refusal: Some(reason), rule: RuleId::NONE }
+    }
+
+    /// No rule matches.
+    pub(super) const fn unmatched(protocol: u8) -> Decision {
+        Decision::refused(match protocol {
+            protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6 => Reason::NoRule,
+            _ => Reason::ProtocolUnsupported,
+        })
     }
 
     /// What a rule of this action decides.

@@ -108,7 +108,25 @@ fn service() -> impl Strategy<Value = Service> {
         3 => range().prop_map(|(low, high)| Service::Udp(low, high)),
         1 => Just(Service::IcmpEcho),
         1 => Just(Service::Icmpv6Echo),
+        2 => opaque().prop_map(Service::Protocol),
     ]
+}
+
+/// Protocol numbers of tunnels, around them, and some that no rule can open.
+fn opaque() -> impl Strategy<Value = u8> {
+    select(vec![
+        protocol::GRE,
+        protocol::GRE,
+        protocol::ESP,
+        protocol::IPIP,
+        protocol::IPV6,
+        46,
+        254,
+        6,
+        0,
+        60,
+        255,
+    ])
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -141,7 +159,8 @@ type Pick = (u8, Index, Index, u8, Option<Index>, u16);
 
 fn picks() -> impl Strategy<Value = Vec<Pick>> {
     let protocols =
-        select(vec![protocol::TCP, protocol::TCP, protocol::UDP, protocol::ICMP, protocol::ICMPV6, 47]);
+        select(vec![protocol::TCP, protocol::TCP, protocol::UDP, protocol::ICMP, protocol::ICMPV6]);
+    let protocols = prop_oneof![3 => protocols, 1 => opaque()];
     let pick = (
         0..4u8,
         any::<Index>(),
@@ -336,7 +355,28 @@ fn g4_icmp_of_one_family_never_allows_that_of_the_other() {
     assert_eq!(judged(&any, echo(WEB, DB, protocol::ICMP)), allowed_by(0));
     assert_eq!(judged(&any, echo(WEB, DB, protocol::ICMPV6)), no_rule);
     assert_eq!(judged(&any, echo(WEB6, DB6, protocol::ICMP)), no_rule);
-    assert_eq!(judged(&any, echo(WEB, DB, 47)), no_rule);
+    assert_eq!(judged(&any, echo(WEB, DB, 47)), Decision::refused(Reason::ProtocolUnsupported));
+}
+
+#[test]
+fn h20_an_opaque_protocol_is_allowed_by_name_only_and_denied_by_any() {
+    let unsupported = Decision::refused(Reason::ProtocolUnsupported);
+    let ask = |protocol| Query { protocol, destination_port: 0, ..tcp(0, WEB, DB, 0) };
+    let named = rule(0, 1, &[Service::Protocol(protocol::GRE), Service::Protocol(6)], Action::Allow);
+    let any = |action| rule(0, 1, &[Service::Any], action);
+    let rules = two_segments(vec![any(Action::Allow), named.clone()]);
+    assert_eq!(judged(&rules, ask(protocol::GRE)), allowed_by(1));
+    for other in [46, 48, protocol::ESP, 254] {
+        assert_eq!(judged(&rules, ask(other)), unsupported);
+    }
+    // What has services of its own is not opened by its number, nor is what never crosses.
+    let rules = two_segments(vec![rule(0, 1, &[Service::Protocol(6), Service::Protocol(60)], Action::Allow)]);
+    assert_eq!(judged(&rules, ask(protocol::TCP)), Decision::refused(Reason::NoRule));
+    assert_eq!(judged(&rules, ask(60)), unsupported);
+    let rules = two_segments(vec![any(Action::Deny), named]);
+    for number in [protocol::GRE, protocol::ESP, 0, 255] {
+        assert_eq!(judged(&rules, ask(number)), Decision::by(RuleId(0), Action::Deny));
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use bulkhead_dataplane::connection::{Overrides, Timeouts};
 use bulkhead_dataplane::event::EventKind;
-use bulkhead_dataplane::policy::Service;
+use bulkhead_dataplane::policy::{Rule, Service};
 use bulkhead_dataplane::verdict::Reason;
 use etherparse::TcpHeader;
 
@@ -17,14 +17,15 @@ enum Packet {
     Tcp(Station, u8, u32, u32),
     Udp(Station),
     Echo(Station),
+    Gre(Station),
 }
 
-use Packet::{Echo, Tcp, Udp};
+use Packet::{Echo, Gre, Tcp, Udp};
 
 fn frame(family: Family, packet: Packet) -> (Station, Vec<u8>) {
     let mut frame = Vec::new();
     let from = match packet {
-        Tcp(from, ..) | Udp(from) | Echo(from) => from,
+        Tcp(from, ..) | Udp(from) | Echo(from) | Gre(from) => from,
     };
     let (builder, source) = (ip(from, family), if from == CLIENT { (1000, 80) } else { (80, 1000) });
     match packet {
@@ -36,6 +37,7 @@ fn frame(family: Family, packet: Packet) -> (Station, Vec<u8>) {
             builder.tcp_header(header).write(&mut frame, &[])
         }
         Udp(_) => builder.udp(source.0, source.1).write(&mut frame, b"datagram"),
+        Gre(_) => builder.write(&mut frame, 47.into(), &[0, 0, 8, 0]),
         Echo(_) => match (family, from == CLIENT) {
             (Family::V4, true) => builder.icmpv4_echo_request(7, 1).write(&mut frame, b"ping"),
             (Family::V4, false) => builder.icmpv4_echo_reply(7, 1).write(&mut frame, b"ping"),
@@ -96,6 +98,20 @@ fn lives() -> Vec<Life> {
         other("echo_replied", &[Echo(CLIENT), Echo(SERVER)], Echo(SERVER), Reason::NoConnection, |t| {
             t.icmp_ms
         }),
+        other(
+            "udp_unreplied of a protocol as a whole",
+            &[Gre(CLIENT)],
+            Gre(SERVER),
+            Reason::ProtocolUnsupported,
+            |t| t.udp_unreplied_ms,
+        ),
+        other(
+            "udp_replied of a protocol as a whole",
+            &[Gre(CLIENT), Gre(SERVER)],
+            Gre(SERVER),
+            Reason::ProtocolUnsupported,
+            |t| t.udp_replied_ms,
+        ),
     ]
 }
 
@@ -104,7 +120,8 @@ fn every_state_keeps(timeouts: Timeouts) {
     for family in Family::BOTH {
         for life in lives() {
             for (late, expected) in [(0, Ok(())), (1, Err(life.refusal))] {
-                let mut gateway = Gateway::with_timeouts(&[allow(Service::Any)], timeouts);
+                let rules = [allow(Service::Any), allow(Service::Protocol(47))];
+                let mut gateway = Gateway::with_timeouts(&rules, timeouts);
                 for packet in &life.opening {
                     send(&mut gateway, family, *packet).unwrap();
                     gateway.advance(5 * MILLISECOND);
@@ -260,7 +277,9 @@ fn w17_u2_a_rules_own_limits_replace_the_gateways_and_what_it_leaves_out_is_the_
                 for (late, expected) in [(0, Ok(())), (1, Err(life.refusal))] {
                     let mut gateway = Gateway::new(&[]);
                     // The first rule is of another service, so that the second does not have number 0.
-                    let rules = [allow(Service::Tcp(22, 22)), allow(Service::Any)];
+                    let services = vec![Service::Any, Service::Protocol(47)];
+                    let second = Rule { services, ..allow(Service::Any) };
+                    let rules = [allow(Service::Tcp(22, 22)), second];
                     gateway.publish_with_timeouts(&rules, &[Overrides::default(), set]);
                     for packet in &life.opening {
                         send(&mut gateway, family, *packet).unwrap();

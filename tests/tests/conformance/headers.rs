@@ -1,6 +1,6 @@
 //! Group H: header sanity. Everything is allowed by the rules: what drops here drops whatever they say.
 
-use bulkhead_tests::config::{Config, allow};
+use bulkhead_tests::config::{Config, allow, deny, reject};
 use bulkhead_tests::craft::{
     self, PADDING, changed, damaged, raw, sealed, set_length, transport, with_extensions, with_ipv4_options,
     with_tcp_options,
@@ -483,6 +483,77 @@ fn h20_tunnels_drop_and_what_is_inside_is_never_looked_at() {
         }
     }
     all_drop(&scene, &frames);
+}
+
+#[test]
+fn h20_a_protocol_that_a_rule_names_passes_with_its_replies_and_no_other_does() {
+    let rules = allow("tunnel", "office", "servers", "gre proto/99") + &allow("rest", "any", "any", OPEN);
+    let Some(scene) = Scene::start(&Config::new(rules)) else { return };
+    let before = scene.drops();
+    for family in Family::BOTH {
+        let (there, back) =
+            (scene.path("office", "servers", family), scene.path("servers", "office", family));
+        let inner = [&[0, 0, 8, 0][..], &inner(&scene, Family::V4)].concat();
+        // The responder may not begin, but may reply.
+        scene.stays_out("servers", "office", &raw(&back, 47, &inner));
+        for content in [&inner[..], b"x"] {
+            scene.crosses_unchanged("office", "servers", &raw(&there, 47, content));
+            scene.crosses_unchanged("servers", "office", &raw(&back, 47, content));
+        }
+        scene.crosses_unchanged("office", "servers", &raw(&there, 99, &inner));
+        // Others, and the same between other hosts the wrong way.
+        for protocol in [4, 41, 50, 51, 98, 100, 132] {
+            scene.stays_out("office", "servers", &raw(&there, protocol, &inner));
+        }
+        let other = Path { source: scene.peer("servers").nth(family, 1), ..back };
+        scene.stays_out("servers", "office", &raw(&other, 47, &inner));
+        // An error about the tunnel's packet reaches its sender, with an MTU to believe.
+        let frame = raw(&there, 47, &[7; 1400]);
+        let packet = scene.crosses_unchanged("office", "servers", &frame);
+        let kind = if family == Family::V4 { (3, 4) } else { (2, 0) };
+        let error = back.icmp(kind.0, kind.1, 1300_u32.to_be_bytes(), &packet[IP..IP + 100]);
+        scene.crosses("servers", "office", &error);
+        let never = raw(&there, 98, &[7; 1400]);
+        let error = back.icmp(kind.0, kind.1, 1300_u32.to_be_bytes(), &never[IP..IP + 100]);
+        scene.stays_out("servers", "office", &error);
+    }
+    scene.expect_drops(&before, &[("protocol_unsupported", 18), ("icmp_unrelated", 2)]);
+    let rows = scene.json(&["connections", "list", "--rule", "tunnel"]);
+    let rows = rows["connections"].as_array().unwrap().clone();
+    assert!(
+        rows.len() == 4 && rows.iter().all(|row| row["protocol"] == "gre" || row["protocol"] == "proto/99")
+    );
+}
+
+#[test]
+fn h20_every_named_tunnel_passes_by_its_name_and_a_denial_of_any_covers_them_all() {
+    let named =
+        [("ipip", 4), ("6in4", 41), ("gre", 47), ("esp", 50), ("ah", 51), ("sctp", 132), ("proto/112", 112)];
+    let names = named.map(|(name, _)| name).join(" ");
+    let open = allow("tunnels", "office", "servers", &names);
+    let Some(scene) = Scene::start(&Config::new(open.clone())) else { return };
+    for family in Family::BOTH {
+        let path = scene.path("office", "servers", family);
+        for (_, protocol) in named {
+            scene.crosses_unchanged("office", "servers", &raw(&path, protocol, &inner(&scene, Family::V6)));
+        }
+    }
+    scene.reload(&Config::new(open.clone() + &deny("stop", "office", "servers", "any")).without_sentinels());
+    let before = scene.drops();
+    for family in Family::BOTH {
+        let path = scene.path("office", "servers", family);
+        for (_, protocol) in named {
+            scene.peer("office").send(&raw(&path, protocol, b"of a connection that was allowed"));
+            scene.peer("office").send(&raw(&path, protocol, b"and once more, without one"));
+        }
+    }
+    scene.expect_drops(&before, &[("policy_revoked", 14), ("rule_denied", 14)]);
+    scene.reload(&Config::new(open.clone() + &reject("told", "office", "servers", "gre")));
+    let before = scene.drops();
+    let path = scene.path("office", "servers", Family::V4);
+    scene.stays_out("office", "servers", &raw(&path, 47, &[7; 100]));
+    scene.peer("office").expect("administratively prohibited", |packet| packet.icmp() == Some((3, 13)));
+    scene.expect_drops(&before, &[("rule_rejected", 1)]);
 }
 
 #[test]
