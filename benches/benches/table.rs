@@ -42,6 +42,7 @@ fn open(table: &Table, worker: &mut Worker, index: u32) -> Hit {
     let tuple = tuple(index);
     let opening = Opening {
         ingress: PortId(0),
+        egress: PortId(1),
         rule: RuleId(1),
         generation: Generation(1),
         valid_until: 0,
@@ -87,7 +88,7 @@ fn find(c: &mut Criterion) {
 fn look_up(table: &Table, burst: &[Tuple<Ipv4Addr>], prefetch: bool) {
     if prefetch {
         for tuple in burst {
-            black_box(table.v4.touch(table.v4.hash(tuple)));
+            table.v4.prefetch(table.v4.hash(tuple));
         }
     }
     for tuple in burst {

@@ -7,6 +7,7 @@ mod extension;
 mod fragment;
 mod ip;
 mod option;
+mod plain;
 mod quote;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -17,6 +18,7 @@ mod transport;
 pub use checksum::verify_transport_checksum;
 pub use fragment::{Fragment, fragment, reassembled};
 pub use ip::parse;
+pub use plain::{AnyPlain, Plain, plain};
 pub use quote::parse_quote;
 
 /// IP protocol numbers that the gateway understands (IANA).
@@ -54,17 +56,25 @@ pub mod protocol {
 pub trait Address:
     Copy + Eq + std::hash::Hash + std::fmt::Debug + Into<IpAddr> + Send + Sync + 'static
 {
+    /// Whether the family is IPv4; else it is IPv6.
+    const IS_V4: bool;
     /// The address as a number, in host order (IPv4 in the low 32 bits).
     fn bits(self) -> u128;
 }
 
 impl Address for Ipv4Addr {
+    const IS_V4: bool = true;
+
+    #[inline]
     fn bits(self) -> u128 {
         u128::from(self.to_bits())
     }
 }
 
 impl Address for Ipv6Addr {
+    const IS_V4: bool = false;
+
+    #[inline]
     fn bits(self) -> u128 {
         self.to_bits()
     }
@@ -142,7 +152,7 @@ pub mod tcp_flags {
 }
 
 /// What the connection tracker needs of a TCP header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpSegment {
     /// Sequence number.
     pub sequence: u32,

@@ -2,12 +2,12 @@
 //! frame out, and the frame rewritten where it goes on. No I/O and no time source inside, so tests, benches, fuzzing
 //! and the live worker run the very same code.
 //!
-//! Three passes over the burst: *prepare* parses and checks addresses, *load* brings the connections into the cache,
-//! *decide* then finds them there. Every packet starts as a drop, and [`Verdict::Forward`] is assigned in one place.
+//! [`Pipeline::judge`] is the whole way of a packet. Nearly all packets are plain ones of settled connections and take a
+//! [`shortcut`] of it, which forwards what the whole way would forward and hands over all else. Every packet starts as
+//! a drop, and [`Verdict::Forward`] is assigned in two places: where either way ends.
 
 use std::collections::VecDeque;
-use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::answer::{self, IcmpError, RateLimiter};
@@ -30,6 +30,7 @@ use crate::topology::{Egress, Hop};
 use crate::verdict::{Direction, Now, PortId, Reason, RuleId, Verdict};
 
 mod datagram;
+mod shortcut;
 
 /// The most frames handled together.
 pub const BURST: usize = 64;
@@ -55,21 +56,11 @@ pub struct Pipeline {
     events: Arc<EventQueue>,
     /// The next hops that held packets wait for, for the worker to have resolved; emptied by it.
     unresolved: VecDeque<(PortId, IpAddr)>,
-    prepared: Vec<Prepared>,
     fragments: Fragments,
     /// Where a datagram's pieces are joined.
     joined: Box<[u8]>,
     /// Datagrams that are about to be judged again.
     waiting: Vec<u32>,
-}
-
-/// A frame after the first pass.
-#[derive(Clone, Copy)]
-enum Prepared {
-    Refused(Reason),
-    V4(Headers, Tuple<Ipv4Addr>, Hash),
-    V6(Headers, Tuple<Ipv6Addr>, Hash),
-    Error(Headers),
 }
 
 /// What to tell the sender of a packet that is not forwarded.
@@ -109,7 +100,6 @@ impl Pipeline {
             quotes: Quotes::new(),
             events,
             unresolved: VecDeque::with_capacity(BURST),
-            prepared: Vec::with_capacity(BURST),
             fragments: Fragments::new(Arc::new(Share::new(0, 1)), index),
             joined: Box::default(),
             waiting: Vec::new(),
@@ -124,40 +114,20 @@ impl Pipeline {
         frames: &mut [F],
         verdicts: &mut Vec<Verdict>,
     ) {
-        self.prepared.clear();
         verdicts.clear();
-        for frame in frames.iter() {
-            self.prepared.push(prepare(context, ingress, frame.bytes()));
-        }
-        self.load_connections(context.table);
-        let prepared = std::mem::take(&mut self.prepared);
-        for (frame, prepared) in frames.iter_mut().zip(&prepared) {
-            verdicts.push(self.decide(context, ingress, frame, prepared));
-        }
-        self.prepared = prepared;
+        shortcut::process(self, context, ingress, frames, verdicts);
     }
 
-    /// Brings the connections' lines into the cache: all buckets first, then the entries that they name. The loops are
-    /// kept short, so that the processor has many loads under way at once: a load amid the parsing of each packet is
-    /// waited for by the time the reorder buffer is full.
-    fn load_connections(&self, table: &Table) {
-        let mut seen = 0;
-        for prepared in &self.prepared {
-            match prepared {
-                Prepared::V4(_, _, hash) => seen ^= table.v4.touch(*hash),
-                Prepared::V6(_, _, hash) => seen ^= table.v6.touch(*hash),
-                Prepared::Refused(_) | Prepared::Error(_) => {}
-            }
-        }
-        for prepared in &self.prepared {
-            match prepared {
-                Prepared::V4(_, _, hash) => seen ^= table.v4.touch_entry(*hash),
-                Prepared::V6(_, _, hash) => seen ^= table.v6.touch_entry(*hash),
-                Prepared::Refused(_) | Prepared::Error(_) => {}
-            }
-        }
-        // Or the loads would be optimised away.
-        black_box(seen);
+    /// As [`Pipeline::process`], packet by packet and each in full. For tests: there must be no other difference.
+    pub fn process_in_full<F: FrameBuf>(
+        &mut self,
+        context: &Context<'_>,
+        ingress: PortId,
+        frames: &mut [F],
+        verdicts: &mut Vec<Verdict>,
+    ) {
+        verdicts.clear();
+        verdicts.extend(frames.iter_mut().map(|frame| self.judge(context, ingress, frame)));
     }
 
     /// The next hop that a held packet waits for: one for each [`Verdict::Hold`] of the last burst, in their order.
@@ -194,25 +164,29 @@ impl Pipeline {
         });
     }
 
-    fn decide<F: FrameBuf>(
-        &mut self,
-        context: &Context<'_>,
-        ingress: PortId,
-        frame: &mut F,
-        prepared: &Prepared,
-    ) -> Verdict {
-        let (headers, outcome) = match prepared {
-            Prepared::Refused(Reason::Fragment) => return self.fragment(context, ingress, frame.bytes()),
-            Prepared::Refused(reason) => return Verdict::Drop(*reason),
-            Prepared::V4(headers, tuple, hash) => (
-                headers,
-                self.track(context, ingress, frame.bytes(), headers, &context.table.v4, tuple, *hash),
-            ),
-            Prepared::V6(headers, tuple, hash) => (
-                headers,
-                self.track(context, ingress, frame.bytes(), headers, &context.table.v6, tuple, *hash),
-            ),
-            Prepared::Error(headers) => (headers, self.relate(context, ingress, frame.bytes(), headers)),
+    /// The verdict on one frame.
+    #[inline(never)]
+    fn judge<F: FrameBuf>(&mut self, context: &Context<'_>, ingress: PortId, frame: &mut F) -> Verdict {
+        let bytes = frame.bytes();
+        let headers = match headers::parse(bytes) {
+            Ok(headers) => headers,
+            Err(Reason::Fragment) => return self.fragment(context, ingress, bytes),
+            Err(reason) => return Verdict::Drop(reason),
+        };
+        if let Err(reason) = sanity::check(bytes, &headers, ingress, &context.snapshot.topology) {
+            return Verdict::Drop(reason);
+        }
+        let headers = &headers;
+        let outcome = match headers.addresses {
+            _ if headers.transport == Transport::IcmpError => self.relate(context, ingress, bytes, headers),
+            Addresses::V4(source, destination) => {
+                let tuple = tuple(headers, source, destination);
+                self.track(context, ingress, bytes, headers, &context.table.v4, &tuple)
+            }
+            Addresses::V6(source, destination) => {
+                let tuple = tuple(headers, source, destination);
+                self.track(context, ingress, bytes, headers, &context.table.v6, &tuple)
+            }
         };
         match outcome {
             Ok(hop) if rewrite::forward(frame.bytes_mut(), headers, hop) => Verdict::Forward(hop.port),
@@ -227,7 +201,6 @@ impl Pipeline {
     }
 
     /// A TCP, UDP or echo packet: of a known connection, or one that may open one.
-    #[allow(clippy::too_many_arguments, reason = "one packet's facts; a struct would only rename them")]
     fn track<'c, A: Family>(
         &mut self,
         context: &Context<'c>,
@@ -236,12 +209,11 @@ impl Pipeline {
         headers: &Headers,
         map: &Map<A>,
         tuple: &Tuple<A>,
-        hash: Hash,
     ) -> Result<&'c Hop, Refusal> {
-        let bytes = headers.ip_len();
+        let (hash, bytes) = (map.hash(tuple), headers.ip_len());
         if let Some(hit) = map.find(hash, tuple, context.now) {
             let stamp = self.current(context, map, hit, bytes)?;
-            let hop = self.pass_connection(context, ingress, headers, map, hit)?;
+            let hop = self.pass_connection(context, ingress, headers, map, hit, tuple, stamp)?;
             self.check_second_originator(context, ingress, headers, map, hit, tuple)?;
             let track = follow(map, hit, headers, context.now)?;
             if track != Track::Reopen {
@@ -272,7 +244,7 @@ impl Pipeline {
     ) -> Result<&'c Hop, Refusal> {
         let policy = &context.snapshot.policy;
         // Whoever lies about their address gets that reason, whatever else is wrong with the packet.
-        if policy.policy.source_segment(ingress, tuple.source.into()).is_none() {
+        if !policy.policy.is_behind(ingress, tuple.source) {
             return Err(Reason::SpoofedSource.into());
         }
         let segment = match &headers.transport {
@@ -298,9 +270,10 @@ impl Pipeline {
         if let Some(segment) = segment {
             challenge(context, headers, segment)?;
         }
-        let hop = route(context, headers)?;
+        let hop = route(context, headers, tuple.destination)?;
         let opening = Opening {
             ingress,
+            egress: hop.port,
             rule: decision.rule,
             generation: policy.generation,
             valid_until: 0,
@@ -350,7 +323,7 @@ impl Pipeline {
                 // The stamp is of a worker that is ahead by one publication. It stays, but this packet is judged by
                 // this worker's policy, in which the stamp's rule number means another rule or none.
                 return match decision.refusal {
-                    None => Ok(Stamp { rule: decision.rule, ..stamp }),
+                    None => Ok(Stamp { rule: decision.rule, egress: None, ..stamp }),
                     Some(reason) => {
                         self.rule_hit(context, decision.rule, bytes);
                         Err(reason)
@@ -361,7 +334,7 @@ impl Pipeline {
                 self.end(context, map, hit, EventKind::Cut(Reason::PolicyRevoked));
                 return Err(Reason::PolicyRevoked);
             }
-            let fresh = Stamp { generation: policy.generation, rule: decision.rule, ..stamp };
+            let fresh = Stamp { generation: policy.generation, rule: decision.rule, egress: None, ..stamp };
             // If another worker was faster, its stamp decides.
             if map.restamp(hit, stamp, fresh) {
                 map.set_timeout_class(hit, policy.policy.timeout_class(decision.rule));
@@ -398,6 +371,7 @@ impl Pipeline {
     }
 
     /// Checks that a known connection's packet comes in and leaves by ports of its segments, and finds its next hop.
+    #[allow(clippy::too_many_arguments, reason = "one packet's facts; a struct would only rename them")]
     fn pass_connection<'c, A: Family>(
         &self,
         context: &Context<'c>,
@@ -405,19 +379,23 @@ impl Pipeline {
         headers: &Headers,
         map: &Map<A>,
         hit: Hit,
+        tuple: &Tuple<A>,
+        stamp: Stamp,
     ) -> Result<&'c Hop, Refusal> {
-        // By this port the originator's packets come in and the replies leave. It was checked against the segments
-        // when the connection was judged, so agreeing with it is enough.
-        let original = map.ingress(hit);
-        let policy = &context.snapshot.policy.policy;
-        let is_checked = hit.direction == Direction::Original && ingress == original;
-        if !is_checked && policy.source_segment(ingress, headers.addresses.source()).is_none() {
+        // These ports were checked against the segments when the connection was judged, so agreeing with them is enough.
+        let (near, far) = shortcut::ends(hit.direction, map.ingress(hit), &stamp);
+        let policy = &context.snapshot.policy;
+        if near != Some(ingress) && !policy.policy.is_behind(ingress, tuple.source) {
             return Err(Reason::SpoofedSource.into());
         }
-        let hop = next_hop(context, headers)?;
-        let is_checked = hit.direction == Direction::Reply && hop.port == original;
-        if !is_checked && policy.source_segment(hop.port, headers.addresses.destination()).is_none() {
+        let hop = next_hop(context, headers, tuple.destination)?;
+        if far != Some(hop.port) && !policy.policy.is_behind(hop.port, tuple.destination) {
             return Err(Reason::RouteRefused.into());
+        }
+        if stamp.egress.is_none() && stamp.generation == policy.generation {
+            let egress = if hit.direction == Direction::Original { hop.port } else { ingress };
+            // If another worker was faster, that one knows as well.
+            let _ = map.restamp(hit, stamp, Stamp { egress: Some(egress), ..stamp });
         }
         Ok(hop)
     }
@@ -482,7 +460,7 @@ impl Pipeline {
             return Err(Reason::IcmpBadQuote.into());
         }
         let stamp = self.current(context, map, hit, headers.ip_len())?;
-        let hop = route(context, headers)?;
+        let hop = route(context, headers, source)?;
         // Last, for what does not pass is not remembered.
         if !self.quotes.admit(quote, context.now) {
             return Err(Reason::IcmpRepeated.into());
@@ -574,32 +552,6 @@ fn answer_in_place<F: FrameBuf>(
     answered
 }
 
-/// The first pass over one frame.
-fn prepare(context: &Context<'_>, ingress: PortId, frame: &[u8]) -> Prepared {
-    let headers = match headers::parse(frame) {
-        Ok(headers) => headers,
-        Err(reason) => return Prepared::Refused(reason),
-    };
-    if let Err(reason) = sanity::check(frame, &headers, ingress, &context.snapshot.topology) {
-        return Prepared::Refused(reason);
-    }
-    if headers.transport == Transport::IcmpError {
-        return Prepared::Error(headers);
-    }
-    match headers.addresses {
-        Addresses::V4(source, destination) => {
-            let tuple = tuple(&headers, source, destination);
-            let hash = context.table.v4.hash(&tuple);
-            Prepared::V4(headers, tuple, hash)
-        }
-        Addresses::V6(source, destination) => {
-            let tuple = tuple(&headers, source, destination);
-            let hash = context.table.v6.hash(&tuple);
-            Prepared::V6(headers, tuple, hash)
-        }
-    }
-}
-
 fn tuple<A>(headers: &Headers, source: A, destination: A) -> Tuple<A> {
     Tuple {
         source,
@@ -664,23 +616,31 @@ fn follow<A: Family>(map: &Map<A>, hit: Hit, headers: &Headers, now: Now) -> Res
 
 /// The next hop, out of a port behind which the destination's segment lies: a route that leads elsewhere would carry
 /// the packet around the policy.
-fn route<'c>(context: &Context<'c>, headers: &Headers) -> Result<&'c Hop, Refusal> {
-    let hop = next_hop(context, headers)?;
-    let destination = headers.addresses.destination();
-    match context.snapshot.policy.policy.source_segment(hop.port, destination) {
-        Some(_) => Ok(hop),
-        None => Err(Reason::RouteRefused.into()),
+fn route<'c, A: Family>(
+    context: &Context<'c>,
+    headers: &Headers,
+    destination: A,
+) -> Result<&'c Hop, Refusal> {
+    let hop = next_hop(context, headers, destination)?;
+    if !context.snapshot.policy.policy.is_behind(hop.port, destination) {
+        return Err(Reason::RouteRefused.into());
     }
+    Ok(hop)
 }
 
-fn next_hop<'c>(context: &Context<'c>, headers: &Headers) -> Result<&'c Hop, Refusal> {
+#[inline(always)]
+fn next_hop<'c, A: Family>(
+    context: &Context<'c>,
+    headers: &Headers,
+    destination: A,
+) -> Result<&'c Hop, Refusal> {
     if headers.hop_limit == 0 {
         return Err(Reason::HopLimitExceeded.into());
     }
     if headers.hop_limit == 1 {
         return Err(Refusal::Told(Reason::HopLimitExceeded, Tell::Icmp(IcmpError::TimeExceeded)));
     }
-    let hop = match context.snapshot.topology.egress(headers.addresses.destination()) {
+    let hop = match context.snapshot.topology.egress_in(destination) {
         Egress::Send(hop) => hop,
         Egress::Resolve(port, next_hop) => return Err(Refusal::Hold(port, next_hop)),
         Egress::Refuse(reason) => return Err(Refusal::Told(reason, Tell::Icmp(IcmpError::NoRoute))),

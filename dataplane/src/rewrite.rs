@@ -9,31 +9,33 @@ use crate::wire::{checksum, ipv4, ipv6};
 ///
 /// Returns false and leaves the frame as it is where the hop limit is used up (0 or 1) or the headers are not this
 /// frame's: such a frame must not be sent.
-#[inline]
 #[must_use]
 pub fn forward(frame: &mut [u8], headers: &Headers, hop: &Hop) -> bool {
-    if headers.hop_limit <= 1 {
+    let is_v4 = matches!(headers.addresses, Addresses::V4(..));
+    forward_at(frame, usize::from(headers.network), is_v4, headers.hop_limit, hop)
+}
+
+/// As [`forward`], for a frame whose IP header is at this offset and has this TTL or hop limit.
+#[inline(always)]
+#[must_use]
+pub fn forward_at(frame: &mut [u8], network: usize, is_v4: bool, hop_limit: u8, hop: &Hop) -> bool {
+    if hop_limit <= 1 {
         return false;
     }
-    let network = usize::from(headers.network);
-    match headers.addresses {
-        Addresses::V4(..) => {
-            let Some(ip) =
-                frame.get_mut(network..).and_then(<[u8]>::first_chunk_mut::<{ ipv4::HEADER_BYTES }>)
-            else {
-                return false;
-            };
-            // The checksum is over words: TTL is the high byte of one, the protocol its low byte.
-            let word = |ip: &[u8; ipv4::HEADER_BYTES], at| u16::from_be_bytes([ip[at], ip[at + 1]]);
-            let old = word(ip, ipv4::TTL);
-            ip[ipv4::TTL] = headers.hop_limit - 1;
-            let updated = checksum::update(word(ip, ipv4::CHECKSUM), old, word(ip, ipv4::TTL));
-            ip[ipv4::CHECKSUM..ipv4::CHECKSUM + 2].copy_from_slice(&updated.to_be_bytes());
-        }
-        Addresses::V6(..) => {
-            let Some(hop_limit) = frame.get_mut(network + ipv6::HOP_LIMIT) else { return false };
-            *hop_limit = headers.hop_limit - 1;
-        }
+    if is_v4 {
+        let Some(ip) = frame.get_mut(network..).and_then(<[u8]>::first_chunk_mut::<{ ipv4::HEADER_BYTES }>)
+        else {
+            return false;
+        };
+        // The checksum is over words: TTL is the high byte of one, the protocol its low byte.
+        let word = |ip: &[u8; ipv4::HEADER_BYTES], at| u16::from_be_bytes([ip[at], ip[at + 1]]);
+        let old = word(ip, ipv4::TTL);
+        ip[ipv4::TTL] = hop_limit - 1;
+        let updated = checksum::update(word(ip, ipv4::CHECKSUM), old, word(ip, ipv4::TTL));
+        ip[ipv4::CHECKSUM..ipv4::CHECKSUM + 2].copy_from_slice(&updated.to_be_bytes());
+    } else {
+        let Some(byte) = frame.get_mut(network + ipv6::HOP_LIMIT) else { return false };
+        *byte = hop_limit - 1;
     }
     // The network header lies behind the addresses, so they are there.
     frame[0..6].copy_from_slice(&hop.destination);

@@ -9,7 +9,6 @@ use crate::verdict::{PortId, Reason};
 use crate::wire::ethernet;
 
 /// Checks a parsed frame: its Ethernet addresses, its tag, and both IP addresses.
-#[inline]
 pub fn check(frame: &[u8], headers: &Headers, ingress: PortId, topology: &Topology) -> Result<(), Reason> {
     check_addresses(frame, headers.network, &headers.addresses, ingress, topology)
 }
@@ -46,7 +45,6 @@ fn check_addresses(
     }
 }
 
-#[inline]
 fn v4(source: Ipv4Addr, destination: Ipv4Addr, topology: &Topology) -> Result<(), Reason> {
     if !is_forwardable_v4(source) || topology.is_directed_broadcast(source) {
         return Err(Reason::SourceInvalid);
@@ -66,7 +64,6 @@ fn v4(source: Ipv4Addr, destination: Ipv4Addr, topology: &Topology) -> Result<()
     Ok(())
 }
 
-#[inline]
 fn v6(source: Ipv6Addr, destination: Ipv6Addr, topology: &Topology) -> Result<(), Reason> {
     // Loopback and the gateway's own link-local addresses are own addresses too, but are nobody's source here.
     if !is_forwardable_v6(source) {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::headers::Addresses;
+use crate::headers::{Address, Addresses};
 use crate::trie::Trie;
 use crate::verdict::{PortId, Reason};
 
@@ -71,18 +71,43 @@ pub struct TopologySpec {
     pub own_addresses: Vec<IpAddr>,
 }
 
-/// The last six bits of a set of addresses: most addresses outside the set are told by one bit, without a search.
-#[derive(Clone, Copy, Debug, Default)]
-struct Marks(u64);
+/// A sieve before a set of addresses: of those that are not in the set, one bit tells all but one in 64, without a
+/// search.
+#[derive(Clone, Debug)]
+struct Marks {
+    words: Vec<u64>,
+    /// Leaves as many bits of a product as number a bit of `words`.
+    shift: u32,
+}
 
 impl Marks {
-    fn add(&mut self, address: u32) {
-        self.0 |= 1 << (address & 63);
+    fn new(addresses: impl Iterator<Item = u32> + Clone) -> Marks {
+        let bits = (64 * addresses.clone().count()).next_power_of_two().max(64);
+        let mut marks = Marks { words: vec![0; bits / 64], shift: u32::BITS - bits.trailing_zeros() };
+        for address in addresses {
+            let (word, bit) = marks.place(address);
+            marks.words[word] |= bit;
+        }
+        marks
     }
 
-    #[inline]
-    fn may_hold(self, address: u32) -> bool {
-        self.0 >> (address & 63) & 1 == 1
+    /// The upper bits of the product with the golden ratio: addresses that differ little come far apart.
+    #[inline(always)]
+    fn place(&self, address: u32) -> (usize, u64) {
+        let number = address.wrapping_mul(0x9e37_79b1) >> self.shift;
+        (number as usize / 64, 1 << (number % 64))
+    }
+
+    #[inline(always)]
+    fn may_hold(&self, address: u32) -> bool {
+        let (word, bit) = self.place(address);
+        self.words[word] & bit != 0
+    }
+}
+
+impl Default for Marks {
+    fn default() -> Self {
+        Marks::new(std::iter::empty())
     }
 }
 
@@ -135,7 +160,7 @@ pub struct Topology {
 impl Topology {
     /// Compiles plain lists into look-up tables, in O(n log n) for n routes and neighbours.
     pub fn new(spec: TopologySpec) -> Topology {
-        let mut topology = Topology { next: next_hops(&spec), ..Topology::default() };
+        let mut topology = Topology::default();
         let of_ports = spec.ports.iter().flat_map(|p| &p.addresses).map(IpNet::addr);
         for address in spec.own_addresses.iter().copied().chain(of_ports) {
             match address {
@@ -153,12 +178,10 @@ impl Topology {
             })
             .flatten()
             .collect();
-        for address in topology.own_v4.iter().chain(&topology.broadcasts) {
-            topology.marked_v4.add(address.to_bits());
-        }
-        for address in &topology.own_v6 {
-            topology.marked_v6.add(address.to_bits() as u32);
-        }
+        let special_v4 = topology.own_v4.iter().chain(&topology.broadcasts);
+        topology.marked_v4 = Marks::new(special_v4.map(|address| address.to_bits()));
+        topology.marked_v6 = Marks::new(topology.own_v6.iter().map(|address| fold(address.to_bits())));
+        topology.next = next_hops(&spec, &topology.special());
         topology.own_v4.sort_unstable();
         topology.own_v6.sort_unstable();
         topology.broadcasts.sort_unstable();
@@ -166,12 +189,31 @@ impl Topology {
         topology
     }
 
-    /// Where a packet to this destination leaves.
+    /// The addresses to which nothing is forwarded, and why.
+    fn special(&self) -> Vec<(IpAddr, Reason)> {
+        let broadcasts =
+            self.broadcasts.iter().map(|address| ((*address).into(), Reason::DestinationInvalid));
+        let own_v4 = self.own_v4.iter().map(|address| IpAddr::from(*address));
+        let own = own_v4.chain(self.own_v6.iter().map(|address| IpAddr::from(*address)));
+        broadcasts.chain(own.map(|address| (address, Reason::LocalServiceUndeclared))).collect()
+    }
+
+    /// Where a packet to this destination leaves: nowhere, if it is one of the gateway's own addresses or a directed
+    /// broadcast.
     pub fn egress(&self, destination: IpAddr) -> Egress<'_> {
-        match self.next.find(destination) {
+        match destination {
+            IpAddr::V4(destination) => self.egress_in(destination),
+            IpAddr::V6(destination) => self.egress_in(destination),
+        }
+    }
+
+    /// As [`Topology::egress`], where the family is known.
+    #[inline(always)]
+    pub fn egress_in<A: Address>(&self, destination: A) -> Egress<'_> {
+        match self.next.find_in(destination) {
             Some(Next::Hop(hop)) => Egress::Send(hop),
             Some(Next::Resolve(port, gateway)) => Egress::Resolve(*port, *gateway),
-            Some(Next::OnLink(port)) => Egress::Resolve(*port, destination),
+            Some(Next::OnLink(port)) => Egress::Resolve(*port, destination.into()),
             Some(Next::Refused(reason)) => Egress::Refuse(*reason),
             None => Egress::Refuse(Reason::NoRoute),
         }
@@ -187,22 +229,31 @@ impl Topology {
         self.spec.ports.get(usize::from(port.0))
     }
 
+    /// Whether the address may be one of the gateway's own or a directed broadcast: false for nearly all that are
+    /// neither.
+    #[inline(always)]
+    pub fn may_be_special<A: Address>(&self, address: A) -> bool {
+        if A::IS_V4 {
+            self.marked_v4.may_hold(address.bits() as u32)
+        } else {
+            self.marked_v6.may_hold(fold(address.bits()))
+        }
+    }
+
     /// Whether the address is one of the gateway's own.
-    #[inline]
     pub fn is_own_v4(&self, address: Ipv4Addr) -> bool {
-        self.marked_v4.may_hold(address.to_bits()) && self.own_v4.binary_search(&address).is_ok()
+        self.own_v4.binary_search(&address).is_ok()
     }
 
     /// Whether the address is one of the gateway's own.
     #[inline]
     pub fn is_own_v6(&self, address: Ipv6Addr) -> bool {
-        self.marked_v6.may_hold(address.to_bits() as u32) && self.own_v6.binary_search(&address).is_ok()
+        self.own_v6.binary_search(&address).is_ok()
     }
 
     /// Whether the address is the network or broadcast address of a network the gateway is attached to.
-    #[inline]
     pub fn is_directed_broadcast(&self, address: Ipv4Addr) -> bool {
-        self.marked_v4.may_hold(address.to_bits()) && self.broadcasts.binary_search(&address).is_ok()
+        self.broadcasts.binary_search(&address).is_ok()
     }
 
     /// The address the gateway answers from on a port, for a peer of this family.
@@ -220,8 +271,8 @@ impl Topology {
     }
 }
 
-/// Destination → next hop: the routes, and the neighbours as host routes.
-fn next_hops(spec: &TopologySpec) -> Trie<Next> {
+/// Destination → next hop: the routes, and as host routes the neighbours and these special addresses.
+fn next_hops(spec: &TopologySpec, special: &[(IpAddr, Reason)]) -> Trie<Next> {
     let known: HashMap<(PortId, IpAddr), Mac> =
         spec.neighbours.iter().map(|n| ((n.port, n.address), n.mac)).collect();
     let is_up = |port: PortId| spec.ports.get(usize::from(port.0)).is_some_and(|p| p.up);
@@ -260,7 +311,17 @@ fn next_hops(spec: &TopologySpec) -> Trie<Next> {
             values.push(hop(neighbour.port, neighbour.mac));
         }
     }
+    for (address, reason) in special {
+        networks.push((IpNet::from(*address), values.len() as u32));
+        values.push(Next::Refused(*reason));
+    }
     if networks.len() == spec.routes.len() { routes } else { Trie::new(networks, values) }
+}
+
+/// An address in 32 bits, for [`Marks`].
+fn fold(bits: u128) -> u32 {
+    let half = (bits >> 64) as u64 ^ bits as u64;
+    (half >> 32) as u32 ^ half as u32
 }
 
 fn is_link_local(address: &Ipv6Addr) -> bool {
@@ -312,6 +373,35 @@ mod tests {
         );
         assert_eq!(topology.egress("192.0.2.1".parse().unwrap()), Egress::Refuse(Reason::RouteRefused));
         assert_eq!(topology.egress("2001:db8::1".parse().unwrap()), Egress::Refuse(Reason::NoRoute));
+    }
+
+    #[test]
+    fn nothing_goes_to_the_gateway_itself_or_to_a_directed_broadcast() {
+        let mut spec = spec();
+        spec.own_addresses.push("192.0.2.9".parse().unwrap());
+        // Not even when somebody claims the address.
+        spec.neighbours[0].address = "10.1.0.1".parse().unwrap();
+        let topology = Topology::new(spec);
+        for (address, reason) in [
+            ("10.1.0.1", Reason::LocalServiceUndeclared),
+            ("192.0.2.9", Reason::LocalServiceUndeclared),
+            ("10.1.0.255", Reason::DestinationInvalid),
+            ("10.2.0.0", Reason::DestinationInvalid),
+        ] {
+            let address: Ipv4Addr = address.parse().unwrap();
+            assert_eq!(topology.egress(address.into()), Egress::Refuse(reason), "{address}");
+            assert!(topology.may_be_special(address));
+        }
+    }
+
+    #[test]
+    fn few_addresses_are_taken_for_special_ones() {
+        let mut spec = spec();
+        spec.own_addresses = (0..200).map(|n| Ipv4Addr::new(10, 3, n, 1).into()).collect();
+        let topology = Topology::new(spec);
+        let hosts = (0..200).flat_map(|n| (2..200).map(move |host| Ipv4Addr::new(10, 3, n, host)));
+        let taken = hosts.clone().filter(|host| topology.may_be_special(*host)).count();
+        assert!(taken < hosts.count() / 32, "{taken}");
     }
 
     #[test]

@@ -15,6 +15,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::headers::Address;
+
 /// One tree for each family, so that neither can answer for the other.
 #[derive(Clone)]
 pub(crate) struct Trie<T> {
@@ -46,10 +48,16 @@ impl<T> Trie<T> {
     /// The value of the longest network that contains the address.
     #[inline]
     pub(crate) fn find(&self, address: IpAddr) -> Option<&T> {
-        let value = match address {
-            IpAddr::V4(address) => self.v4.find(address.to_bits()),
-            IpAddr::V6(address) => self.v6.find(address.to_bits()),
-        };
+        match address {
+            IpAddr::V4(address) => self.find_in(address),
+            IpAddr::V6(address) => self.find_in(address),
+        }
+    }
+
+    /// As [`Trie::find`], where the family is known.
+    #[inline(always)]
+    pub(crate) fn find_in<A: Address>(&self, address: A) -> Option<&T> {
+        let value = if A::IS_V4 { self.v4.find(address.bits() as u32) } else { self.v6.find(address.bits()) };
         // `NOTHING` is beyond every value.
         self.values.get(value as usize)
     }

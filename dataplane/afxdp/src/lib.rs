@@ -4,6 +4,7 @@
 //! move-only tokens that can be neither used twice nor outlive their memory. Every refusal is an [`Error`] that says
 //! what was asked and what helps; a device that vanishes is such an error, never a panic.
 
+mod cache;
 pub mod device;
 mod error;
 pub mod l2fwd;
@@ -14,6 +15,7 @@ pub mod source;
 mod sys;
 mod umem;
 
+pub use cache::prefetch;
 pub use error::{Error, Kind};
 pub use socket::{BusyPoll, Interface, Mode, Socket, SocketConfig, Statistics, ZeroCopy};
 pub use umem::{Frame, Umem, UmemConfig};

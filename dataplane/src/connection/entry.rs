@@ -52,8 +52,13 @@ impl Head {
         self.0 as u8
     }
 
-    fn ingress(self) -> PortId {
+    pub(super) fn ingress(self) -> PortId {
         PortId((self.0 >> 8) as u8)
+    }
+
+    #[inline]
+    pub(super) fn is(self, state: State) -> bool {
+        self.0 & Head::STATE == (state as u32) << 16
     }
 
     pub(super) fn state(self) -> State {
@@ -80,7 +85,8 @@ impl Head {
     }
 
     /// For [`Limits::of`].
-    fn class_and_state(self) -> usize {
+    #[inline]
+    pub(super) fn class_and_state(self) -> usize {
         (self.0 & (Head::CLASS | Head::STATE)) as usize >> 16
     }
 }
@@ -158,11 +164,34 @@ impl Half {
     }
 }
 
+/// All bits set stand for no rule, which no packet passes by.
+const RULE_BITS: u32 = 0x00ff_ffff;
+const EGRESS_SHIFT: u32 = 24;
+
+/// Rule and egress in one word. [`compile`](crate::policy::compile()) refuses rule sets whose numbers do not fit.
+fn rule_word(rule: RuleId, egress: Option<PortId>) -> u32 {
+    rule.0 & RULE_BITS | u32::from(egress.map_or(u8::MAX, |port| port.0)) << EGRESS_SHIFT
+}
+
+#[inline]
+fn rule_of(word: u32) -> RuleId {
+    let rule = word & RULE_BITS;
+    if rule == RULE_BITS { RuleId::NONE } else { RuleId(rule) }
+}
+
+#[inline]
+fn egress_of(word: u32) -> Option<PortId> {
+    // Ports are numbered below 64.
+    let port = (word >> EGRESS_SHIFT) as u8;
+    (port != u8::MAX).then_some(PortId(port))
+}
+
 /// One connection. IPv4: 32 + 2 × 32 bytes, aligned so that it never touches more than two cache lines.
 #[repr(C, align(32))]
 pub(super) struct Entry<K> {
     key: K,
     head: AtomicU32,
+    /// `rule | egress << 24`, see [`rule_word`].
     rule: AtomicU32,
     /// 0 while somebody restamps the entry; generations start at 1.
     generation: AtomicU32,
@@ -187,10 +216,12 @@ impl<K: Default> Default for Entry<K> {
 }
 
 impl<K> Entry<K> {
-    /// Loads from the first and the last cache line of the entry.
+    /// Asks for all cache lines of the entry.
     #[inline]
-    pub(super) fn touch(&self) -> u32 {
-        self.head.load(Relaxed) ^ self.halves[1].seen.load(Relaxed)
+    pub(super) fn prefetch(&self) {
+        afxdp::prefetch(&self.key);
+        afxdp::prefetch(&self.halves[0]);
+        afxdp::prefetch(&self.halves[1]);
     }
 
     /// Writes a whole new connection. Only for an entry that no worker can reach any more.
@@ -208,7 +239,7 @@ impl<K> Entry<K> {
         fence(Release);
         self.key.store(tuple);
         self.head.store(Head::new(tuple.protocol, opening.ingress, state).0, Relaxed);
-        self.rule.store(opening.rule.0, Relaxed);
+        self.rule.store(rule_word(opening.rule, Some(opening.egress)), Relaxed);
         self.generation.store(opening.generation.0, Relaxed);
         self.valid_until.store(opening.valid_until, Relaxed);
         self.start_or_link.store((opening.now.millis() / START_TICK_MS) as u32, Relaxed);
@@ -218,13 +249,14 @@ impl<K> Entry<K> {
     }
 
     /// Which way a packet with this tuple goes, or `None` when it is not of this connection.
-    #[inline]
-    pub(super) fn matches<A: Family<Key = K>>(&self, tuple: &Tuple<A>) -> Option<Direction>
+    #[inline(always)]
+    pub(super) fn matches<A: Family<Key = K>>(&self, tuple: &Tuple<A>) -> Option<(Head, Direction)>
     where
         K: Key<A>,
     {
         let direction = self.key.direction(tuple)?;
-        (self.head().protocol() == tuple.protocol).then_some(direction)
+        let head = self.head();
+        (head.protocol() == tuple.protocol).then_some((head, direction))
     }
 
     pub(super) fn original<A: Family<Key = K>>(&self) -> (Tuple<A>, PortId)
@@ -339,11 +371,22 @@ impl<K> Entry<K> {
     #[inline]
     pub(super) fn stamp(&self) -> Stamp {
         let generation = self.generation.load(Acquire);
-        let rule = RuleId(self.rule.load(Relaxed));
+        let word = self.rule.load(Relaxed);
         let valid_until = self.valid_until.load(Relaxed);
         fence(Acquire);
         let stable = self.generation.load(Relaxed) == generation;
-        Stamp { generation: Generation(if stable { generation } else { 0 }), rule, valid_until }
+        Stamp {
+            generation: Generation(if stable { generation } else { 0 }),
+            rule: rule_of(word),
+            egress: egress_of(word),
+            valid_until,
+        }
+    }
+
+    /// The rule of [`Entry::stamp`], as of some time.
+    #[inline]
+    pub(super) fn rule(&self) -> RuleId {
+        rule_of(self.rule.load(Relaxed))
     }
 
     /// Replaces the judgement `old` as a whole; not at all when somebody else did or is doing so.
@@ -355,7 +398,7 @@ impl<K> Entry<K> {
         }
         // A reader that sees one of the next two stores also sees, after its fence, that the generation is not `old`.
         fence(Release);
-        self.rule.store(new.rule.0, Relaxed);
+        self.rule.store(rule_word(new.rule, new.egress), Relaxed);
         self.valid_until.store(new.valid_until, Relaxed);
         self.generation.store(new.generation.0, Release);
         true

@@ -28,6 +28,8 @@
 //! threads that are not workers the version makes a stale word fail: it would have to come back after exactly a
 //! multiple of 2¹⁸ reuses of that slot, with the same entry.
 
+use std::hint::select_unpredictable;
+
 use super::key::Hash;
 use crate::sync::{AcqRel, Acquire, AtomicU64, Relaxed, SeqCst, fence};
 
@@ -63,6 +65,12 @@ impl Word {
 
     fn tag(self) -> u16 {
         (self.0 >> TAG_SHIFT) as u16
+    }
+
+    /// Whether it is LIVE with this hash's tag.
+    #[inline]
+    fn may_be(self, hash: Hash) -> bool {
+        self.0 & (0xffff << TAG_SHIFT | STATE_MASK) == u64::from(hash.tag()) << TAG_SHIFT | LIVE
     }
 
     pub(super) fn entry(self) -> u32 {
@@ -127,22 +135,44 @@ impl Index {
         hash.buckets(self.buckets.len() as u32)
     }
 
-    /// The first word of the preferred bucket: loading it early brings the line into the cache.
+    /// Asks for the preferred bucket's line.
     #[inline]
-    pub(super) fn touch(&self, hash: Hash) -> Word {
-        Word(self.buckets[self.pair(hash)[0]].0[0].load(Relaxed))
+    pub(super) fn prefetch(&self, hash: Hash) {
+        afxdp::prefetch(&self.buckets[self.pair(hash)[0]]);
     }
 
-    /// The entry of some LIVE word with the hash's tag in the preferred bucket, 0 where there is none: nearly always the
-    /// connection's. Without a branch that depends on the slot, so that look-ups of a burst overlap.
-    #[inline]
-    pub(super) fn guess(&self, hash: Hash) -> u32 {
-        let wanted = u64::from(hash.tag()) << TAG_SHIFT | LIVE;
-        self.buckets[self.pair(hash)[0]].0.iter().fold(0, |entry, cell| {
-            let word = Word(cell.load(Relaxed));
-            let is_wanted = word.0 & (0xffff << TAG_SHIFT | STATE_MASK) == wanted;
-            std::hint::select_unpredictable(is_wanted, word.entry(), entry)
-        })
+    /// The position and entry of some LIVE word with the hash's tag in the preferred bucket, nearly always the
+    /// connection's; slot 0 and its entry, of whatever state, where there is none. Without a branch that depends on the
+    /// slot, so that look-ups of a burst overlap.
+    #[inline(always)]
+    pub(super) fn guess(&self, hash: Hash) -> (Position, u32) {
+        let bucket = self.pair(hash)[0];
+        let words: &[AtomicU64; SLOTS] = &self.buckets[bucket].0;
+        let mut found = (0, Word(words[0].load(Relaxed)));
+        for (slot, word) in (1..).zip(&words[1..]) {
+            let word = Word(word.load(Relaxed));
+            found = select_unpredictable(word.may_be(hash), (slot, word), found);
+        }
+        ((bucket * SLOTS) as Position + found.0, found.1.entry())
+    }
+
+    /// As [`Index::find`], at this position only.
+    #[inline(always)]
+    pub(super) fn find_at<T>(
+        &self,
+        position: Position,
+        hash: Hash,
+        found: impl FnOnce(u32) -> Option<T>,
+    ) -> Option<(Position, Word, T)> {
+        let cell = self.slot(position);
+        let word = Word(cell.load(Acquire));
+        if !word.may_be(hash) {
+            return None;
+        }
+        let value = found(word.entry())?;
+        // What was read of the entry belongs to this word only if the word still stands.
+        fence(Acquire);
+        (cell.load(Relaxed) == word.0).then_some((position, word, value))
     }
 
     /// The first LIVE word with the hash's tag whose entry `found` accepts.
@@ -152,23 +182,7 @@ impl Index {
         hash: Hash,
         mut found: impl FnMut(u32) -> Option<T>,
     ) -> Option<(Position, Word, T)> {
-        let wanted = u64::from(hash.tag()) << TAG_SHIFT | LIVE;
-        for bucket in self.pair(hash) {
-            for (slot, cell) in self.buckets[bucket].0.iter().enumerate() {
-                let word = Word(cell.load(Acquire));
-                if word.0 & (0xffff << TAG_SHIFT | STATE_MASK) != wanted {
-                    continue;
-                }
-                if let Some(value) = found(word.entry()) {
-                    // What was read of the entry belongs to this word only if the word still stands.
-                    fence(Acquire);
-                    if cell.load(Relaxed) == word.0 {
-                        return Some(((bucket * SLOTS + slot) as Position, word, value));
-                    }
-                }
-            }
-        }
-        None
+        self.candidates(hash).find_map(|position| self.find_at(position, hash, &mut found))
     }
 
     /// All positions where a connection with this hash may lie, in the order that decides between PENDING ones.

@@ -56,6 +56,7 @@ fn tuple(client: u8) -> Tuple<Ipv4Addr> {
 fn opening() -> Opening<'static> {
     Opening {
         ingress: PortId(0),
+        egress: PortId(0),
         rule: RuleId(0),
         generation: Generation(1),
         valid_until: 0,
@@ -296,7 +297,12 @@ fn loom_two_kills_of_one_connection_give_one_summary() {
 
 #[test]
 fn loom_a_stamp_is_never_read_as_a_mixture_of_two_policies() {
-    let stamp = |n| Stamp { generation: Generation(n), rule: RuleId(n), valid_until: n };
+    let stamp = |n| Stamp {
+        generation: Generation(n),
+        rule: RuleId(n),
+        egress: Some(PortId(n as u8)),
+        valid_until: n,
+    };
     model(PREEMPTIONS, move || {
         let table = table(1, 100);
         let mut worker = table.worker().unwrap();

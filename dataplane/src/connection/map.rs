@@ -68,11 +68,11 @@ pub enum Track {
 
 /// The connections of one family.
 pub struct Map<A: Family> {
-    index: Index,
-    entries: Box<[Entry<A::Key>]>,
+    pub(super) index: Index,
+    pub(super) entries: Box<[Entry<A::Key>]>,
     pool: Pool,
-    key: HashKey,
-    limits: Limits,
+    pub(super) key: HashKey,
+    pub(super) limits: Limits,
     capacity: u32,
     half_open_limit: u32,
     half_open_per_source: u32,
@@ -211,46 +211,6 @@ impl<A: Family> Map<A> {
 
     fn entry(&self, hit: Hit) -> &Entry<A::Key> {
         &self.entries[hit.entry as usize]
-    }
-
-    /// The same for both directions.
-    #[inline]
-    pub fn hash(&self, tuple: &Tuple<A>) -> Hash {
-        self.key.hash(tuple)
-    }
-
-    /// Loads the first word of the hash's bucket, so that its line is in the cache when [`Map::find`] comes. The
-    /// result is only there so that the load is not optimised away: pass it to `std::hint::black_box`.
-    #[inline]
-    pub fn touch(&self, hash: Hash) -> u64 {
-        self.index.touch(hash).0
-    }
-
-    /// Loads from the entry that the hash's bucket names, as [`Map::touch`] does from the bucket.
-    #[inline]
-    pub fn touch_entry(&self, hash: Hash) -> u64 {
-        u64::from(self.entries[self.index.guess(hash) as usize].touch())
-    }
-
-    /// The connection of a packet; none when its idle time has run out. Never writes.
-    #[inline]
-    pub fn find(&self, hash: Hash, tuple: &Tuple<A>, now: Now) -> Option<Hit> {
-        self.look_up(hash, tuple).filter(|&hit| !self.entry(hit).expired(millis(now), &self.limits))
-    }
-
-    #[inline]
-    fn look_up(&self, hash: Hash, tuple: &Tuple<A>) -> Option<Hit> {
-        let (position, word, (entry, direction)) = self.index.find(hash, |entry| {
-            self.entries[entry as usize].matches(tuple).map(|direction| (entry, direction))
-        })?;
-        Some(Hit { entry, position, word: word.0, direction })
-    }
-
-    /// The connection to which a packet quoted in an ICMP error belongs; the direction is the quoted packet's. The
-    /// caller still has to see that the error goes to the quoted packet's sender, and to
-    /// [`Map::check_quote_sequence`]. Nothing about an error changes the connection (RFC 5508, REQ-4 and REQ-5).
-    pub fn find_quote(&self, tuple: &Tuple<A>, now: Now) -> Option<Hit> {
-        self.find(self.hash(tuple), tuple, now)
     }
 
     /// Whether a quoted TCP sequence number is of data in flight (RFC 5927, section 4.1): sent, and not acknowledged.
@@ -529,7 +489,6 @@ impl<A: Family> Map<A> {
     }
 
     /// By which judgement the connection passes.
-    #[inline]
     pub fn stamp(&self, hit: Hit) -> Stamp {
         self.entry(hit).stamp()
     }
@@ -563,12 +522,11 @@ impl<A: Family> Map<A> {
     ///
     /// # Errors
     /// [`Reason::TcpInvalid`] and [`Reason::TcpOutOfWindow`]; then nothing has changed.
-    #[inline]
     pub fn track_tcp(&self, hit: Hit, segment: &TcpSegment, now: Now) -> Result<Track, Reason> {
         let entry = self.entry(hit);
         loop {
             let head = entry.head();
-            if head.state() == State::Established && tcp::is_plain(segment) {
+            if head.is(State::Established) && tcp::is_plain(segment) {
                 let (sender, receiver) = (entry.side(hit.direction), entry.side(hit.direction.reverse()));
                 entry.set_side(hit.direction, &tcp::judge_plain(&sender, &receiver, segment)?);
                 return Ok(Track::Passed);

@@ -11,11 +11,11 @@
 //! | `clients` | which clients of protected segments have shown that they are there |
 //! | `limits` | limits of rules: connections at a time and per second |
 //! | `sources` | how many connections each source has |
-//! | `map` | all of it for one address family: open, find, track, account, remove, sweep |
+//! | `map` | all of it for one address family: open, track, account, remove, sweep |
+//! | `find` | finding a connection, and asking for its memory before |
 //!
-//! A worker's burst: [`Worker::quiesce`], then for every packet [`Map::hash`], then for every packet [`Map::touch`],
-//! then for every packet [`Map::touch_entry`], then for every
-//! packet [`Map::find`] (or [`Map::open`]), [`Map::track_tcp`] or [`Map::track_other`], [`Map::account`]; at last
+//! A worker's burst: [`Worker::quiesce`], then for every packet [`Map::hash`] and [`Map::prefetch`], then for every packet
+//! [`Map::guess`], then for every packet [`Map::find`] (or [`Map::open`]), [`Map::track_tcp`] or [`Map::track_other`], [`Map::account`]; at last
 //! [`Table::sweep`]. A [`Hit`] must not be kept beyond the burst.
 //!
 //! Memory: an IPv4 entry has 96 bytes, the index 16 per connection (twice as many slots of 8 bytes), and 1 in 32
@@ -23,6 +23,7 @@
 
 mod clients;
 mod entry;
+mod find;
 mod index;
 mod key;
 mod limits;
@@ -45,6 +46,7 @@ use crossbeam::utils::CachePadded;
 
 pub use clients::{Challenge, Clients, Knock};
 pub use entry::{End, Summary};
+pub use find::{Found, Guess};
 pub use key::{Family, Hash};
 pub use limits::{Limit, Limits, MAX_LIMITED_RULES, MAX_RATE, RuleLimits, TooManyLimits};
 pub use map::{Map, Opened, Track};
@@ -346,6 +348,9 @@ pub struct Stamp {
     pub generation: Generation,
     /// By which rule.
     pub rule: RuleId,
+    /// The port behind which that policy has the responder: its packets may come in by it, the originator's leave by
+    /// it. `None` where no packet has shown it yet.
+    pub egress: Option<PortId>,
     /// Until when, in seconds of the caller's choosing; 0 for no end.
     pub valid_until: u32,
 }
@@ -355,6 +360,8 @@ pub struct Stamp {
 pub struct Opening<'a> {
     /// The port by which its first packet came.
     pub ingress: PortId,
+    /// The port by which its first packet leaves, see [`Stamp::egress`].
+    pub egress: PortId,
     /// The rule that lets it through.
     pub rule: RuleId,
     /// The generation of the policy that was asked.

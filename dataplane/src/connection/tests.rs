@@ -47,6 +47,7 @@ fn tuple(client: u32, protocol: u8) -> Tuple<Ipv4Addr> {
 fn opening(now: Now, segment: Option<&TcpSegment>) -> Opening<'_> {
     Opening {
         ingress: PortId(3),
+        egress: PortId(4),
         rule: RuleId(7),
         generation: Generation(1),
         valid_until: 99,
@@ -257,8 +258,11 @@ fn a_stamp_changes_as_a_whole_or_not_at_all() {
     let hit = bench.open_new(&tuple(1, UDP), at(0));
     let v4 = &bench.table.v4;
     let first = v4.stamp(hit);
-    assert_eq!(first, Stamp { generation: Generation(1), rule: RuleId(7), valid_until: 99 });
-    let second = Stamp { generation: Generation(2), rule: RuleId(8), valid_until: 0 };
+    assert_eq!(
+        first,
+        Stamp { generation: Generation(1), rule: RuleId(7), egress: Some(PortId(4)), valid_until: 99 }
+    );
+    let second = Stamp { generation: Generation(2), rule: RuleId(8), egress: None, valid_until: 0 };
     assert!(v4.restamp(hit, first, second));
     assert_eq!(v4.stamp(hit), second);
     assert!(!v4.restamp(hit, first, first));

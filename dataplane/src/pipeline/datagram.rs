@@ -208,7 +208,7 @@ impl Pipeline {
     ) -> Result<&'c Hop, Refusal> {
         let ingress = self.fragments.ingress(index);
         let hash = map.hash(tuple);
-        let hop = self.track(context, ingress, joined, headers, map, tuple, hash)?;
+        let hop = self.track(context, ingress, joined, headers, map, tuple)?;
         if let Some(hit) = map.find(hash, tuple, context.now) {
             let rule = map.stamp(hit).rule;
             let mut counted = false;

@@ -23,7 +23,7 @@ pub use explain::{Clause, Explanation, explain};
 pub use rules::{Action, Decision, Query, Rule, RuleSet, Segment, Service};
 
 use crate::connection::{Limits, RuleLimits};
-use crate::headers::protocol;
+use crate::headers::{Address, protocol};
 use crate::trie::Trie;
 use crate::verdict::{PortId, Reason, RuleId, SegmentId};
 use matrix::Matrix;
@@ -92,6 +92,12 @@ impl Policy {
     pub fn source_segment(&self, ingress: PortId, address: IpAddr) -> Option<SegmentId> {
         let place = self.trie.find(address)?;
         place.admits(ingress).then_some(place.segment)
+    }
+
+    /// Whether the address belongs to a segment that lies behind this port.
+    #[inline]
+    pub fn is_behind<A: Address>(&self, port: PortId, address: A) -> bool {
+        self.trie.find_in(address).is_some_and(|place| place.admits(port))
     }
 
     /// The segment of a destination address.

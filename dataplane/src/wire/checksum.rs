@@ -52,13 +52,9 @@ impl Sum {
     /// Folds the carries back in: 0xffff over data that includes its right checksum.
     #[inline]
     pub fn fold(self) -> u16 {
-        let mut sum = self.0;
-        sum = (sum & 0xffff_ffff) + (sum >> 32);
-        sum = (sum & 0xffff_ffff) + (sum >> 32);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        // 32 bits fold to at most 0x1fffe, and that to at most 0xffff.
-        u16::from_be(sum as u16)
+        // Added to itself with its halves exchanged, a number has in its upper half the sum of both and its carry.
+        let sum = (self.0.wrapping_add(self.0.rotate_left(32)) >> 32) as u32;
+        u16::from_be((sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16)
     }
 
     /// The checksum field's value for data summed with that field as zero.

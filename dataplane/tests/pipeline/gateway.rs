@@ -53,7 +53,7 @@ pub fn allow(service: Service) -> Rule {
     rule(Action::Allow, service)
 }
 
-fn rule_set(rules: &[Rule]) -> RuleSet {
+pub fn rule_set(rules: &[Rule]) -> RuleSet {
     let segment = |port, networks: [&str; 2]| Segment {
         ports: vec![PortId(port)],
         networks: networks.map(|network| network.parse().unwrap()).to_vec(),
@@ -63,7 +63,7 @@ fn rule_set(rules: &[Rule]) -> RuleSet {
     RuleSet { segments, rules: rules.to_vec() }
 }
 
-fn topology() -> TopologySpec {
+pub fn topology() -> TopologySpec {
     let port = |station: Station, v6: &str| PortState {
         mac: station.mac,
         mtu: 1500,
@@ -266,7 +266,12 @@ impl Gateway {
     }
 }
 
-fn active(table: &Table, generation: u32, rules: &[Rule], limits: &[(u32, RuleLimits)]) -> Arc<ActivePolicy> {
+pub fn active(
+    table: &Table,
+    generation: u32,
+    rules: &[Rule],
+    limits: &[(u32, RuleLimits)],
+) -> Arc<ActivePolicy> {
     let limits = limits.iter().map(|(rule, limits)| (RuleId(*rule), *limits)).collect();
     let mut policy = compile(&rule_set(rules)).unwrap();
     policy.set_limits(limits);

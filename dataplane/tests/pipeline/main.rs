@@ -4,6 +4,7 @@ mod gateway;
 #[path = "../../../tests/fuzz/invariants/pipeline.rs"]
 mod invariants;
 mod limits;
+mod shortcut;
 mod timers;
 
 use bulkhead_dataplane::connection::TableConfig;
