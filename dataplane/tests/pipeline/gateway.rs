@@ -116,25 +116,46 @@ impl Gateway {
     }
 
     fn with(rules: &[Rule], limits: &[(u32, RuleLimits)], timeouts: Timeouts) -> Gateway {
-        let config =
-            TableConfig { connections_v4: 256, connections_v6: 256, timeouts, ..TableConfig::default() };
+        Gateway::workers(rules, limits, timeouts, 1).remove(0)
+    }
+
+    /// Two workers of one gateway, each with its queue of both ports.
+    pub fn pair(rules: &[Rule]) -> [Gateway; 2] {
+        let workers = Gateway::workers(rules, &[], Timeouts::default(), 2);
+        workers.try_into().ok().expect("as many as were asked for")
+    }
+
+    fn workers(
+        rules: &[Rule],
+        limits: &[(u32, RuleLimits)],
+        timeouts: Timeouts,
+        count: usize,
+    ) -> Vec<Gateway> {
+        let config = TableConfig {
+            connections_v4: 256,
+            connections_v6: 256,
+            timeouts,
+            workers: count,
+            ..TableConfig::default()
+        };
         let table = Arc::new(Table::new(&config));
         let snapshot = Arc::new(Snapshot {
             version: 1,
             policy: active(&table, 1, rules, limits),
             topology: Arc::new(Topology::new(topology())),
         });
-        let shared = Arc::new(Shared::new(256));
-        let pipeline = Pipeline::new(
-            0,
-            table.worker().unwrap(),
-            RateLimiter::new(Limits::default()),
-            shared.events.clone(),
-        )
-        .with_fragments(Arc::new(Share::new(1024, 1)));
-        let ports = vec![MemoryPort::default(), MemoryPort::default()];
-        let worker = Worker::new(ports, pipeline, table.clone(), shared.clone(), snapshot.clone(), 1);
-        Gateway { worker, table, shared, snapshot, now: Now(1_000_000_000) }
+        let share = Arc::new(Share::new(1024, count));
+        let gateway = |index| {
+            let shared = Arc::new(Shared::new(256));
+            let limiter = RateLimiter::new(Limits::default());
+            let pipeline = Pipeline::new(index, table.worker().unwrap(), limiter, shared.events.clone())
+                .with_fragments(share.clone());
+            let ports = vec![MemoryPort::default(), MemoryPort::default()];
+            let (table, snapshot) = (table.clone(), snapshot.clone());
+            let worker = Worker::new(ports, pipeline, table.clone(), shared.clone(), snapshot.clone(), count);
+            Gateway { worker, table, shared, snapshot, now: Now(1_000_000_000) }
+        };
+        (0..count).map(gateway).collect()
     }
 
     pub fn port(&mut self, port: Station) -> &mut MemoryPort {
@@ -170,6 +191,11 @@ impl Gateway {
         self.port(port).outgoing.pop_front().map(|frame| frame.bytes().to_vec())
     }
 
+    /// Turns one round.
+    pub fn turn(&mut self) {
+        self.worker.round(self.now);
+    }
+
     pub fn advance(&mut self, nanoseconds: u64) {
         self.now.0 += nanoseconds;
         self.worker.round(self.now);
@@ -196,7 +222,7 @@ impl Gateway {
         let mut policy = compile(&rule_set(rules)).unwrap();
         policy.set_timeouts((0..).map(RuleId).zip(timeouts.iter().copied())).unwrap();
         policy.bind(&self.table);
-        let counters = RuleCounters::new(policy.rule_count(), 1);
+        let counters = RuleCounters::new(policy.rule_count(), 2);
         let mut next = Snapshot::clone(&self.snapshot);
         let generation = self.snapshot.policy.generation.next();
         next.policy = Arc::new(ActivePolicy { generation, policy, counters });
@@ -276,7 +302,7 @@ pub fn active(
     let mut policy = compile(&rule_set(rules)).unwrap();
     policy.set_limits(limits);
     table.bind(policy.limits_mut()).unwrap();
-    let counters = RuleCounters::new(policy.rule_count(), 1);
+    let counters = RuleCounters::new(policy.rule_count(), 2);
     Arc::new(ActivePolicy { generation: Generation(generation), policy, counters })
 }
 

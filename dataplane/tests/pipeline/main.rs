@@ -1,5 +1,6 @@
 //! The worker's loop over ports in memory: frames in, frames out, and which counters move; every other must not.
 
+mod fragments;
 mod gateway;
 #[path = "../../../tests/fuzz/invariants/pipeline.rs"]
 mod invariants;
