@@ -216,7 +216,7 @@ impl Pipeline {
                 if bytes == headers.ip_len() && !std::mem::replace(&mut counted, true) {
                     continue;
                 }
-                map.account(hit, bytes, context.now);
+                map.count(hit, bytes);
                 self.rule_hit(context, rule, bytes);
             }
         }

@@ -363,7 +363,7 @@ impl Run {
 /// Why a piece can be of no datagram.
 fn unfit(datagram: &Datagram, piece: &Piece) -> Option<Reason> {
     let bytes = piece.content.len();
-    if bytes == 0 || (piece.more && bytes % 8 != 0) {
+    if bytes == 0 || (piece.more && !bytes.is_multiple_of(8)) {
         return Some(Reason::FragmentMalformed);
     }
     // All of our IPv6 datagrams are UDP.

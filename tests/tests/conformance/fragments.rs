@@ -1,14 +1,17 @@
 //! Group F: fragments. What is left open is chosen so: a datagram is judged when it is whole; exact copies are dropped,
 //! also for a second after the datagram has left; overlaps condemn it until the time-out; F8 and F9 spoil nothing.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use bulkhead_tests::config::{Config, allow};
 use bulkhead_tests::frames::{
     ETHERNET_BYTES, Family, Path, flags, fragment_v4, one_hop_on, piece, pieces, segment,
 };
 use bulkhead_tests::scene::{Scene, number};
+use bulkhead_tests::workers::{pin, two_workers};
+use bulkhead_tests::{PATIENCE, wait_until};
 use serde_json::{Value, json};
 
 /// Name service is allowed, and telnet, of which tests want a handshake.
@@ -225,7 +228,7 @@ fn f3_after_the_time_out_a_clean_resend_with_the_same_identification_is_judged_a
         // At once it is still condemned.
         assert_eq!(cross(&scene, &frames), NOTHING);
         scene.expect_drops(&before, &[("fragment_overlap", 7)]);
-        bulkhead_tests::wait_until("the condemned datagram is forgotten", || {
+        wait_until("the condemned datagram is forgotten", || {
             number(&scene.status()["fragments"], "datagrams") == 0
         });
         assert_eq!(cross(&scene, &frames), on(&frames));
@@ -511,4 +514,158 @@ fn f16_fragmented_discovery_and_fragments_to_the_gateway_itself_are_dropped() {
     scene.nothing_arrived("office", "servers");
     // The workers dropped all of it, so the kernel got none: every frame is counted once.
     scene.expect_drops(&before, &[("icmp_type_denied", 1), ("local_service_undeclared", 2)]);
+}
+
+#[test]
+fn f1_the_hosts_own_kernels_talk_in_datagrams_of_up_to_65507_bytes() {
+    let Some(scene) = Scene::start(&Config::new(allow("talk", "office", "servers", "udp/7000"))) else {
+        return;
+    };
+    for family in Family::BOTH {
+        let address = SocketAddr::new(scene.host_address("servers", family), 7000);
+        let server = scene.host("servers").namespace.run(|| UdpSocket::bind(address)).unwrap();
+        let local = SocketAddr::new(scene.host_address("office", family), 0);
+        let client = scene.host("office").namespace.run(|| UdpSocket::bind(local)).unwrap();
+        for socket in [&server, &client] {
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        }
+        let mut buffer = vec![0; 65_536];
+        for bytes in [1, 1472, 1473, 3000, 20_000, 65_507] {
+            client.send_to(&payload(bytes), address).unwrap();
+            let (received, from) = server.recv_from(&mut buffer).unwrap();
+            assert!(buffer[..received] == payload(bytes));
+            server.send_to(&buffer[..received], from).unwrap();
+            let (received, _) = client.recv_from(&mut buffer).unwrap();
+            assert!(buffer[..received] == payload(bytes), "{received} of {bytes} bytes came back");
+        }
+    }
+}
+
+/// Of the gateway's process, KiB.
+fn resident(scene: &Scene) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/status", number(&scene.status(), "pid"))).unwrap();
+    let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn f14_a_million_half_datagrams_hurt_neither_established_connections_nor_new_honest_fragments() {
+    const ROUNDS: u32 = 1000;
+    const HALVES: u32 = 500;
+    let Some(scene) = Scene::start(&Config { timeouts: "fragment = \"2s\"", ..Config::new(rules()) }) else {
+        return;
+    };
+    let before = scene.drops();
+    let memory = resident(&scene);
+    let (mut crossed, mut most) = (0, 0);
+    for family in Family::BOTH {
+        let mut tcp = scene.open_tcp("office", "servers", family, (4000, 23));
+        let flood = Flood::new(there(&scene, family));
+        for round in 0..ROUNDS {
+            let honest = pieces(&there(&scene, family).udp(4000, 53, &payload(1000)), round, 600);
+            let data = tcp.segment(0, flags::ACK | flags::PSH, b"established");
+            let mut frames = Vec::new();
+            for (at, piece) in honest.iter().enumerate() {
+                frames.push(piece.clone());
+                let count = HALVES / 2;
+                let first = round * HALVES + at as u32 * count;
+                // Of one source in one half of all rounds, of as many as there are in the other.
+                frames.extend((first..first + count).map(|n| flood.half(n, round % 2 == 0)));
+            }
+            frames.push(data.clone());
+            let expected = on(&[honest[0].clone(), honest[1].clone(), data]);
+            let arrived = cross(&scene, &frames);
+            assert!(arrived.0.last() == expected.0.last(), "the established connection lost a segment");
+            crossed += u32::from(arrived == expected);
+            if round % 100 == 0 {
+                let fragments = scene.status()["fragments"].clone();
+                most = most.max(number(&fragments, "held"));
+                assert!(number(&fragments, "held") <= number(&fragments, "capacity"));
+            }
+        }
+        tcp.talks();
+    }
+    let total = 2 * ROUNDS;
+    let grown = resident(&scene).saturating_sub(memory);
+    println!(
+        "{crossed} of {total} honest datagrams crossed, at most {most} fragments held, {grown} KiB grown"
+    );
+    assert!(crossed * 100 >= total * 99, "{crossed} of {total} honest datagrams crossed");
+    assert!(grown < 32 * 1024, "{grown} KiB more than before");
+    wait_until("the memory is free again", || number(&scene.status()["fragments"], "held") == 0);
+    let drops = scene.drops();
+    let count = |reason: &str| drops.get(reason).unwrap_or(&0) - before.get(reason).unwrap_or(&0);
+    assert_eq!(count("fragment_limit") + count("fragment_timeout"), u64::from(2 * ROUNDS * HALVES));
+}
+
+/// Half datagrams of one or many sources.
+struct Flood {
+    path: Path,
+    half: Vec<u8>,
+}
+
+impl Flood {
+    fn new(path: Path) -> Flood {
+        Flood { path, half: piece(&path.udp(4000, 53, &payload(64)), 0, 0..64, true) }
+    }
+
+    fn half(&self, number: u32, one_source: bool) -> Vec<u8> {
+        let mut frame = self.half.clone();
+        let source = if one_source { 1 } else { 1 + number % 60 };
+        match self.path.source {
+            // Behind the peer's own addresses.
+            IpAddr::V4(_) => frame[ETHERNET_BYTES + 15] = 100 + source as u8,
+            IpAddr::V6(_) => {
+                frame[ETHERNET_BYTES + 16..ETHERNET_BYTES + 20].copy_from_slice(&source.to_be_bytes())
+            }
+        }
+        with_id(&frame, number)
+    }
+}
+
+#[test]
+fn f15_pieces_that_arrive_by_two_queues_are_one_datagram_of_one_worker() {
+    let Some((scene, cpus)) = two_workers("udp/53") else { return };
+    let from = |cpu: usize, frame: &[u8]| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                pin(cpu);
+                scene.peer("office").send(frame);
+            });
+        });
+    };
+    for family in Family::BOTH {
+        for id in 0..40 {
+            let denied = pieces(&there(&scene, family).udp(4000, 54, &payload(2000)), 1000 + id, 1000);
+            let frames = pieces(&there(&scene, family).udp(4000, 53, &payload(2000)), id, 1000);
+            for whole in [&denied, &frames] {
+                for (at, frame) in whole.iter().enumerate() {
+                    from(cpus[(at + id as usize) % 2], frame);
+                }
+            }
+            // No order between the queues, but all of them.
+            let expected: BTreeSet<_> = on(&frames).0.into_iter().collect();
+            let mut arrived = BTreeSet::new();
+            while arrived.len() < expected.len() {
+                let frame = scene.peer("servers").frame(PATIENCE).expect("all three fragments");
+                let packet = frame[ETHERNET_BYTES..].to_vec();
+                if expected.contains(&packet) {
+                    assert!(arrived.insert(packet), "a fragment came twice");
+                } else {
+                    let identification = if family == Family::V4 { &frame[18..20] } else { &frame[60..62] };
+                    assert!(
+                        u16::from_be_bytes([identification[0], identification[1]]) < 1000,
+                        "{frame:02x?}"
+                    );
+                }
+            }
+        }
+    }
+    scene.check_ledger();
+    let status = scene.status();
+    let ledgers = status["worker_ledgers"].as_array().unwrap();
+    let forwarded: Vec<_> = ledgers.iter().map(|ledger| number(ledger, "forwarded")).collect();
+    assert_eq!(forwarded.iter().sum::<u64>(), 2 * 40 * 3);
+    assert!(forwarded.iter().all(|count| count % 3 == 0 && *count > 60), "{forwarded:?}");
+    assert_eq!(scene.drops()["no_rule"], 2 * 40 * 3);
 }
