@@ -12,6 +12,7 @@
 //! The size of the tables is bounded by the kernel's own limits (`net.ipv4.neigh.default.gc_thresh3`,
 //! `net.ipv6.neigh.default.gc_thresh3`, 1024 entries unless raised) and by who may add routes.
 
+mod asking;
 mod read;
 mod resolver;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use nix::libc;
 
 use crate::netlink::{self, Link, Netlink, Notifications};
+pub use asking::Asking;
 pub use resolver::{Asked, Resolver};
 
 /// Everything that a [`TopologySpec`] is made from.

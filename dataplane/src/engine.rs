@@ -24,7 +24,7 @@ use crate::snapshot::{ActivePolicy, Snapshot};
 use crate::steering::{self, AttachMode, LocalService, PortSteering, SteeringCounters};
 use crate::topology::Topology;
 use crate::verdict::{Generation, MAX_PORTS, Now, PortId};
-use crate::worker::Shared;
+use crate::worker::{Shared, Unresolved};
 
 mod thread;
 
@@ -515,7 +515,7 @@ impl Engine {
     }
 
     /// A next hop that packets wait for.
-    pub fn take_unresolved(&self) -> Option<(PortId, IpAddr)> {
+    pub fn take_unresolved(&self) -> Option<Unresolved> {
         self.workers.iter().find_map(|worker| worker.shared.resolve.pop())
     }
 

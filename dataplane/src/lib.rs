@@ -12,6 +12,7 @@ pub mod engine;
 pub mod event;
 pub mod fragments;
 pub mod headers;
+pub(crate) mod hold;
 pub mod packet;
 pub mod pipeline;
 pub mod policy;

@@ -138,7 +138,7 @@ reasons! {
     TxRingFull "tx_ring_full" "io" "The egress port's transmit ring stayed full. The link behind it is slower than what is sent to it.";
     PortDown "port_down" "io" "The egress port has no link or has vanished. Check the cable, or `ip link`.";
     HeldTooLong "held_too_long" "io" "The packet waited for its next hop's link-layer address longer than the limit. Check that the next hop answers ARP or neighbour discovery.";
-    HoldQueueFull "hold_queue_full" "io" "Too many packets already wait for unresolved next hops. Usually a scan of unused addresses.";
+    HoldQueueFull "hold_queue_full" "io" "Too many packets wait for unresolved next hops: this one's, or in all, and then the source with the most waiting loses its oldest. Usually a scan of unused addresses.";
     ShutDown "shut_down" "io" "The gateway stopped while the packet waited.";
 
     // Ethernet.

@@ -1,7 +1,7 @@
 //! One worker: owns queue *i* of every port, runs to completion. Generic over [`PortIo`], so that the same loop runs
 //! on AF_XDP and on memory.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,18 +11,14 @@ use crate::connection::Table;
 use crate::counters::{Ledger, SharedLedger};
 use crate::event::EventQueue;
 use crate::fragments::Release;
+use crate::hold::HoldQueue;
+pub use crate::hold::{HELD_MAX, HELD_PER_HOP_MAX, HOLD_NS, Unresolved};
 use crate::packet::FrameBuf;
 use crate::pipeline::{BURST, Context, Pipeline};
 use crate::port::PortIo;
 use crate::snapshot::{Mailbox, Snapshot};
 use crate::verdict::{Now, PortId, Reason, Verdict};
 
-/// The most packets that wait for next hops, per worker.
-pub const HELD_MAX: usize = 256;
-/// The most packets that wait for one next hop, per worker.
-pub const HELD_PER_HOP_MAX: usize = 8;
-/// How long a packet waits for its next hop, nanoseconds: as long as the kernel asks (three times a second apart).
-pub const HOLD_NS: u64 = 3_000_000_000;
 /// How often held packets and the table are looked after, nanoseconds.
 const HOUSEKEEPING_NS: u64 = 1_000_000;
 
@@ -34,8 +30,8 @@ pub struct Shared {
     pub ledger: SharedLedger,
     /// What happened to connections.
     pub events: Arc<EventQueue>,
-    /// Next hops to resolve. What does not fit is asked for again by the next packet that waits.
-    pub resolve: ArrayQueue<(PortId, IpAddr)>,
+    /// Next hops to resolve. When it is full the oldest goes, and is asked for again by the next packet that waits.
+    pub resolve: ArrayQueue<Unresolved>,
     /// How many rounds it has made: a worker whose count stands still is stuck.
     pub rounds: AtomicU64,
     /// Datagrams whose fragments wait, and condemned ones.
@@ -59,14 +55,6 @@ impl Shared {
     }
 }
 
-/// A packet that waits for its next hop.
-struct Held<F> {
-    frame: F,
-    ingress: PortId,
-    next_hop: (PortId, IpAddr),
-    until: Now,
-}
-
 /// One worker with its ports; index of `ports` is the [`PortId`].
 pub struct Worker<P: PortIo> {
     ports: Vec<P>,
@@ -75,7 +63,7 @@ pub struct Worker<P: PortIo> {
     shared: Arc<Shared>,
     snapshot: Arc<Snapshot>,
     ledger: Ledger,
-    held: Vec<Held<P::Frame>>,
+    held: HoldQueue<P::Frame>,
     frames: Vec<P::Frame>,
     verdicts: Vec<Verdict>,
     housekeeping: Now,
@@ -104,7 +92,7 @@ impl<P: PortIo> Worker<P> {
             shared,
             snapshot,
             ledger: Ledger::default(),
-            held: Vec::with_capacity(HELD_MAX),
+            held: HoldQueue::new(),
             frames: Vec::with_capacity(BURST),
             verdicts: Vec::with_capacity(BURST),
             housekeeping: Now(0),
@@ -166,7 +154,7 @@ impl<P: PortIo> Worker<P> {
 
     /// Drops what waits, and publishes the last ledger.
     pub fn finish(&mut self) {
-        for _ in self.held.drain(..) {
+        for _ in self.held.take_all() {
             self.ledger.drop_for(Reason::ShutDown);
         }
         while self.pipeline.take_handed_over().is_some() {
@@ -194,10 +182,9 @@ impl<P: PortIo> Worker<P> {
         // The publisher holds the old one until every worker has acknowledged, so it is not freed here.
         self.snapshot = snapshot;
         if !self.held.is_empty() {
-            let waiting: Vec<_> = self.held.drain(..).collect();
-            for held in waiting {
+            for held in self.held.take_all() {
                 self.frames.push(held.frame);
-                self.judge(held.ingress, now, Some(held.until));
+                self.judge(held.ingress, now, Some((held.until, held.asked)));
             }
             self.publish_ledger();
         }
@@ -223,8 +210,8 @@ impl<P: PortIo> Worker<P> {
     }
 
     /// Judges the frames gathered in `self.frames` and carries the verdicts out. A packet that already waited keeps
-    /// its deadline.
-    fn judge(&mut self, ingress: PortId, now: Now, deadline: Option<Now>) {
+    /// its deadline and when its next hop was asked for.
+    fn judge(&mut self, ingress: PortId, now: Now, waited: Option<(Now, Now)>) {
         let Worker { pipeline, snapshot, table, frames, verdicts, .. } = self;
         let context = Context { now, snapshot, table };
         pipeline.process(&context, ingress, frames, verdicts);
@@ -235,16 +222,10 @@ impl<P: PortIo> Worker<P> {
         for (frame, &verdict) in frames.drain(..).zip(&verdicts) {
             match verdict {
                 Verdict::Drop(reason) => self.ledger.drop_for(reason),
-                Verdict::Hold => {
-                    let until = deadline.unwrap_or(Now(now.0 + HOLD_NS));
-                    match self.pipeline.next_unresolved() {
-                        Some(next_hop) => {
-                            let held = Held { frame, ingress, next_hop, until };
-                            hold(&mut self.held, &mut self.ledger, &self.shared, held);
-                        }
-                        None => self.ledger.drop_for(Reason::HoldQueueFull),
-                    }
-                }
+                Verdict::Hold => match self.pipeline.next_unresolved() {
+                    Some(next_hop) => self.hold(frame, ingress, next_hop, now, waited),
+                    None => self.ledger.drop_for(Reason::HoldQueueFull),
+                },
                 Verdict::Forward(_) | Verdict::Answer(..) => {
                     send(&mut self.ports, &mut self.ledger, frame, verdict);
                 }
@@ -258,6 +239,24 @@ impl<P: PortIo> Worker<P> {
         }
         self.frames = frames;
         self.verdicts = verdicts;
+    }
+
+    /// Lets a packet wait and asks for its next hop. Either may cost a packet that waits already, or this one.
+    fn hold(
+        &mut self,
+        frame: P::Frame,
+        ingress: PortId,
+        next_hop: (PortId, IpAddr),
+        now: Now,
+        waited: Option<(Now, Now)>,
+    ) {
+        let queued = self.held.push(frame, ingress, next_hop, now, waited);
+        if queued.dropped {
+            self.ledger.drop_for(Reason::HoldQueueFull);
+        }
+        if let Some(wanted) = queued.ask {
+            self.shared.resolve.force_push(wanted);
+        }
     }
 
     /// Hands a fragment over to the worker that puts its datagram together. From then on it is that one's packet, in
@@ -300,8 +299,8 @@ impl<P: PortIo> Worker<P> {
                 Release::Forward(slot, port) => (slot, Verdict::Forward(port)),
                 Release::Answer(slot, port, reason) => (slot, Verdict::Answer(port, reason)),
                 Release::Resolve(port, next_hop) => {
-                    // As in `hold`: a full queue loses nothing.
-                    let _ = self.shared.resolve.push((port, next_hop));
+                    let source = Ipv6Addr::UNSPECIFIED.into();
+                    self.shared.resolve.force_push(Unresolved { port, next_hop, source });
                     continue;
                 }
             };
@@ -330,15 +329,8 @@ impl<P: PortIo> Worker<P> {
 
     /// Ends the wait of packets whose next hop did not answer, and tells their senders.
     fn give_up_waiting(&mut self, now: Now) {
-        let mut index = 0;
         let before = self.held.len();
-        while index < self.held.len() {
-            if now < self.held[index].until {
-                index += 1;
-                continue;
-            }
-            // Packets keep their order: of one connection, too, some may still wait.
-            let mut held = self.held.remove(index);
+        while let Some(mut held) = self.held.take_overdue(now) {
             let Worker { pipeline, snapshot, table, .. } = self;
             let context = Context { now, snapshot, table };
             match pipeline.give_up(&context, held.ingress, &mut held.frame) {
@@ -350,20 +342,6 @@ impl<P: PortIo> Worker<P> {
             self.publish_ledger();
         }
     }
-}
-
-/// Lets a packet wait, within the limits, and asks for its next hop.
-fn hold<F>(waiting: &mut Vec<Held<F>>, ledger: &mut Ledger, shared: &Shared, held: Held<F>) {
-    let for_this_hop = waiting.iter().filter(|h| h.next_hop == held.next_hop).count();
-    if waiting.len() >= HELD_MAX || for_this_hop >= HELD_PER_HOP_MAX {
-        ledger.drop_for(Reason::HoldQueueFull);
-        return;
-    }
-    if for_this_hop == 0 {
-        // A full queue loses nothing: whoever empties it asks for all that wait there, and the sender tries again.
-        let _ = shared.resolve.push(held.next_hop);
-    }
-    waiting.push(held);
 }
 
 /// Sends a forwarded packet or our answer, and counts it as what then really became of it.

@@ -19,7 +19,7 @@ use super::log;
 use crate::api::types::Reloaded;
 use crate::forwarding;
 use crate::model::Model;
-use crate::topology::Watcher;
+use crate::topology::{Asking, Watcher};
 
 /// How often the watch looks around.
 const TICK: Duration = Duration::from_secs(1);
@@ -85,6 +85,8 @@ pub struct MainLoop<'g> {
     opened: Vec<Option<u32>>,
     /// A topology that is not published yet.
     unpublished: bool,
+    /// What the kernel has been asked to find.
+    asking: Asking,
     rounds: Vec<u64>,
     told: Told,
 }
@@ -109,6 +111,7 @@ impl<'g> MainLoop<'g> {
             reloads_wanted: Arc::default(),
             opened,
             unpublished: false,
+            asking: Asking::new(ports),
             rounds: Vec::new(),
             told: Told { ports: vec![None; ports], ..Told::default() },
         }
@@ -199,6 +202,8 @@ impl<'g> MainLoop<'g> {
             return Ok(());
         }
         self.reopen_ports();
+        let neighbours = &self.watcher.spec().neighbours;
+        self.asking.answered(neighbours.iter().map(|neighbour| (neighbour.port, neighbour.address)));
         let topology = Topology::new(self.watcher.spec().clone());
         let published = self.gateway.engine.publish_topology(topology);
         published
@@ -238,8 +243,10 @@ impl<'g> MainLoop<'g> {
         self.gateway.engine.clear_unresolved_signal();
         let mut trouble = None;
         for _ in 0..RESOLUTIONS {
-            let Some((port, address)) = self.gateway.engine.take_unresolved() else { break };
-            if let Err(error) = self.watcher.resolve(port, address) {
+            let Some(wanted) = self.gateway.engine.take_unresolved() else { break };
+            if self.asking.admit(&wanted, Instant::now())
+                && let Err(error) = self.watcher.resolve(wanted.port, wanted.next_hop)
+            {
                 trouble = Some(format!("the kernel does not look for next hops: {error}"));
             }
         }

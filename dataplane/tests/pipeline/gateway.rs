@@ -264,7 +264,8 @@ impl Gateway {
     }
 
     pub fn unresolved(&self) -> Vec<(PortId, IpAddr)> {
-        std::iter::from_fn(|| self.shared.resolve.pop()).collect()
+        let asked = std::iter::from_fn(|| self.shared.resolve.pop());
+        asked.map(|wanted| (wanted.port, wanted.next_hop)).collect()
     }
 
     pub fn events(&self) -> Vec<Event> {

@@ -2,6 +2,7 @@
 
 mod fragments;
 mod gateway;
+mod hold;
 #[path = "../../../tests/fuzz/invariants/pipeline.rs"]
 mod invariants;
 mod limits;

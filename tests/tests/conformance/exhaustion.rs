@@ -1,11 +1,15 @@
 //! Group D: exhaustion.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
+use bulkhead::lab::Neighbours;
 use bulkhead_tests::PATIENCE;
 use bulkhead_tests::config::{Config, allow};
 use bulkhead_tests::frames::{Content, Family, Packet, Path, flags, segment};
-use bulkhead_tests::scene::{Scene, number};
+use bulkhead_tests::scene::{Scene, number, office_and_servers, zone};
+use bulkhead_tests::traffic::Traffic;
 
 /// Fits the smallest table.
 const CONNECTIONS: u32 = 1024;
@@ -208,7 +212,7 @@ fn d1_new_connections_per_second_of_a_rule_and_of_a_source_stay_within_a_second_
     let Some(scene) = Scene::start(&Config::new(limited)) else { return };
     let path = scene.path("office", "servers", Family::V4);
     let neighbour = Path { source: scene.peer("office").nth(Family::V4, 1), ..path };
-    let (before, begun) = (scene.drops(), std::time::Instant::now());
+    let (before, begun) = (scene.drops(), Instant::now());
     let first = queries(&scene, path, 1000..1500);
     let second = queries(&scene, neighbour, 1000..1500);
     let seconds = begun.elapsed().as_secs_f64();
@@ -318,17 +322,77 @@ fn d2_syn_cookies_delay_the_first_connection_of_an_ordinary_client_by_less_than_
         }
         println!("{family:?}: connecting took {took:?}");
         // The kernel's first retransmission would come after a second.
-        assert!(took.iter().all(|took| *took < std::time::Duration::from_millis(900)), "{took:?}");
+        assert!(took.iter().all(|took| *took < Duration::from_millis(900)), "{took:?}");
         scene.expect_drops(&before, &[("syn_challenged", 1), ("challenge_answered", 1)]);
     }
 }
 
 /// How long an ordinary socket of the office takes to connect to the servers.
-fn connect_time(scene: &Scene, family: Family, port: u16) -> std::time::Duration {
+fn connect_time(scene: &Scene, family: Family, port: u16) -> Duration {
     let address = SocketAddr::new(scene.host_address("servers", family), port);
     let _listener = scene.host("servers").namespace.run(|| TcpListener::bind(address)).expect("it listens");
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let connected = scene.host("office").namespace.run(|| TcpStream::connect_timeout(&address, PATIENCE));
     connected.expect("it connects");
     begun.elapsed()
+}
+
+/// The addresses that ARP requests and neighbour solicitations among these frames ask for.
+fn asked_for(frames: &[Vec<u8>]) -> HashSet<IpAddr> {
+    let target = |frame: &Vec<u8>| match frame[12..14] {
+        // RFC 826: the operation, and the target's protocol address.
+        [0x08, 0x06] if frame[20..22] == [0, 1] => {
+            Some(IpAddr::from(<[u8; 4]>::try_from(&frame[38..42]).unwrap()))
+        }
+        // RFC 4861, section 4.3.
+        [0x86, 0xdd] if frame[20] == 58 && frame[54] == 135 => {
+            Some(IpAddr::from(<[u8; 16]>::try_from(&frame[62..78]).unwrap()))
+        }
+        _ => None,
+    };
+    frames.iter().filter_map(target).collect()
+}
+
+#[test]
+fn d7_a_scan_of_unused_addresses_asks_for_few_of_them_and_honest_new_neighbours_are_found_meanwhile() {
+    for family in Family::BOTH {
+        let mut zones = office_and_servers();
+        zones[1].neighbours = Neighbours::Dynamic;
+        zones.push(zone("clients", 3));
+        let Some(mut scene) = Scene::build(zones) else { return };
+        let rules = allow("services", "office", "servers", "udp/53")
+            + &allow("honest", "clients", "servers", "udp/53");
+        scene.run(&Config::new(rules));
+        let scan = scene.path("office", "servers", family);
+        let unused: Vec<IpAddr> = (10..170).map(|n| scene.peer("servers").nth(family, n)).collect();
+        let begun = Instant::now();
+        scene.peer("servers").drain();
+        let traffic = Traffic::start(scene.host("office"), Duration::from_micros(500), move |number| {
+            let destination = unused[number as usize % unused.len()];
+            Path { destination, ..scan }.udp(4000, 53, b"scan")
+        });
+        // More than may wait at once.
+        traffic.wait_for_more(1000);
+        let destination = scene.host_address("servers", family);
+        let server = scene.host("servers").namespace.run(|| UdpSocket::bind((destination, 53))).unwrap();
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        let honest = Path { destination, ..scene.path("clients", "servers", family) };
+        let sent = Instant::now();
+        scene.peer("clients").send(&honest.udp(4000, 53, b"honest"));
+        let mut bytes = [0; 16];
+        let (length, from) = server.recv_from(&mut bytes).unwrap();
+        assert_eq!((&bytes[..length], from.ip()), (&b"honest"[..], honest.source));
+        println!("{family:?}: an unknown neighbour was found in {:?} during a scan", sent.elapsed());
+        assert!(sent.elapsed() < Duration::from_secs(2), "{:?}", sent.elapsed());
+        traffic.stop();
+        let seconds = begun.elapsed().as_secs() as usize;
+        let mut frames = Vec::new();
+        while let Some(frame) = scene.peer("servers").frame(Duration::ZERO) {
+            frames.push(frame);
+        }
+        let mut asked = asked_for(&frames);
+        asked.remove(&destination);
+        // A source may have asked in vain for 16 at a time, for three seconds each.
+        assert!((1..=16 * (2 + seconds / 3)).contains(&asked.len()), "{} in {seconds} s", asked.len());
+    }
 }
