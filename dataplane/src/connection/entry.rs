@@ -140,6 +140,22 @@ impl Half {
         update(&self.window, rest | u32::from(side.window) | u32::from(side.scale & 0xf) << 16);
     }
 
+    #[inline(always)]
+    fn advance(&self, before: &Side, after: &Side) {
+        if after.end != before.end {
+            self.end.store(after.end.0, Relaxed);
+        }
+        if after.ack != before.ack {
+            self.ack.store(after.ack.0, Relaxed);
+        }
+        if after.limit != before.limit {
+            self.limit.store(after.limit.0, Relaxed);
+        }
+        if after.window != before.window {
+            self.set_side(after);
+        }
+    }
+
     fn count(&self, bytes: u64) {
         let packets = self.packets.load(Relaxed).wrapping_add(1);
         self.packets.store(packets, Relaxed);
@@ -323,6 +339,12 @@ impl<K> Entry<K> {
 
     pub(super) fn sides(&self) -> [Side; 2] {
         [self.halves[0].side(), self.halves[1].side()]
+    }
+
+    /// Stores what has changed of a direction's side since it was `before`.
+    #[inline(always)]
+    pub(super) fn advance(&self, direction: Direction, before: &Side, after: &Side) {
+        self.halves[direction as usize].advance(before, after);
     }
 
     /// Stores the sender's side, and the receiver's only where it changed, as it does in the handshake.

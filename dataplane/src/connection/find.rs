@@ -5,7 +5,7 @@ use super::index::Position;
 use super::map::Map;
 use super::window;
 use super::{Family, Hash, Hit, Stamp, State};
-use crate::headers::{Plain, Tuple, protocol};
+use crate::headers::{Plain, TcpSegment, Tuple, protocol, tcp_flags};
 use crate::verdict::{Direction, Now, PortId, RuleId};
 
 /// Where a connection probably lies, see [`Map::guess`].
@@ -48,10 +48,12 @@ impl<A: Family> Found<'_, A> {
                 return false;
             }
             let (sender, receiver) = (entry.side(direction), entry.side(direction.reverse()));
-            if !window::within(&sender, &receiver, &plain.segment, false) {
+            // No flag of a plain segment matters; saying so leaves nothing of them to be looked at.
+            let segment = TcpSegment { flags: tcp_flags::ACK, ..plain.segment };
+            if !window::within(&sender, &receiver, &segment, false) {
                 return false;
             }
-            entry.set_side(direction, &window::advance(&sender, &plain.segment));
+            entry.advance(direction, &sender, &window::advance(&sender, &segment));
         } else if !self.head.is(State::UdpReplied) {
             return false;
         }

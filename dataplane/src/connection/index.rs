@@ -131,6 +131,11 @@ impl Index {
         Word(self.slot(position).load(Acquire))
     }
 
+    #[inline(always)]
+    fn first(&self, hash: Hash) -> usize {
+        hash.first_bucket(self.buckets.len() as u32)
+    }
+
     fn pair(&self, hash: Hash) -> [usize; 2] {
         hash.buckets(self.buckets.len() as u32)
     }
@@ -138,7 +143,7 @@ impl Index {
     /// Asks for the preferred bucket's line.
     #[inline]
     pub(super) fn prefetch(&self, hash: Hash) {
-        afxdp::prefetch(&self.buckets[self.pair(hash)[0]]);
+        afxdp::prefetch(&self.buckets[self.first(hash)]);
     }
 
     /// The position and entry of some LIVE word with the hash's tag in the preferred bucket, nearly always the
@@ -146,7 +151,7 @@ impl Index {
     /// slot, so that look-ups of a burst overlap.
     #[inline(always)]
     pub(super) fn guess(&self, hash: Hash) -> (Position, u32) {
-        let bucket = self.pair(hash)[0];
+        let bucket = self.first(hash);
         let words: &[AtomicU64; SLOTS] = &self.buckets[bucket].0;
         let mut found = (0, Word(words[0].load(Relaxed)));
         for (slot, word) in (1..).zip(&words[1..]) {

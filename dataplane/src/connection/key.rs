@@ -148,21 +148,26 @@ impl Hash {
         self.0 as u16
     }
 
+    /// The first of [`Hash::buckets`].
+    #[inline(always)]
+    pub(super) fn first_bucket(self, count: u32) -> usize {
+        (u64::from(self.0 as u32) * u64::from(count) >> 32) as usize
+    }
+
     /// The two different buckets, among `count` (at least 2), where the connection may lie, the preferred one first.
     ///
     /// A 32-bit half of the hash times the count, shifted by 32, spreads over any count without a division.
     pub(super) fn buckets(self, count: u32) -> [usize; 2] {
-        let scale = |half: u32| (u64::from(half) * u64::from(count)) >> 32;
-        let first = scale(self.0 as u32);
-        let second = scale((self.0 >> 32) as u32);
+        let first = self.first_bucket(count);
+        let second = Hash(self.0 >> 32).first_bucket(count);
         let second = if second != first {
             second
-        } else if first + 1 < u64::from(count) {
+        } else if first + 1 < count as usize {
             first + 1
         } else {
             0
         };
-        [first as usize, second as usize]
+        [first, second]
     }
 }
 

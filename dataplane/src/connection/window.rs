@@ -114,7 +114,7 @@ pub fn answering(first: &Side, known: &Side, segment: &TcpSegment) -> (Side, Sid
 }
 
 /// Checks the four bounds. `finished` says that the sender has sent its FIN: then nothing may follow it.
-#[inline]
+#[inline(always)]
 pub fn within(sender: &Side, receiver: &Side, segment: &TcpSegment, finished: bool) -> bool {
     let (seq, end) = span(segment);
     let upper = if finished { sender.end } else { receiver.limit };
@@ -128,7 +128,7 @@ pub fn within(sender: &Side, receiver: &Side, segment: &TcpSegment, finished: bo
 }
 
 /// The sender after a segment that is [`within`] the bounds.
-#[inline]
+#[inline(always)]
 pub fn advance(sender: &Side, segment: &TcpSegment) -> Side {
     let (_, end) = span(segment);
     let mut next = Side { end: sender.end.max(end), ..*sender };

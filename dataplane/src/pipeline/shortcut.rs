@@ -38,7 +38,7 @@ pub(super) fn process<F: FrameBuf>(
     let mut looks = [Look::No; WINDOW];
     for step in 0..frames.len() + BUCKET_AHEAD {
         if let Some(frame) = frames.get(step) {
-            looks[step % WINDOW] = Look::at(context, &own, frame.bytes());
+            looks[step % WINDOW].read(context, &own, frame.bytes());
         }
         if let Some(number) = step.checked_sub(BUCKET_AHEAD - ENTRY_AHEAD) {
             looks[number % WINDOW].guess(context);
@@ -48,10 +48,11 @@ pub(super) fn process<F: FrameBuf>(
         }
         let Some(number) = step.checked_sub(BUCKET_AHEAD) else { continue };
         let Some(frame) = frames.get_mut(number) else { continue };
-        let look = std::mem::replace(&mut looks[number % WINDOW], Look::No);
-        let verdict = pass(context, counters, ingress, frame.bytes_mut(), &look)
+        let look = &mut looks[number % WINDOW];
+        let verdict = pass(context, counters, ingress, frame.bytes_mut(), look)
             .unwrap_or_else(|| pipeline.judge(context, ingress, frame));
         verdicts.push(verdict);
+        *look = Look::No;
     }
 }
 
@@ -91,7 +92,7 @@ enum Look {
 impl Look {
     /// Reads the frame, and asks for the bucket where its connection lies.
     #[inline(always)]
-    fn at(context: &Context<'_>, own: &Mac, frame: &[u8]) -> Look {
+    fn read(&mut self, context: &Context<'_>, own: &Mac, frame: &[u8]) {
         let (table, topology) = (context.table, &context.snapshot.topology);
         // That much of `sanity::check` has to be seen every time. Of the addresses the rest was seen when the connection
         // was opened, and whether the destination is a special one is seen where its next hop is looked up.
@@ -100,14 +101,14 @@ impl Look {
             Some(AnyPlain::V4(plain)) if is_ours && !topology.may_be_special(plain.tuple.source) => {
                 let hash = table.v4.hash(&plain.tuple);
                 table.v4.prefetch(hash);
-                Look::V4(plain, hash, Guess::default())
+                *self = Look::V4(plain, hash, Guess::default());
             }
             Some(AnyPlain::V6(plain)) if is_ours && !topology.may_be_special(plain.tuple.source) => {
                 let hash = table.v6.hash(&plain.tuple);
                 table.v6.prefetch(hash);
-                Look::V6(plain, hash, Guess::default())
+                *self = Look::V6(plain, hash, Guess::default());
             }
-            _ => Look::No,
+            _ => *self = Look::No,
         }
     }
 
