@@ -151,7 +151,7 @@ impl Hash {
     /// The first of [`Hash::buckets`].
     #[inline(always)]
     pub(super) fn first_bucket(self, count: u32) -> usize {
-        (u64::from(self.0 as u32) * u64::from(count) >> 32) as usize
+        ((u64::from(self.0 as u32) * u64::from(count)) >> 32) as usize
     }
 
     /// The two different buckets, among `count` (at least 2), where the connection may lie, the preferred one first.
