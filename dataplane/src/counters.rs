@@ -12,7 +12,8 @@ use crate::verdict::{Now, Reason, RuleId};
 /// What became of every packet. Counts are packets unless the name says bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
-    /// Taken from the receive rings.
+    /// Taken from the receive rings; fragments by the worker that puts their datagrams together, whoever's ring they
+    /// were in.
     pub received: u64,
     /// The same in bytes.
     pub received_bytes: u64,
@@ -20,7 +21,7 @@ pub struct Ledger {
     pub forwarded: u64,
     /// The same in bytes.
     pub forwarded_bytes: u64,
-    /// Waiting for a next hop at this moment.
+    /// Waiting at this moment: for a next hop, or for the rest of their datagram.
     pub held: u64,
     /// Our own answers sent (RST, ICMP); each stands for a packet that is also counted as dropped.
     pub answered: u64,

@@ -9,7 +9,8 @@
 //! **Who.** A datagram belongs to one worker, chosen by a keyed hash of what names it: port of entry, addresses,
 //! identification and, in IPv4, protocol. Whoever receives a fragment of another worker's datagram hands a copy over
 //! through a bounded queue. So one thread sees all pieces of a datagram, in the order in which each queue received
-//! them, and there is no lock that could stop anybody.
+//! them, and there is no lock that could stop anybody. What would go to a worker that is dead, or does not keep up, is
+//! dropped.
 //!
 //! **What.** A fragment is copied into memory that was set aside at the start, and its frame is free again: fragments
 //! that wait never keep packet memory from the ports. When the pieces are complete, their contents are joined in a
@@ -28,6 +29,8 @@
 mod list;
 mod share;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use share::{HandedOver, Share};
 pub use store::{Assembled, Fragments, Inserted, JOINED, PIECES_MAX, Release};

@@ -76,6 +76,12 @@ impl Share {
         }
     }
 
+    /// One worker, with less room than makes sense.
+    #[cfg(test)]
+    pub(super) fn of_capacity(capacity: u32) -> Share {
+        Share { capacity, ..Share::new(capacity, 1) }
+    }
+
     /// Fragments that one worker holds at most.
     pub fn worker_capacity(&self) -> u32 {
         self.capacity
@@ -101,8 +107,10 @@ impl Share {
         self.queues.get(usize::from(to)).is_some_and(|queue| queue.push(handed).is_ok())
     }
 
-    /// The oldest frame that was handed over to this worker.
+    /// The oldest frame that was handed over to this worker. Asked once a round, so an empty queue costs two loads: to
+    /// pop in vain would cost a fence.
     pub fn take(&self, worker: usize) -> Option<HandedOver> {
-        self.queues.get(worker)?.pop()
+        let queue = self.queues.get(worker)?;
+        if queue.is_empty() { None } else { queue.pop() }
     }
 }

@@ -682,6 +682,52 @@ impl Fragments {
     }
 }
 
+#[cfg(test)]
+impl Fragments {
+    /// Panics unless lists, table and free memory account for every datagram and every frame once.
+    pub(super) fn assert_consistent(&self) {
+        let capacity = self.slots.len();
+        let mut seen = vec![0; capacity];
+        self.free_slots.iter().for_each(|slot| seen[*slot as usize] += 1);
+        for release in &self.releases {
+            if let Release::Forward(slot, _) | Release::Answer(slot, ..) = release {
+                seen[*slot as usize] += 1;
+            }
+        }
+        let in_list = |list: usize, kind: usize| {
+            let first = self.lists[list].first();
+            std::iter::successors(first, move |at| self.links[kind][*at as usize].after())
+        };
+        let mut live = vec![0; capacity];
+        for kind in [BY_STATE, BY_PORT, BY_SOURCE] {
+            let lists = [0..PORTS, PORTS..SOURCE_LISTS, SOURCE_LISTS..LISTS][kind].clone();
+            for list in lists {
+                let mut weight = 0;
+                for index in in_list(list, kind) {
+                    let datagram = &self.datagrams[index as usize];
+                    assert_eq!(self.list_of(index)[kind], list);
+                    weight += datagram.weight();
+                    if kind == BY_STATE {
+                        live[index as usize] += 1;
+                        assert_eq!(self.find(&datagram.key, datagram.hash), Some(index));
+                        if datagram.state != State::Passed {
+                            datagram.pieces().iter().for_each(|piece| seen[piece.slot as usize] += 1);
+                        }
+                    } else {
+                        assert_ne!(datagram.state, State::Passed);
+                    }
+                }
+                assert_eq!(self.lists[list].weight, weight);
+            }
+        }
+        self.free_datagrams.iter().for_each(|index| live[*index as usize] += 1);
+        assert!(seen.iter().all(|count| *count == 1), "every frame has one place");
+        assert!(live.iter().all(|count| *count == 1), "every datagram has one place");
+        assert!(self.lists[SOURCE_LISTS..].iter().all(|list| list.weight as usize <= capacity / 8));
+        assert!(self.lists[PORTS..SOURCE_LISTS].iter().all(|list| list.weight as usize <= capacity / 2));
+    }
+}
+
 /// How long ago, nanoseconds.
 fn age(now: Now, then: Now) -> u64 {
     now.0.saturating_sub(then.0)
