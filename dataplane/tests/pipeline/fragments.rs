@@ -416,3 +416,40 @@ fn i1_an_error_about_a_first_fragment_reaches_its_sender_and_one_about_a_later_d
         }
     }
 }
+
+#[test]
+fn s3_s14_g10_a_fragment_that_no_packet_could_be_takes_no_memory() {
+    for family in Family::BOTH {
+        let mut gateway = Gateway::new(&[allow(NAMES)]);
+        let first = pieces(&datagram(family, 53, 1000), 1, 400).swap_remove(0);
+        // Of another segment's host, but behind this port.
+        let mut spoofed = first.clone();
+        match family {
+            Family::V4 => {
+                spoofed[28] = 99;
+                fix_checksum(&mut spoofed);
+            }
+            Family::V6 => spoofed[25] = 9,
+        }
+        let mut not_for_us = first.clone();
+        not_for_us[5] ^= 1;
+        let mut to_gateway = first.clone();
+        match family {
+            Family::V4 => {
+                to_gateway[33] = 1;
+                fix_checksum(&mut to_gateway);
+            }
+            Family::V6 => to_gateway[53] = 1,
+        }
+        let tagged = [&first[..12], &[0x81, 0, 0, 10], &first[12..]].concat();
+        for (frame, reason) in [
+            (spoofed, Reason::SpoofedSource),
+            (not_for_us, Reason::EthernetNotForUs),
+            (to_gateway, Reason::LocalServiceUndeclared),
+            (tagged, Reason::VlanUnexpected),
+        ] {
+            assert_eq!(gateway.put(CLIENTS, &frame), Some(reason));
+            assert_eq!(gateway.ledger().held, 0);
+        }
+    }
+}
