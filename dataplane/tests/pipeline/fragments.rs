@@ -51,7 +51,7 @@ fn programs() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn f1_to_f7_any_pieces_in_any_order_get_the_verdict_of_the_whole_packet(program in programs()) {
