@@ -7,6 +7,7 @@ mod extension;
 mod fragment;
 mod ip;
 mod option;
+mod permits;
 mod plain;
 mod quote;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod transport;
 pub use checksum::verify_transport_checksum;
 pub use fragment::{Fragment, fragment, reassembled};
 pub use ip::parse;
+pub use permits::Permits;
 pub use plain::{AnyPlain, Plain, plain};
 pub use quote::parse_quote;
 
@@ -212,6 +214,8 @@ pub struct Headers {
     pub end: u16,
     /// IPv4 without the don't-fragment flag; always false for IPv6.
     pub may_fragment: bool,
+    /// What it has that both segments must permit; empty for nearly every packet.
+    pub needs: Permits,
     /// The transport part.
     pub transport: Transport,
 }

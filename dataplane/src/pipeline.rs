@@ -17,7 +17,7 @@ use crate::connection::{
 use crate::event::{Event, EventKind, EventQueue};
 use crate::fragments::{Fragments, Share};
 use crate::headers::{
-    self, Addresses, Headers, Quote, TcpSegment, Transport, Tuple, parse_quote, tcp_flags,
+    self, Addresses, Headers, Permits, Quote, TcpSegment, Transport, Tuple, parse_quote, tcp_flags,
     verify_transport_checksum,
 };
 use crate::packet::FrameBuf;
@@ -177,6 +177,11 @@ impl Pipeline {
             return Verdict::Drop(reason);
         }
         let headers = &headers;
+        if !headers.needs.is_empty()
+            && let Err(reason) = check_permits(context, ingress, headers)
+        {
+            return Verdict::Drop(reason);
+        }
         let outcome = match headers.addresses {
             _ if headers.transport == Transport::IcmpError => self.relate(context, ingress, bytes, headers),
             Addresses::V4(source, destination) => {
@@ -256,7 +261,7 @@ impl Pipeline {
             Transport::Udp | Transport::EchoRequest | Transport::Opaque => None,
             _ => return Err(stray(context, frame, headers).into()),
         };
-        verify_transport_checksum(frame, headers)?;
+        check_checksum(context, frame, headers)?;
         let decision = policy.policy.judge(&query(ingress, tuple));
         if let Some(reason) = decision.refusal {
             self.rule_hit(context, decision.rule, headers.ip_len());
@@ -550,6 +555,29 @@ fn answer_in_place<F: FrameBuf>(
         limiter.spend(source, frame.bytes().len() - usize::from(headers.network));
     }
     answered
+}
+
+/// Whether both segments permit what is unusual about a packet: asked of every such packet, also of known connections,
+/// so that a permission that was taken back is missing at once.
+#[cold]
+fn check_permits(context: &Context<'_>, ingress: PortId, headers: &Headers) -> Result<(), Reason> {
+    let policy = &context.snapshot.policy.policy;
+    let (source, destination) = (headers.addresses.source(), headers.addresses.destination());
+    if policy.source_segment(ingress, source).is_none() {
+        return Err(Reason::SpoofedSource);
+    }
+    headers.needs.refusal(policy.permits(source, destination)).map_or(Ok(()), Err)
+}
+
+/// Whether a packet that opens a connection has a right transport checksum, or need not have one.
+fn check_checksum(context: &Context<'_>, frame: &[u8], headers: &Headers) -> Result<(), Reason> {
+    verify_transport_checksum(frame, headers).or_else(|reason| {
+        let policy = &context.snapshot.policy.policy;
+        let permitted = policy.permits(headers.addresses.source(), headers.addresses.destination());
+        // With segments left it is over an address that is not the header's.
+        let is_permitted = headers.needs.has_routing() || permitted.contains(Permits::BAD_CHECKSUM);
+        if is_permitted { Ok(()) } else { Err(reason) }
+    })
 }
 
 fn tuple<A>(headers: &Headers, source: A, destination: A) -> Tuple<A> {

@@ -158,14 +158,15 @@ reasons! {
     Ipv4BadOption "ipv4_bad_option" "malformed" "An option's length is impossible.";
     Ipv4ReservedFlag "ipv4_reserved_flag" "malformed" "The reserved flag beside don't-fragment is set, which RFC 791 says must be zero. Nothing honest sets it (RFC 3514 is a joke), and receivers differ in what they make of it.";
     Ipv4SourceRoute "ipv4_source_route" "sanity" "A source route option (LSRR, SSRR). Never allowed (RFC 7126).";
-    Ipv4OptionDenied "ipv4_option_denied" "sanity" "An IPv4 option (record route, timestamp, router alert or unknown). Dropped by default (RFC 7126).";
+    Ipv4OptionDenied "ipv4_option_denied" "sanity" "An IPv4 option (record route, timestamp, router alert or unknown). Dropped by default (RFC 7126); `permit` in the segments at both ends lets it cross, but in no fragment.";
 
     // IPv6.
     Ipv6Truncated "ipv6_truncated" "malformed" "The frame ends before the IPv6 header or the length it states.";
     Ipv6BadVersion "ipv6_bad_version" "malformed" "The version field is not 6.";
     Ipv6BadExtension "ipv6_bad_extension" "malformed" "An extension header is cut short, repeated or out of order (RFC 8200).";
     Ipv6TooManyExtensions "ipv6_too_many_extensions" "sanity" "More extension headers, or more bytes of them, than the limit.";
-    Ipv6RoutingHeader "ipv6_routing_header" "sanity" "A routing header. Type 0 is forbidden (RFC 5095); the others are dropped by default.";
+    Ipv6RoutingHeader "ipv6_routing_header" "sanity" "A routing header. Type 0 and unknown types never cross (RFC 5095); `permit` in the segments at both ends lets types 2, 3 and 4 cross, but in no fragment.";
+    Ipv6OptionDenied "ipv6_option_denied" "sanity" "A hop-by-hop or destination option other than padding. Dropped by default (RFC 9288); `permit` in the segments at both ends lets it cross, but in no fragment.";
     Ipv6Jumbogram "ipv6_jumbogram" "sanity" "A jumbo payload option or a zero payload length (RFC 2675).";
     Ipv6NoNextHeader "ipv6_no_next_header" "sanity" "Next header 59: nothing that a rule could match.";
 

@@ -80,6 +80,8 @@ pub struct Segment {
     pub networks: Vec<Text>,
     /// `protect`: how its servers are protected against SYN floods.
     pub protect: Option<Text>,
+    /// `permit`: unusual packets that may come from it and go to it.
+    pub permit: Vec<Text>,
     /// `description`.
     pub description: Option<Text>,
 }
@@ -350,6 +352,7 @@ fn segments(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Segment> 
             ports: ports.unwrap_or_default().into_iter().chain(port).collect(),
             networks: networks.unwrap_or_default(),
             protect: protect(reader, table.take("protect")),
+            permit: reader.strings(table.take("permit")).unwrap_or_default(),
             description: reader.string(table.take("description")),
         });
         reader.finish(table, &["vlans", "vlan", "require", "floor", "floors", "users", "mode", "quarantine"]);

@@ -361,6 +361,36 @@ fn the_half_open_limit_of_a_source_is_a_number() {
 }
 
 #[test]
+fn what_segments_permit_has_names_and_both_ends_must_permit_it() {
+    use bulkhead_dataplane::headers::Permits;
+    let permit =
+        |value: &str| GOOD.replace("[services.https]", &format!("permit = {value}\n[services.https]"));
+    let known = Permits::ALL.map(|(_, name)| name);
+    says(
+        &permit("[\"ipv6-shr\", \"ipv4-source-route\", \"everything\"]"),
+        &[
+            "12:11 `ipv6-shr` is nothing that can be permitted | did you mean `ipv6-srh`?",
+            &format!(
+                "12:23 `ipv4-source-route` is nothing that can be permitted | known are {}",
+                known.join(", ")
+            ),
+            &format!("12:44 `everything` is nothing that can be permitted | known are {}", known.join(", ")),
+        ],
+    );
+    says(&permit("true"), &["12:10 expected a string or a list of strings, found a boolean"]);
+    let one = model::parse("t.toml", &permit("[\"ipv6-srh\", \"bad-checksum\"]")).unwrap();
+    assert_ne!(one.digest, model::parse("t.toml", GOOD).unwrap().digest);
+    let both =
+        permit("[\"ipv6-srh\"]").replace("port = \"lan\"", &format!("port = \"lan\"\npermit = {known:?}"));
+    let both = model::parse("t.toml", &both).unwrap().compile().unwrap();
+    let (web, db) = ("10.1.0.7".parse().unwrap(), "10.2.0.7".parse().unwrap());
+    assert_eq!(one.compile().unwrap().permits(web, db), Permits::NONE);
+    assert_eq!(both.permits(web, db), Permits::IPV6_SRH);
+    assert_eq!(both.permits(db, web), Permits::IPV6_SRH);
+    assert_eq!(both.permits(web, "10.9.0.7".parse().unwrap()), Permits::NONE);
+}
+
+#[test]
 fn a_segment_is_protected_by_syn_cookies_or_not_at_all() {
     let protect =
         |value: &str| GOOD.replace("[services.https]", &format!("protect = {value}\n[services.https]"));

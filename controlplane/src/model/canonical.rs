@@ -61,6 +61,9 @@ impl Model {
                 if info.syn_cookies {
                     segment["protect"] = "syn-cookies".into();
                 }
+                if !info.permits.is_empty() {
+                    segment["permit"] = info.permits.names().collect::<Vec<_>>().into();
+                }
                 segment
             })
             .collect()

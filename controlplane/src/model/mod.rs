@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use bulkhead_dataplane::connection::{Overrides, RuleLimits, TableConfig, Timeouts};
+use bulkhead_dataplane::headers::Permits;
 use bulkhead_dataplane::policy::RuleSet;
 use bulkhead_dataplane::steering::LocalService;
 use bulkhead_dataplane::verdict::{PortId, Reason, RuleId, SegmentId};
@@ -113,6 +114,8 @@ pub struct SegmentInfo {
     pub name: String,
     /// Whether clients of its servers must show that they are there before they may connect.
     pub syn_cookies: bool,
+    /// Unusual packets that may come from it and go to it.
+    pub permits: Permits,
     /// Free text.
     pub description: Option<String>,
     /// Where it stands.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bulkhead_dataplane::connection::{MAX_LIMITED_RULES, MAX_OVERRIDES, Overrides, RuleLimits, Timeouts};
-use bulkhead_dataplane::headers::protocol;
+use bulkhead_dataplane::headers::{Permits, protocol};
 use bulkhead_dataplane::policy::{Action, Rule, RuleSet, Segment, Service};
 use bulkhead_dataplane::steering::LocalService;
 use bulkhead_dataplane::verdict::{MAX_PORTS, PortId, Reason, SegmentId};
@@ -370,12 +370,30 @@ impl Resolver {
             infos.push(SegmentInfo {
                 name: segment.name.value.clone(),
                 syn_cookies: segment.protect.is_some(),
+                permits: self.permits(&segment.permit),
                 description: value(&segment.description),
                 at: segment.name.at,
             });
             rules.segments.push(resolved);
         }
         (infos, rules)
+    }
+
+    fn permits(&mut self, names: &[Text]) -> Permits {
+        let mut permits = Permits::NONE;
+        for name in names {
+            if let Some(permit) = Permits::from_name(&name.value) {
+                permits |= permit;
+                continue;
+            }
+            let known = || Permits::ALL.iter().map(|(_, name)| *name);
+            let hint = self.report.nearest(&name.value, known());
+            let hint =
+                hint.unwrap_or_else(|| format!("known are {}", known().collect::<Vec<_>>().join(", ")));
+            let message = format!("{} is nothing that can be permitted", quoted(&name.value));
+            self.report.error(name.at, message).hint(hint);
+        }
+        permits
     }
 
     /// Notes that a segment holds a network; the longest match decides, so no other may hold the very same.

@@ -70,6 +70,7 @@ impl Model {
         policy.set_timeouts(timeouts).map_err(|rule| format!("rule {}: too many `timeouts`", rule.0))?;
         policy.set_limits(self.limits());
         policy.set_protected(self.segments.iter().map(|segment| segment.syn_cookies).collect());
+        policy.set_permits(self.segments.iter().map(|segment| segment.permits).collect());
         Ok(policy)
     }
 

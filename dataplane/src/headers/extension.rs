@@ -1,6 +1,6 @@
 //! IPv6 extension headers (RFC 8200, section 4), walked in bounded steps.
 
-use crate::headers::protocol;
+use crate::headers::{Permits, protocol};
 use crate::verdict::Reason;
 use crate::wire::{be16, be32, ipv6};
 
@@ -11,17 +11,19 @@ const MAX_BYTES: usize = 256;
 /// A fragment header: it has no length field.
 pub(super) const FRAGMENT_BYTES: usize = 8;
 
-/// Option types (RFC 8200, section 4.2; RFC 2675).
+/// Option types (RFC 8200, section 4.2; RFC 2711; RFC 2675).
 const PAD1: u8 = 0;
+const PADN: u8 = 1;
+const ROUTER_ALERT: u8 = 5;
 const JUMBO: u8 = 0xc2;
-/// The two highest bits of an option's type say what a node that does not know it must do; 00 is "skip over".
-const UNKNOWN_ACTION: u8 = 0xc0;
 
 /// The header after the chain.
 pub(super) struct Upper {
     pub protocol: u8,
     /// Its offset in the packet's payload, bytes.
     pub offset: usize,
+    /// What the chain has that must be permitted.
+    pub needs: Permits,
 }
 
 /// How much of a chain has been walked: the fragmentable part of a datagram continues the chain before it.
@@ -31,6 +33,7 @@ pub(super) struct Chain {
     bytes: u16,
     destination_options: bool,
     fragment: bool,
+    needs: Permits,
 }
 
 /// A fragment header that makes its packet a piece of a datagram (RFC 8200, section 4.5).
@@ -58,7 +61,9 @@ enum End {
 #[inline(always)]
 pub(super) fn walk(payload: &[u8], next: u8) -> Result<Upper, Reason> {
     match next {
-        protocol::TCP | protocol::UDP | protocol::ICMPV6 => Ok(Upper { protocol: next, offset: 0 }),
+        protocol::TCP | protocol::UDP | protocol::ICMPV6 => {
+            Ok(Upper { protocol: next, offset: 0, needs: Permits::NONE })
+        }
         _ => walk_chain(payload, next),
     }
 }
@@ -100,22 +105,19 @@ fn follow(payload: &[u8], start: usize, mut next: u8, mut chain: Chain) -> Resul
     let mut offset = start;
     loop {
         match next {
-            protocol::TCP | protocol::UDP | protocol::ICMPV6 => {
-                return Ok(End::Upper(Upper { protocol: next, offset }));
-            }
+            protocol::TCP | protocol::UDP | protocol::ICMPV6 => return upper(next, offset, chain),
             // Only as the very first, and so never twice.
             ipv6::HOP_BY_HOP if chain.headers == 0 => {}
             ipv6::HOP_BY_HOP => return Err(Reason::Ipv6BadExtension),
-            // A second one belongs behind a routing header, and those are not let through.
+            // A second one belongs behind a routing header.
             ipv6::DESTINATION_OPTIONS if chain.destination_options => return Err(Reason::Ipv6BadExtension),
             ipv6::DESTINATION_OPTIONS => chain.destination_options = true,
-            ipv6::ROUTING => return Err(Reason::Ipv6RoutingHeader),
+            ipv6::ROUTING if chain.needs.has_routing() => return Err(Reason::Ipv6BadExtension),
+            ipv6::ROUTING => {}
             ipv6::FRAGMENT if chain.fragment => return Err(Reason::FragmentNested),
             ipv6::FRAGMENT => chain.fragment = true,
             ipv6::NO_NEXT_HEADER => return Err(Reason::Ipv6NoNextHeader),
-            other if protocol::is_opaque(other) => {
-                return Ok(End::Upper(Upper { protocol: other, offset }));
-            }
+            other if protocol::is_opaque(other) => return upper(other, offset, chain),
             _ => return Err(Reason::ProtocolUnsupported),
         }
         let header = payload.get(offset..).ok_or(Reason::Ipv6BadExtension)?;
@@ -134,6 +136,10 @@ fn follow(payload: &[u8], start: usize, mut next: u8, mut chain: Chain) -> Resul
             let (position, more) = (position & !7, position & 1 != 0);
             // Alone it is the whole datagram, and has nothing to do with others of its identification.
             if position != 0 || more {
+                // Nobody keeps what was permitted until the datagram is whole.
+                if let Some(reason) = chain.needs.refusal(Permits::NONE) {
+                    return Err(reason);
+                }
                 return Ok(End::Piece(Piece {
                     content: offset,
                     next: following,
@@ -144,15 +150,29 @@ fn follow(payload: &[u8], start: usize, mut next: u8, mut chain: Chain) -> Resul
                 }));
             }
         } else {
-            options(header.get(2..bytes).ok_or(Reason::Ipv6BadExtension)?, next == ipv6::HOP_BY_HOP)?;
+            let content = header.get(2..bytes).ok_or(Reason::Ipv6BadExtension)?;
+            if next == ipv6::ROUTING {
+                chain.needs |= routing(content)?;
+                chain.destination_options = false;
+            } else {
+                chain.needs |= options(content, next == ipv6::HOP_BY_HOP)?;
+            }
         }
         next = following;
     }
 }
 
-/// Checks the options of one header. Routers are bound by the hop-by-hop ones: an option there that asks to be
-/// discarded by who does not know it is discarded here.
-fn options(mut options: &[u8], hop_by_hop: bool) -> Result<(), Reason> {
+/// The end of a chain. Behind a fragment header nothing may need a permission, see [`follow`].
+fn upper(protocol: u8, offset: usize, chain: Chain) -> Result<End, Reason> {
+    match chain.needs.refusal(Permits::NONE) {
+        Some(reason) if chain.fragment => Err(reason),
+        _ => Ok(End::Upper(Upper { protocol, offset, needs: chain.needs })),
+    }
+}
+
+/// Reads the options of one header: padding asks for nothing, jumbo payloads never cross, all others must be permitted.
+fn options(mut options: &[u8], hop_by_hop: bool) -> Result<Permits, Reason> {
+    let mut needs = Permits::NONE;
     while let Some(&kind) = options.first() {
         if kind == PAD1 {
             options = &options[1..];
@@ -160,13 +180,37 @@ fn options(mut options: &[u8], hop_by_hop: bool) -> Result<(), Reason> {
         }
         let &[_, length] = options.first_chunk::<2>().ok_or(Reason::Ipv6BadExtension)?;
         let rest = options.get(2 + usize::from(length)..).ok_or(Reason::Ipv6BadExtension)?;
-        if kind == JUMBO {
-            return Err(Reason::Ipv6Jumbogram);
-        }
-        if hop_by_hop && kind & UNKNOWN_ACTION != 0 {
-            return Err(Reason::Ipv6BadExtension);
+        match kind {
+            PADN => {}
+            JUMBO => return Err(Reason::Ipv6Jumbogram),
+            ROUTER_ALERT if hop_by_hop => needs |= Permits::IPV6_ROUTER_ALERT,
+            _ => needs |= Permits::IPV6_UNKNOWN_OPTION,
         }
         options = rest;
     }
-    Ok(())
+    Ok(needs)
+}
+
+/// Reads a routing header behind its first two bytes. Type 0 never crosses (RFC 5095), nor do types that are not known.
+fn routing(content: &[u8]) -> Result<Permits, Reason> {
+    let (&[kind, left, third, fourth], _) = content.split_first_chunk().ok_or(Reason::Ipv6BadExtension)?;
+    // What stands behind the eight fixed bytes.
+    let bytes = content.len() - 6;
+    let (permit, addresses) = match kind {
+        // One home address (RFC 6275, section 6.4.1).
+        2 => (Permits::IPV6_ROUTING_2, usize::from(bytes == 16)),
+        3 => (Permits::IPV6_ROUTING_3, compressed_addresses(bytes, third, fourth)),
+        // Segments in the list by its last index, with type-length-values behind it (RFC 8754, section 2). One more may
+        // be left than there are: a reduced header leaves out the first (section 4.1.1).
+        4 if (usize::from(third) + 1) * 16 <= bytes => (Permits::IPV6_SRH, usize::from(third) + 2),
+        4 => return Err(Reason::Ipv6BadExtension),
+        _ => return Err(Reason::Ipv6RoutingHeader),
+    };
+    if usize::from(left) > addresses { Err(Reason::Ipv6BadExtension) } else { Ok(permit) }
+}
+
+/// How many addresses an RPL source route holds (RFC 6554, section 3); 0 where its fields contradict each other.
+fn compressed_addresses(bytes: usize, compression: u8, padding: u8) -> usize {
+    let (each, last) = (16 - usize::from(compression >> 4), 16 - usize::from(compression & 0xf));
+    bytes.checked_sub(last + usize::from(padding >> 4)).map_or(0, |rest| rest / each + 1)
 }

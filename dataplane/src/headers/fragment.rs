@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::extension::{self, Chain};
 use super::ip::{Link, Network, address6, ethernet, finish};
-use super::{Addresses, Headers, protocol};
+use super::{Addresses, Headers, Permits, protocol};
 use crate::verdict::Reason;
 use crate::wire::{be16, be32, chunk, ethernet as link, icmp, ipv4, ipv6, tcp, udp};
 
@@ -220,6 +220,8 @@ pub fn reassembled(
             protocol,
             hop_limit,
             may_fragment: first.may_fragment,
+            // The walks through the headers of a fragment refuse what would have to be permitted.
+            needs: Permits::NONE,
             transport_offset: start + offset,
             end: bytes.len(),
         },

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Addresses, Headers, extension, option, protocol, transport};
+use super::{Addresses, Headers, Permits, extension, option, protocol, transport};
 use crate::verdict::Reason;
 use crate::wire::checksum::Sum;
 use crate::wire::{be16, be32, chunk, ethernet, ipv4, ipv6};
@@ -67,6 +67,7 @@ pub(super) struct Network {
     pub protocol: u8,
     pub hop_limit: u8,
     pub may_fragment: bool,
+    pub needs: Permits,
     pub transport_offset: usize,
     pub end: usize,
 }
@@ -93,17 +94,21 @@ fn ipv4(frame: &[u8], link: &Link) -> Result<Headers, Reason> {
     if end > frame.len() {
         return Err(Reason::Ipv4Truncated);
     }
-    if header_bytes == ipv4::HEADER_BYTES {
+    let needs = if header_bytes == ipv4::HEADER_BYTES {
         if !Sum::new().bytes(header).is_valid() {
             return Err(Reason::Ipv4BadChecksum);
         }
+        Permits::NONE
     } else {
-        ipv4_options(&frame[link.network..transport_offset])?;
-    }
+        ipv4_options(&frame[link.network..transport_offset])?
+    };
     let fragment = be16(header, 6);
     if fragment & (ipv4::FRAGMENT | ipv4::RESERVED) != 0 {
-        let is_reserved = fragment & ipv4::RESERVED != 0;
-        return Err(if is_reserved { Reason::Ipv4ReservedFlag } else { Reason::Fragment });
+        if fragment & ipv4::RESERVED != 0 {
+            return Err(Reason::Ipv4ReservedFlag);
+        }
+        // Each fragment has options of its own, and what permits them would have to be kept with each.
+        return Err(needs.refusal(Permits::NONE).unwrap_or(Reason::Fragment));
     }
     let network = Network {
         addresses: Addresses::V4(
@@ -113,6 +118,7 @@ fn ipv4(frame: &[u8], link: &Link) -> Result<Headers, Reason> {
         protocol: header[9],
         hop_limit: header[ipv4::TTL],
         may_fragment: fragment & ipv4::DONT_FRAGMENT == 0,
+        needs,
         transport_offset,
         end,
     };
@@ -120,7 +126,7 @@ fn ipv4(frame: &[u8], link: &Link) -> Result<Headers, Reason> {
 }
 
 #[cold]
-fn ipv4_options(header: &[u8]) -> Result<(), Reason> {
+fn ipv4_options(header: &[u8]) -> Result<Permits, Reason> {
     if !Sum::new().bytes(header).is_valid() {
         return Err(Reason::Ipv4BadChecksum);
     }
@@ -146,6 +152,7 @@ fn ipv6(frame: &[u8], link: &Link) -> Result<Headers, Reason> {
         protocol: upper.protocol,
         hop_limit: header[ipv6::HOP_LIMIT],
         may_fragment: false,
+        needs: upper.needs,
         transport_offset: start + upper.offset,
         end,
     };
@@ -186,6 +193,7 @@ pub(super) fn finish(frame: &[u8], link: &Link, network: Network) -> Result<Head
         transport_offset: network.transport_offset as u16,
         end,
         may_fragment: network.may_fragment,
+        needs: network.needs,
         transport: upper.transport,
     };
     match (network.protocol, &network.addresses) {

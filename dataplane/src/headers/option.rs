@@ -1,5 +1,6 @@
 //! Options of IPv4 and TCP: type, length, value, one after the other.
 
+use super::Permits;
 use crate::verdict::Reason;
 
 /// End of the option list, in IPv4 and TCP alike.
@@ -7,7 +8,10 @@ const END: u8 = 0;
 /// No operation: one byte of padding, in IPv4 and TCP alike.
 const NOP: u8 = 1;
 
-/// IPv4 option types: loose and strict source route (RFC 791).
+/// IPv4 option types: record route, timestamp, loose and strict source route (RFC 791), router alert (RFC 2113).
+const RECORD_ROUTE: u8 = 7;
+const TIMESTAMP: u8 = 68;
+const ROUTER_ALERT: u8 = 148;
 const LOOSE_SOURCE_ROUTE: u8 = 131;
 const STRICT_SOURCE_ROUTE: u8 = 137;
 
@@ -23,9 +27,11 @@ fn split(options: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((kind, value, &options[usize::from(length)..]))
 }
 
-/// Judges IPv4 options: padding passes, everything else is dropped (RFC 7126), source routes by their own name.
-pub(super) fn ipv4(mut options: &[u8]) -> Result<(), Reason> {
-    let mut denied = None;
+/// Reads IPv4 options. Padding asks for nothing, source routes never cross, and of the others both segments must permit
+/// each (RFC 7126).
+pub(super) fn ipv4(mut options: &[u8]) -> Result<Permits, Reason> {
+    let mut needs = Permits::NONE;
+    let mut is_source_route = false;
     // The whole list is walked before judging, so that a malformed list is always called malformed.
     while let Some(&kind) = options.first() {
         match kind {
@@ -33,15 +39,18 @@ pub(super) fn ipv4(mut options: &[u8]) -> Result<(), Reason> {
             NOP => options = &options[1..],
             _ => {
                 let (kind, _, rest) = split(options).ok_or(Reason::Ipv4BadOption)?;
-                denied = match kind {
-                    LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE => Some(Reason::Ipv4SourceRoute),
-                    _ => denied.or(Some(Reason::Ipv4OptionDenied)),
-                };
+                match kind {
+                    LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE => is_source_route = true,
+                    RECORD_ROUTE => needs |= Permits::IPV4_RECORD_ROUTE,
+                    TIMESTAMP => needs |= Permits::IPV4_TIMESTAMP,
+                    ROUTER_ALERT => needs |= Permits::IPV4_ROUTER_ALERT,
+                    _ => needs |= Permits::IPV4_UNKNOWN_OPTION,
+                }
                 options = rest;
             }
         }
     }
-    denied.map_or(Ok(()), Err)
+    if is_source_route { Err(Reason::Ipv4SourceRoute) } else { Ok(needs) }
 }
 
 /// Checks the lengths of TCP options and finds the window scale. Unknown options are fine.

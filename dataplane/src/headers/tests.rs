@@ -223,9 +223,18 @@ fn h11_to_h14_ipv4_options_are_refused_by_their_kind() {
         assert_eq!(with(&[route, 7, 4, 1, 2, 3, 4, 0]), Err(Reason::Ipv4SourceRoute));
         assert_eq!(with(&[148, 4, 0, 0, route, 7, 4, 1, 2, 3, 4, 0]), Err(Reason::Ipv4SourceRoute));
     }
-    for other in [7, 68, 148, 130, 200] {
-        assert_eq!(with(&[other, 4, 0, 0]), Err(Reason::Ipv4OptionDenied));
+    let needs = |options: &[u8]| with(options).unwrap().needs;
+    assert_eq!(needs(&[1, 1, 1, 1]), Permits::NONE);
+    assert_eq!(needs(&[7, 4, 0, 0]), Permits::IPV4_RECORD_ROUTE);
+    assert_eq!(needs(&[68, 4, 0, 0]), Permits::IPV4_TIMESTAMP);
+    assert_eq!(needs(&[148, 4, 0, 0]), Permits::IPV4_ROUTER_ALERT);
+    for other in [130, 200] {
+        assert_eq!(needs(&[other, 4, 0, 0]), Permits::IPV4_UNKNOWN_OPTION);
     }
+    let mut two = Permits::IPV4_RECORD_ROUTE;
+    two |= Permits::IPV4_UNKNOWN_OPTION;
+    assert_eq!(needs(&[7, 4, 0, 0, 200, 4, 0, 0]), two);
+    assert_eq!(two.refusal(Permits::NONE), Some(Reason::Ipv4OptionDenied));
     for bad in [0, 1, 5, 255] {
         assert_eq!(with(&[7, bad, 0, 0]), Err(Reason::Ipv4BadOption));
     }
@@ -273,6 +282,41 @@ fn h15_h16_h18_extension_headers_that_must_not_cross_have_their_own_reasons() {
 }
 
 #[test]
+fn h15_routing_headers_that_can_be_permitted_are_told_by_type_and_checked() {
+    let frame = sample::syn(Family::V6);
+    let with = |content: &[u8]| {
+        parse(&sample::with_extensions(&frame, &[(43, content)])).map(|headers| headers.needs)
+    };
+    let routing = |kind: u8, left: u8, rest: [u8; 4], addresses: usize| {
+        [&[kind, left][..], &rest, &vec![0xfd; 16 * addresses]].concat()
+    };
+    let bad = Err(Reason::Ipv6BadExtension);
+    for left in [0, 1] {
+        assert_eq!(with(&routing(2, left, [0; 4], 1)), Ok(Permits::IPV6_ROUTING_2));
+        assert_eq!(with(&routing(3, left, [0; 4], 1)), Ok(Permits::IPV6_ROUTING_3));
+        assert_eq!(with(&routing(4, left, [0; 4], 1)), Ok(Permits::IPV6_SRH));
+        assert_eq!(with(&routing(0, left, [0; 4], 1)), Err(Reason::Ipv6RoutingHeader));
+        assert_eq!(with(&routing(5, left, [0; 4], 1)), Err(Reason::Ipv6RoutingHeader));
+    }
+    // More left than there are, and lists longer than the header.
+    assert_eq!(with(&routing(2, 2, [0; 4], 1)), bad);
+    assert_eq!(with(&routing(2, 1, [0; 4], 2)), bad);
+    assert_eq!(with(&routing(3, 2, [0; 4], 1)), bad);
+    assert_eq!(with(&routing(3, 1, [0, 0x10, 0, 0], 1)), bad, "padding before the last address");
+    assert_eq!(with(&routing(4, 3, [0; 4], 1)), bad);
+    assert_eq!(with(&routing(4, 0, [1, 0, 0, 0], 1)), bad);
+    // Eight addresses of two bytes each (RFC 6554: fourteen are left out).
+    assert_eq!(with(&routing(3, 8, [0xee, 0, 0, 0], 1)), Ok(Permits::IPV6_ROUTING_3));
+    assert_eq!(with(&routing(3, 9, [0xee, 0, 0, 0], 1)), bad);
+    // Destination options may stand on both sides of it, and there is but one.
+    let srh = routing(4, 0, [0; 4], 1);
+    let chain: [(u8, &[u8]); 4] = [(0, PAD4), (60, PAD4), (43, &srh), (60, PAD4)];
+    assert!(parse(&sample::with_extensions(&frame, &chain)).is_ok());
+    let twice: [(u8, &[u8]); 2] = [(43, &srh), (43, &srh)];
+    assert_eq!(reason(&sample::with_extensions(&frame, &twice)), Reason::Ipv6BadExtension);
+}
+
+#[test]
 fn h17_long_chains_of_extension_headers_are_refused() {
     let chain: Vec<(u8, &[u8])> = vec![(60, PAD4); 30];
     assert_eq!(reason(&sample::with_extensions(&sample::syn(Family::V6), &chain)), Reason::Ipv6BadExtension);
@@ -301,10 +345,15 @@ fn h19_jumbo_and_impossible_ipv6_options_are_refused() {
         assert_eq!(with(number, &[1, 5, 0, 0, 0, 0]), Err(Reason::Ipv6BadExtension));
         assert_eq!(with(number, &[0, 0, 0, 0, 0, 1]), Err(Reason::Ipv6BadExtension));
     }
-    // Unknown options: a router must discard for one that says so, and need not mind the others.
-    assert_eq!(with(0, &[0x7e, 4, 0, 0, 0, 0]), Err(Reason::Ipv6BadExtension));
-    assert!(with(0, &[0x3e, 4, 0, 0, 0, 0]).is_ok());
-    assert!(with(60, &[0x7e, 4, 0, 0, 0, 0]).is_ok());
+    for number in [0, 60] {
+        for kind in [0x3e, 0x7e, 0xc9, 4] {
+            let needs = with(number, &[kind, 4, 0, 0, 0, 0]).unwrap().needs;
+            assert_eq!(needs, Permits::IPV6_UNKNOWN_OPTION, "{kind:#x}");
+        }
+        assert_eq!(with(number, PAD4).unwrap().needs, Permits::NONE);
+    }
+    let alert = |number| with(number, &[5, 2, 0, 0, 1, 0]).unwrap().needs;
+    assert_eq!((alert(0), alert(60)), (Permits::IPV6_ROUTER_ALERT, Permits::IPV6_UNKNOWN_OPTION));
 }
 
 #[test]

@@ -155,6 +155,7 @@ pub fn compile(rules: &RuleSet) -> Result<Policy, CompileError> {
         timeouts: Default::default(),
         limits: Limits::default(),
         protected: Vec::new(),
+        permits: Vec::new(),
     })
 }
 

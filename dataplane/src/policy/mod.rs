@@ -23,7 +23,7 @@ pub use explain::{Clause, Explanation, explain};
 pub use rules::{Action, Decision, Query, Rule, RuleSet, Segment, Service};
 
 use crate::connection::{Limits, RuleLimits};
-use crate::headers::{Address, protocol};
+use crate::headers::{Address, Permits, protocol};
 use crate::trie::Trie;
 use crate::verdict::{PortId, Reason, RuleId, SegmentId};
 use matrix::Matrix;
@@ -43,6 +43,8 @@ pub struct Policy {
     limits: Limits,
     /// By segment, whether clients of its servers must show first that they are there. Empty where none is.
     protected: Vec<bool>,
+    /// By segment, what unusual packets may come from it and go to it. Empty where none may.
+    permits: Vec<Permits>,
 }
 
 /// All that a look-up needs of a segment, so that it stays one cache miss.
@@ -141,6 +143,23 @@ impl Policy {
                 .destination_segment(server)
                 .and_then(|segment| self.protected.get(segment.0 as usize))
                 .is_some_and(|protected| *protected)
+    }
+
+    /// Permits unusual packets: by segment, what may come from it and go to it.
+    pub fn set_permits(&mut self, permits: Vec<Permits>) {
+        self.permits = if permits.iter().all(|set| set.is_empty()) { Vec::new() } else { permits };
+    }
+
+    /// What both ends of a packet permit.
+    pub fn permits(&self, source: IpAddr, destination: IpAddr) -> Permits {
+        let of = |address| {
+            let segment = self.destination_segment(address)?;
+            self.permits.get(segment.0 as usize).copied()
+        };
+        if self.permits.is_empty() {
+            return Permits::NONE;
+        }
+        of(source).unwrap_or_default().intersection(of(destination).unwrap_or_default())
     }
 
     /// How many rules it was compiled from: every [`RuleId`](crate::verdict::RuleId) it names is below.

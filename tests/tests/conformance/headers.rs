@@ -350,6 +350,15 @@ fn h13_timestamp_router_alert_and_unknown_options_drop_by_default() {
     ]
     .map(|options| (with_ipv4_options(&good, options), "ipv4_option_denied"));
     all_drop(&scene, &frames);
+    // IPv6's: router alert, home address, tunnel limit, and unknown ones whatever they say of those who do not know them.
+    let v6 = udp(&scene, Family::V6);
+    let options = [5, 0xc9, 4, 0x1e, 0x3e, 0x5e, 0x7e, 0x9e, 0xde];
+    let frames: Vec<_> = options
+        .iter()
+        .flat_map(|option| [0, 60].map(|number| (number, [*option, 2, 0, 0, 1, 0])))
+        .map(|(number, content)| (with_extensions(&v6, &[(number, &content)]), "ipv6_option_denied"))
+        .collect();
+    all_drop(&scene, &frames);
     // Padding is no option that asks for anything.
     scene.crosses_unchanged("office", "servers", &with_ipv4_options(&good, &[1, 1, 1, 1]));
     scene.crosses_unchanged("office", "servers", &with_ipv4_options(&good, &[0, 0, 0, 0]));
@@ -382,7 +391,9 @@ fn h15_routing_headers_of_every_type_drop_by_default() {
             let content = [&[kind, left, 0, 0, 0, 0][..], &address].concat();
             frames.push((with_extensions(&good, &[(43, &content)]), "ipv6_routing_header"));
         }
-        frames.push((with_extensions(&good, &[(43, &[kind, 0, 0, 0, 0, 0])]), "ipv6_routing_header"));
+        // A segment routing header without any segment says that there is one.
+        let reason = if kind == 4 { "ipv6_bad_extension" } else { "ipv6_routing_header" };
+        frames.push((with_extensions(&good, &[(43, &[kind, 0, 0, 0, 0, 0])]), reason));
     }
     all_drop(&scene, &frames);
 }

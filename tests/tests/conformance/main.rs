@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | G | policy basics | `policy` |
 //! | S | source and destination sanity | `sanity` |
-//! | H | header sanity | `headers` |
+//! | H | header sanity | `headers`; opened by permits: `permits` |
 //! | F | fragments | `fragments` |
 //! | W | TCP state | `tcp` |
 //! | U | UDP | `udp` |
@@ -17,6 +17,7 @@ mod exhaustion;
 mod fragments;
 mod headers;
 mod icmp;
+mod permits;
 mod policy;
 mod sanity;
 mod tcp;
