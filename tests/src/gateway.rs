@@ -14,11 +14,11 @@ use crate::PATIENCE;
 
 /// The program under test, which cargo builds beside the tests' own directory.
 pub fn program() -> PathBuf {
-    let tests = std::env::current_exe().expect("a test knows its own file");
-    let program =
-        tests.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").join("gateway-under-test");
-    assert!(program.exists(), "{} is not built", program.display());
-    program
+    let own = std::env::current_exe().expect("a program knows its own file");
+    // Tests lie in target/PROFILE/deps, other programs beside it.
+    let beside = |directory: &Path| directory.join("gateway-under-test");
+    let program = own.ancestors().skip(1).take(2).map(beside).find(|program| program.exists());
+    program.expect("the program under test is built")
 }
 
 /// A process that runs the gateway; killed on drop.

@@ -5,6 +5,7 @@
 pub mod config;
 pub mod craft;
 pub mod dialogue;
+pub mod flood;
 pub mod frames;
 pub mod gateway;
 pub mod peer;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bulkhead::lab::Neighbours;
 use bulkhead_tests::PATIENCE;
 use bulkhead_tests::config::{Config, allow};
+use bulkhead_tests::flood::{self, Kind, Plan};
 use bulkhead_tests::frames::{Content, Family, Packet, Path, flags, segment};
 use bulkhead_tests::scene::{Scene, number, office_and_servers, zone};
 use bulkhead_tests::traffic::Traffic;
@@ -30,7 +31,7 @@ fn syn(path: &Path, port: u16) -> Vec<u8> {
 }
 
 /// Sends one frame from the office for each of these numbers, in gusts. Returns how many arrived at the servers.
-fn flood(scene: &Scene, numbers: std::ops::Range<u16>, frame: impl Fn(u16) -> Vec<u8>) -> u64 {
+fn gusts(scene: &Scene, numbers: std::ops::Range<u16>, frame: impl Fn(u16) -> Vec<u8>) -> u64 {
     let mut arrived = 0;
     for start in numbers.clone().step_by(GUST.into()) {
         (start..numbers.end.min(start + GUST)).for_each(|number| scene.peer("office").send(&frame(number)));
@@ -57,14 +58,14 @@ fn d1_a_source_has_exactly_its_share_of_half_open_connections_and_the_excess_is_
     for (round, family) in Family::BOTH.into_iter().enumerate() {
         let path = scene.path("office", "servers", family);
         let before = scene.drops();
-        assert_eq!(flood(&scene, 10_000..10_500, |port| syn(&path, port)), SHARE);
+        assert_eq!(gusts(&scene, 10_000..10_500, |port| syn(&path, port)), SHARE);
         scene.expect_drops(&before, &[("half_open_source_limit", 500 - SHARE)]);
         assert_eq!(half_open(&scene), (round as u64 + 1) * SHARE);
         // An honest neighbour is not concerned. Of IPv6, one of another /64 would not be; the same /64 is one source.
         let neighbour = Path { source: scene.peer("office").nth(family, 1), ..path };
         let before = scene.drops();
         let own_share = u64::from(family == Family::V4);
-        assert_eq!(flood(&scene, 20_000..20_001, |port| syn(&neighbour, port)), own_share);
+        assert_eq!(gusts(&scene, 20_000..20_001, |port| syn(&neighbour, port)), own_share);
         let more = scene.drops().get("half_open_source_limit").copied().unwrap_or(0);
         assert_eq!(more - before["half_open_source_limit"], 1 - own_share);
         if own_share == 1 {
@@ -81,7 +82,7 @@ fn d1_a_source_has_exactly_its_share_of_half_open_connections_and_the_excess_is_
             &back.tcp((80, 10_007), segment(flags::SYN | flags::ACK, 9, 2), b""),
         );
         scene.crosses("office", "servers", &path.tcp((10_007, 80), segment(flags::ACK, 2, 10), b""));
-        assert_eq!(flood(&scene, 30_000..30_002, |port| syn(&path, port)), 1);
+        assert_eq!(gusts(&scene, 30_000..30_002, |port| syn(&path, port)), 1);
     }
 }
 
@@ -96,7 +97,7 @@ fn d1_half_open_connections_are_exactly_within_the_global_share_and_the_excess_i
         let path = scene.path("office", "servers", family);
         let (before, evicted) = (scene.drops(), number(&scene.status()["connections"], "evicted"));
         // Every newcomer crosses: it is the one that has waited longest which goes.
-        assert_eq!(flood(&scene, 10_000..11_000, |port| syn(&path, port)), 1000);
+        assert_eq!(gusts(&scene, 10_000..11_000, |port| syn(&path, port)), 1000);
         assert_eq!(half_open(&scene), (round as u64 + 1) * SHARE);
         let evicted = number(&scene.status()["connections"], "evicted") - evicted;
         assert_eq!(evicted, 1000 - SHARE);
@@ -123,7 +124,7 @@ fn d3_a_full_table_evicts_the_half_open_never_the_established_and_refuses_when_t
         let open = |ports: std::ops::Range<u16>, at_once: u16| {
             for start in ports.clone().step_by(at_once.into()) {
                 let gust = start..ports.end.min(start + at_once);
-                flood(&scene, gust.clone(), |port| there.udp(port, 53, b"query"));
+                gusts(&scene, gust.clone(), |port| there.udp(port, 53, b"query"));
                 gust.for_each(|port| scene.peer("servers").send(&back.udp(53, port, b"reply")));
                 scene.arrived("servers", "office");
             }
@@ -131,7 +132,7 @@ fn d3_a_full_table_evicts_the_half_open_never_the_established_and_refuses_when_t
         open(10_000..10_000 + established, GUST);
         let (before, evicted) = (scene.drops(), number(&scene.status()["connections"], "evicted"));
         // A flood into what is left of the table: all cross, each in place of an older one of the flood.
-        assert_eq!(flood(&scene, 30_000..31_000, |port| syn(&there, port)), 1000);
+        assert_eq!(gusts(&scene, 30_000..31_000, |port| syn(&there, port)), 1000);
         scene.expect_drops(&before, &[]);
         assert!(number(&scene.status()["connections"], "evicted") - evicted >= 900);
         // All that were established answer still.
@@ -147,7 +148,7 @@ fn d3_a_full_table_evicts_the_half_open_never_the_established_and_refuses_when_t
         // by one, for the longest waiting is that of a sample, and here it would often be one of the same gust.
         open(20_000..20_110, 1);
         let full = scene.drops();
-        assert_eq!(flood(&scene, 40_000..40_050, |port| syn(&there, port)), 0);
+        assert_eq!(gusts(&scene, 40_000..40_050, |port| syn(&there, port)), 0);
         scene.expect_drops(&full, &[("table_full", 50)]);
         for port in [10_000, 10_000 + established - 1, 20_000] {
             scene.crosses("servers", "office", &back.udp(53, port, b"still there"));
@@ -157,7 +158,7 @@ fn d3_a_full_table_evicts_the_half_open_never_the_established_and_refuses_when_t
 
 /// Datagrams from this address to port 53 of the servers, one for each of these source ports; how many arrived.
 fn queries(scene: &Scene, path: Path, ports: std::ops::Range<u16>) -> u64 {
-    flood(scene, ports, |port| path.udp(port, 53, b"query"))
+    gusts(scene, ports, |port| path.udp(port, 53, b"query"))
 }
 
 /// The connections that a rule has at the moment.
@@ -260,7 +261,7 @@ fn d2_syn_cookies_keep_a_spoofed_flood_out_of_the_table_and_answer_nothing_longe
             syn(&Path { source, ..path }, 1 + number)
         };
         let shortest = Packet::parse(&spoofed(0)).unwrap().ip.len();
-        assert_eq!(flood(&scene, 0..2000, spoofed), 0, "none reaches a server");
+        assert_eq!(gusts(&scene, 0..2000, spoofed), 0, "none reaches a server");
         let answers = scene.arrived("servers", "office");
         assert!(answers.len() >= 1000, "{}", answers.len());
         for answer in &answers {
@@ -395,4 +396,48 @@ fn d7_a_scan_of_unused_addresses_asks_for_few_of_them_and_honest_new_neighbours_
         // A source may have asked in vain for 16 at a time, for three seconds each.
         assert!((1..=16 * (2 + seconds / 3)).contains(&asked.len()), "{} in {seconds} s", asked.len());
     }
+}
+
+/// A flood of a few seconds at a rate that a debug build can take; what it leaves is gone after a second.
+fn survives(kind: Kind) {
+    let timeouts = "tcp_handshake = \"1s\"\nudp_unreplied = \"1s\"\nicmp = \"1s\"\n";
+    let plan =
+        Plan { kind, duration: Duration::from_secs(3), rate: Some(8_000), connections: 4096, timeouts };
+    let Some(report) = flood::run(&plan) else { return };
+    println!("{report}");
+    assert!(report.is_harmless(), "{report}");
+    assert!(report.honest.0 >= 20 && report.taken > 10_000, "{report}");
+    // A quarter of either table, what is established, and honest connections that are not over yet.
+    assert!(report.table.1 <= 2 * 1024 + 40 + 2 * report.honest.0 + 2, "{report}");
+    // D9: an extreme of what the requirement allows, 60 s, so that a busy machine fails no test.
+    assert!(
+        report.recovered.0 < Duration::from_secs(20) && report.recovered.1 < Duration::from_secs(20),
+        "{report}"
+    );
+    assert!(report.memory_kib.1 < report.memory_kib.0 + 16 * 1024, "{report}");
+}
+
+#[test]
+fn d2_d9_a_syn_flood_from_forged_sources_harms_nobody_and_leaves_nothing() {
+    survives(Kind::Syn);
+}
+
+#[test]
+fn d2_d9_a_syn_flood_into_a_protected_segment_harms_nobody_and_leaves_nothing() {
+    survives(Kind::SynProtected);
+}
+
+#[test]
+fn d7_d9_a_udp_flood_from_forged_sources_harms_nobody_and_leaves_nothing() {
+    survives(Kind::Udp);
+}
+
+#[test]
+fn d7_d9_an_icmp_flood_from_forged_sources_harms_nobody_and_leaves_nothing() {
+    survives(Kind::Icmp);
+}
+
+#[test]
+fn d7_d9_a_flood_of_half_datagrams_harms_nobody_and_leaves_nothing() {
+    survives(Kind::Fragments);
 }
