@@ -88,14 +88,7 @@ pub struct Report {
     pub latency: [Latency; 3],
     /// After which time round trips took as long as before, and after which the table was as empty as before.
     pub recovered: (Duration, Duration),
-    /// Frames from the attackers that workers have taken.
-fn taken(status: &serde_json::Value) -> u64 {
-    let ports = status["ports"].as_array().expect("a list of ports");
-    let port = ports.iter().find(|port| port["name"] == "attackers").expect("their port");
-    number(port, "to_worker") - number(port, "rx_ring_full") - number(port, "rx_dropped")
-}
-
-/// Resident memory of the gateway before and after, KiB.
+    /// Resident memory of the gateway before and after, KiB.
     pub memory_kib: (u64, u64),
 }
 
