@@ -295,6 +295,92 @@ mod tests {
         assert_ne!(v4(0, 0), v6("::"));
     }
 
+    /// How far from even the buckets are filled, in deviations of the chi-square statistic, and how many pairs of keys
+    /// share bucket and tag, so that a look-up of one compares the other.
+    fn unevenness<A: Family>(key: &HashKey, tuples: &[Tuple<A>], buckets: u32) -> (f64, usize) {
+        let mut load = vec![0u32; buckets as usize];
+        let mut seen: Vec<(usize, u16)> = Vec::with_capacity(tuples.len());
+        for tuple in tuples {
+            let hash = key.hash(tuple);
+            load[hash.buckets(buckets)[0]] += 1;
+            seen.push((hash.buckets(buckets)[0], hash.tag()));
+        }
+        let mean = tuples.len() as f64 / f64::from(buckets);
+        let chi: f64 = load.iter().map(|&n| (f64::from(n) - mean).powi(2) / mean).sum();
+        let freedom = f64::from(buckets - 1);
+        seen.sort_unstable();
+        let pairs = seen.windows(2).filter(|pair| pair[0] == pair[1]).count();
+        ((chi - freedom) / (2.0 * freedom).sqrt(), pairs)
+    }
+
+    /// Under a key that the attacker does not know, keys that he has chosen are spread as keys of chance are.
+    fn assert_like_random<A: Family>(family: &str, tuples: &[Tuple<A>]) {
+        const BUCKETS: u32 = 1 << 12;
+        let expected = (tuples.len() * tuples.len()) as f64 / 2.0 / f64::from(BUCKETS) / 65_536.0;
+        for _ in 0..2 {
+            let (deviations, pairs) = unevenness(&HashKey::random(), tuples, BUCKETS);
+            // Six deviations of a chi-square of this size come by chance once in 10^8 times, and a Poisson number of
+            // mean 8 is above 40 as rarely.
+            assert!(deviations < 6.0, "{family}: {deviations}");
+            assert!(
+                (pairs as f64) < 5.0 * expected.max(8.0),
+                "{family}: {pairs} pairs, {expected} by chance"
+            );
+        }
+    }
+
+    #[test]
+    fn d4_a_million_keys_crafted_against_a_known_key_are_spread_evenly_by_an_unknown_one() {
+        const COUNT: u32 = 1 << 16;
+        let base = Tuple {
+            source: Ipv4Addr::from_bits(0),
+            destination: Ipv4Addr::new(10, 20, 0, 1),
+            source_port: 1,
+            destination_port: 443,
+            protocol: 6,
+        };
+        let source = |bits: u32| Tuple { source: Ipv4Addr::from_bits(bits), ..base };
+        let mut total = 0;
+        let mut check = |family: &str, tuples: Vec<Tuple<Ipv4Addr>>| {
+            total += tuples.len();
+            assert_like_random(family, &tuples);
+        };
+        // Found by trying: under the attacker's guess of the key, all of them lie in a few buckets.
+        let guess = HashKey([7; 6]);
+        let crafted = (0..).map(|bits: u32| Tuple { source_port: (bits >> 16) as u16, ..source(bits << 7) });
+        let in_few = |tuple: &Tuple<Ipv4Addr>| guess.hash(tuple).buckets(1 << 12)[0] < 256;
+        let crafted: Vec<_> = crafted.filter(in_few).take(COUNT as usize).collect();
+        assert!(unevenness(&guess, &crafted, 1 << 12).0 > 1000.0, "they do collide under the guess");
+        check("crafted", crafted);
+        check("ports", (0..COUNT).map(|i| Tuple { source_port: i as u16, ..source(0x0a00_0001) }).collect());
+        check("addresses", (0..COUNT).map(source).collect());
+        check("high bits", (0..COUNT).map(|i| source(i << 16)).collect());
+        check("bit patterns", (0..COUNT).map(|i| source(i | i << 16)).collect());
+        let both = |i: u32| Tuple { destination: Ipv4Addr::from_bits(!i), ..source(i) };
+        check("complements", (0..COUNT).map(both).collect());
+        let xor = |i: u32| Tuple { destination: Ipv4Addr::from_bits(i ^ 0x5555), ..source(i) };
+        check("equal differences", (0..COUNT).map(xor).collect());
+        for shift in [1, 3, 5, 8, 11, 13] {
+            let stride = move |i: u32| Tuple {
+                source_port: (i >> 3) as u16,
+                ..source(i.wrapping_mul(1 << shift) ^ i)
+            };
+            check("strides", (0..COUNT).map(stride).collect());
+        }
+        assert!(total >= 850_000);
+        let v6 = |high: u64, low: u64| Tuple {
+            source: Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)),
+            destination: Ipv6Addr::from_bits(1),
+            source_port: 1,
+            destination_port: 2,
+            protocol: 17,
+        };
+        let count = u64::from(COUNT);
+        assert_like_random("hosts of a /64", &(0..count).map(|i| v6(0xfd00, i)).collect::<Vec<_>>());
+        assert_like_random("/64s", &(0..count).map(|i| v6(i << 40, 1)).collect::<Vec<_>>());
+        assert_like_random("equal halves", &(0..count).map(|i| v6(i, i)).collect::<Vec<_>>());
+    }
+
     #[test]
     fn another_start_gives_another_hash() {
         assert_ne!(HashKey::random().hash(&tuple(1)), HashKey::random().hash(&tuple(1)));

@@ -20,6 +20,9 @@ use etherparse::{PacketBuilder, PacketBuilderStep};
 
 pub use bulkhead_dataplane::headers::tcp_flags;
 
+/// Events that are kept until somebody takes them.
+pub const EVENTS: usize = 256;
+
 /// A host, or a port of the gateway.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Station {
@@ -146,7 +149,7 @@ impl Gateway {
         });
         let share = Arc::new(Share::new(1024, count));
         let gateway = |index| {
-            let shared = Arc::new(Shared::new(256));
+            let shared = Arc::new(Shared::new(EVENTS));
             let limiter = RateLimiter::new(Limits::default());
             let pipeline = Pipeline::new(index, table.worker().unwrap(), limiter, shared.events.clone())
                 .with_fragments(share.clone());
@@ -271,6 +274,11 @@ impl Gateway {
     pub fn events(&self) -> Vec<Event> {
         assert_eq!(self.shared.events.lost(), 0);
         std::iter::from_fn(|| self.shared.events.take()).collect()
+    }
+
+    /// Empties the event queue; how many there were, and how many were lost.
+    pub fn take_events(&self) -> (usize, u64) {
+        (std::iter::from_fn(|| self.shared.events.take()).count(), self.shared.events.lost())
     }
 
     /// Empties the event queue, however many were lost.

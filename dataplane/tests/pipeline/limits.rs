@@ -5,8 +5,8 @@ use bulkhead_dataplane::event::EventKind;
 use bulkhead_dataplane::policy::Service;
 use bulkhead_dataplane::verdict::Reason;
 
-use crate::SECOND;
 use crate::gateway::{CLIENT, CLIENTS, Gateway, SERVER, SERVERS, Station, allow, tcp, tcp_flags, udp, udp6};
+use crate::{SECOND, gateway};
 
 const NEIGHBOUR: Station = Station { address: "10.1.0.10", ..CLIENT };
 
@@ -130,6 +130,25 @@ fn d1_a_limit_follows_its_rule_and_a_connection_judged_by_another_rule_moves_ove
     assert_eq!(gateway.connections_of(0), Some(2));
     assert!(gateway.send(CLIENTS, &udp(CLIENT, SERVER, 1000, 53)).is_ok());
     assert_eq!(gateway.connections_of(0), Some(3));
+}
+
+#[test]
+fn d6_denials_that_nobody_reads_fill_the_queue_once_and_the_rest_is_counted_as_lost() {
+    let mut gateway = Gateway::new(&[allow(Service::Tcp(443, 443))]);
+    gateway.handshake(1000, 443);
+    let opened = gateway.events().len();
+    assert_eq!(opened, 1);
+    for number in 0..10_000u32 {
+        let denied = udp(CLIENT, SERVER, 1024 + (number % 50_000) as u16, 53);
+        assert_eq!(gateway.send(CLIENTS, &denied), Err(Reason::NoRule));
+        if number.is_multiple_of(100) {
+            let data = tcp(CLIENT, SERVER, 1000, 443, tcp_flags::ACK, 101, 501);
+            assert!(gateway.send(CLIENTS, &data).is_ok());
+        }
+    }
+    let (kept, lost) = gateway.take_events();
+    assert_eq!((kept, lost), (gateway::EVENTS, 10_000 - gateway::EVENTS as u64));
+    gateway.assert_ledger(&[(Reason::NoRule, 10_000)]);
 }
 
 /// A rule that matches nothing that these tests send.

@@ -441,3 +441,27 @@ fn d7_d9_an_icmp_flood_from_forged_sources_harms_nobody_and_leaves_nothing() {
 fn d7_d9_a_flood_of_half_datagrams_harms_nobody_and_leaves_nothing() {
     survives(Kind::Fragments);
 }
+
+#[test]
+fn d6_a_flood_of_denials_disturbs_no_connection_and_what_is_kept_of_it_is_bounded() {
+    // The daemon keeps the last 10,000 events.
+    const DENIALS: u16 = 24_000;
+    let Some(scene) = Scene::start(&Config::new(allow("web", "office", "servers", "tcp/80"))) else { return };
+    let mut known = Family::BOTH.map(|family| scene.open_tcp("office", "servers", family, (4000, 80)));
+    let paths = Family::BOTH.map(|family| scene.path("office", "servers", family));
+    let before = scene.drops();
+    for gust in (0..DENIALS).step_by(usize::from(8 * GUST)) {
+        let numbers = gust..DENIALS.min(gust + 8 * GUST);
+        // In smaller pieces, or some would be lost in the receive ring.
+        assert_eq!(
+            gusts(&scene, numbers, |number| paths[usize::from(number % 2)].udp(1024 + number, 53, b"x")),
+            0
+        );
+        known.iter_mut().for_each(|tcp| tcp.talks());
+    }
+    scene.expect_drops(&before, &[("no_rule", DENIALS.into())]);
+    let kept = scene.cli(&["events"]);
+    assert_eq!(kept.code, 0);
+    let denied = kept.stdout.matches("\"denied\"").count();
+    assert!((1..=10_000).contains(&denied), "{denied} events are kept");
+}
