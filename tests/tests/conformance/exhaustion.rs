@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bulkhead::lab::Neighbours;
@@ -403,13 +404,16 @@ fn survives(kind: Kind) {
     let timeouts = "tcp_handshake = \"1s\"\nudp_unreplied = \"1s\"\nicmp = \"1s\"\n";
     let plan =
         Plan { kind, duration: Duration::from_secs(3), rate: Some(8_000), connections: 4096, timeouts };
+    // One at a time, for they are measured.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(report) = flood::run(&plan) else { return };
     println!("{report}");
     assert!(report.is_harmless(), "{report}");
     assert!(report.honest.0 >= 20 && report.taken > 10_000, "{report}");
     // A quarter of either table, what is established, and honest connections that are not over yet.
     assert!(report.table.1 <= 2 * 1024 + 40 + 2 * report.honest.0 + 2, "{report}");
-    // D9: an extreme of what the requirement allows, 60 s, so that a busy machine fails no test.
+    // D9 allows 60 s.
     assert!(
         report.recovered.0 < Duration::from_secs(20) && report.recovered.1 < Duration::from_secs(20),
         "{report}"
