@@ -8,6 +8,7 @@ pub mod dialogue;
 pub mod flood;
 pub mod frames;
 pub mod gateway;
+pub mod nft;
 pub mod peer;
 pub mod scene;
 pub mod sockets;
