@@ -219,7 +219,7 @@ impl Pipeline {
         if let Some(hit) = map.find(hash, tuple, context.now) {
             let stamp = self.current(context, map, hit, bytes)?;
             let hop = self.pass_connection(context, ingress, headers, map, hit, tuple, stamp)?;
-            self.check_second_originator(context, ingress, headers, map, hit, tuple)?;
+            self.check_second_originator(context, ingress, headers, hit, tuple)?;
             let track = follow(map, hit, headers, context.now)?;
             if track != Track::Reopen {
                 match track {
@@ -349,20 +349,19 @@ impl Pipeline {
         }
     }
 
-    /// A SYN from the responder of a TCP connection that is not over (simultaneous open, RFC 9293, section 3.5) makes
+    /// A SYN from the responder of a TCP connection (simultaneous open, RFC 9293, section 3.5, or a new one) makes
     /// the responder an originator as well, so the policy must allow that direction too.
     fn check_second_originator<A: Family>(
         &mut self,
         context: &Context<'_>,
         ingress: PortId,
         headers: &Headers,
-        map: &Map<A>,
         hit: Hit,
         tuple: &Tuple<A>,
     ) -> Result<(), Reason> {
         let Transport::Tcp(segment) = &headers.transport else { return Ok(()) };
         let is_syn = segment.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
-        if !is_syn || hit.direction == Direction::Original || map.state(hit).is_over() {
+        if !is_syn || hit.direction == Direction::Original {
             return Ok(());
         }
         let decision = context.snapshot.policy.policy.judge(&query(ingress, tuple));

@@ -185,6 +185,8 @@ const NEXT: [[[Cell; 5]; 2]; TCP_STATES] = {
     cell!(SimultaneousOriginal, R, Syn, To(SimultaneousOriginal)); // retransmission: the SYN-ACK was lost
     cell!(SimultaneousOriginal, O, SynAck, To(SimultaneousOriginal)); // retransmission
     cell!(SimultaneousOriginal, R, SynAck, To(Established)); // both have acknowledged
+    cell!(SimultaneousOriginal, O, Ack, To(SimultaneousOriginal)); // challenges a SYN that came twice (RFC 5961, 4)
+    cell!(SimultaneousOriginal, O, Fin, To(FinOriginal)); // closed before it was acknowledged (RFC 9293, 3.10.4)
     cell!(SimultaneousOriginal, R, Ack, To(Established)); // the originator's SYN was lost: answers as any client does
     cell!(SimultaneousOriginal, R, Fin, To(FinReply)); // likewise, with a FIN
     cell!(SimultaneousOriginal, O, Rst, To(Closed)); // gives up
@@ -194,6 +196,8 @@ const NEXT: [[[Cell; 5]; 2]; TCP_STATES] = {
     cell!(SimultaneousReply, O, Syn, To(SimultaneousReply)); // retransmission: the SYN-ACK was lost
     cell!(SimultaneousReply, R, SynAck, To(SimultaneousReply)); // retransmission
     cell!(SimultaneousReply, O, SynAck, To(Established)); // both have acknowledged
+    cell!(SimultaneousReply, R, Ack, To(SimultaneousReply)); // challenges a SYN that came twice (RFC 5961, 4)
+    cell!(SimultaneousReply, R, Fin, To(FinReply)); // closed before it was acknowledged (RFC 9293, 3.10.4)
     cell!(SimultaneousReply, O, Ack, To(Established)); // the responder's SYN was lost: answers as any client does
     cell!(SimultaneousReply, O, Fin, To(FinOriginal)); // likewise, with a FIN
     cell!(SimultaneousReply, O, Rst, To(Closed)); // gives up
@@ -307,6 +311,10 @@ pub fn judge(
     segment: &TcpSegment,
 ) -> Result<Outcome, Reason> {
     let kind = Kind::of(segment).ok_or(Reason::TcpInvalid)?;
+    if state == State::Closed && kind != Kind::Syn && sides[Direction::Reply as usize].is_unknown() {
+        // A refused SYN, not a reset in the middle of something.
+        return Err(Reason::TcpInvalid);
+    }
     let cells = NEXT.get(state as usize).ok_or(Reason::TcpInvalid)?;
     let sender = sides[direction as usize];
     let receiver = sides[direction.reverse() as usize];
@@ -321,33 +329,26 @@ pub fn judge(
     };
     let (sender, receiver) = match (state, kind) {
         (_, Kind::Rst) if reset_fits(state, direction, &sender, &receiver, segment) => (sender, receiver),
+        // A new SYN of an originator that started over replaces the old one. The same again may lack the data of TCP
+        // Fast Open, which the responder may have taken all the same.
         (State::SynSent, Kind::Syn) if direction == Direction::Original => {
-            // A new SYN of an originator that started over replaces the old one.
-            if end == sender.end { (sender, receiver) } else { window::opening(segment) }
+            let (again, known) = window::opening(segment);
+            let is_new = seq != receiver.ack;
+            (if is_new { again } else { Side { end: sender.end.max(end), ..again } }, known)
         }
         (State::SynSent, Kind::Syn) => swap(window::answering(&receiver, &sender, segment)),
         (State::SynSent, Kind::SynAck) if acknowledges_syn(&sender, &receiver, segment) => {
             swap(window::answering(&receiver, &sender, segment))
         }
-        // Retransmitted SYN, possibly without the data of a first one with TCP Fast Open.
-        (_, Kind::Syn) if end == sender.end || seq.plus(1) == sender.end => (sender, receiver),
-        (State::SimultaneousSyn | State::SimultaneousOriginal | State::SimultaneousReply, Kind::SynAck)
-            if end == sender.end && acknowledges_syn(&sender, &receiver, segment) =>
-        {
-            (window::advance(&sender, segment), receiver)
-        }
+        (_, Kind::Syn) if is_syn_again(state, direction, &sender, &receiver, segment) => (sender, receiver),
         // A restarted originator: the responder answers a challenge ACK, as in Established.
         (State::SynReceived, Kind::Syn) => return Ok(Outcome::Pass),
-        // `receiver.ack` is still this SYN-ACK's own initial sequence number.
-        (State::SynReceived, Kind::SynAck) if seq != receiver.ack => return out_of_window,
-        // The first acknowledgement must be of the peer's SYN, not just fall into its window.
-        (_, Kind::Ack | Kind::Fin)
-            if !has_acknowledged(state, direction) && !Seq(segment.acknowledgement).is_after(sender.ack) =>
-        {
-            return out_of_window;
+        (State::SynSent, _) => return out_of_window,
+        (_, Kind::SynAck) if syn_ack_fits(state, direction, &sender, &receiver, segment) => {
+            (window::advance(&sender, segment), receiver)
         }
-        (_, Kind::SynAck | Kind::Ack | Kind::Fin)
-            if !matches!(state, State::SynSent | State::SimultaneousSyn)
+        (_, Kind::Ack | Kind::Fin)
+            if (has_acknowledged(state, direction) || acknowledges_syn(&sender, &receiver, segment))
                 && window::within(&sender, &receiver, segment, finished(state, direction)) =>
         {
             (window::advance(&sender, segment), receiver)
@@ -389,12 +390,45 @@ fn pass(
     }
 }
 
-/// Whether the acknowledgement covers the peer's SYN and nothing that the peer did not send (RFC 9293, 3.10.7.3).
-/// Before its first acknowledgement, `sender.ack` is the peer's initial sequence number.
+/// Whether a sender's first acknowledgement covers the peer's SYN and nothing that the peer did not send (RFC 9293,
+/// 3.10.7.3), instead of just falling into its window. Until it has sent one, `sender.ack` is the peer's initial
+/// sequence number.
 fn acknowledges_syn(sender: &Side, receiver: &Side, segment: &TcpSegment) -> bool {
     let ack = Seq(segment.acknowledgement);
-    let retransmitted = ack == sender.ack && ack == receiver.end;
-    (ack.is_after(sender.ack) || retransmitted) && !ack.is_after(receiver.end)
+    ack.is_after(sender.ack) && !ack.is_after(receiver.end)
+}
+
+/// Whether a SYN-ACK belongs to the two SYNs that were seen. Until the receiver has acknowledged something its `ack` is
+/// the sender's initial sequence number, and the SYN-ACK must have that and acknowledge no less than the one before.
+fn syn_ack_fits(
+    state: State,
+    direction: Direction,
+    sender: &Side,
+    receiver: &Side,
+    segment: &TcpSegment,
+) -> bool {
+    let is_first = !has_acknowledged(state, direction);
+    let acknowledges = !is_first || acknowledges_syn(sender, receiver, segment);
+    if has_acknowledged(state, direction.reverse()) {
+        return acknowledges && window::within(sender, receiver, segment, finished(state, direction));
+    }
+    let ack = Seq(segment.acknowledgement);
+    let is_no_less = !sender.ack.is_after(ack) && !ack.is_after(receiver.end);
+    acknowledges && is_no_less && Seq(segment.sequence) == receiver.ack
+}
+
+/// Whether it is the sender's SYN once more, perhaps without its data. Until the receiver has acknowledged something its
+/// `ack` is the number of that SYN.
+fn is_syn_again(
+    state: State,
+    direction: Direction,
+    sender: &Side,
+    receiver: &Side,
+    segment: &TcpSegment,
+) -> bool {
+    let (seq, end) = span(segment);
+    let is_first = !has_acknowledged(state, direction.reverse()) && seq == receiver.ack;
+    is_first || end == sender.end || seq.plus(1) == sender.end
 }
 
 /// Whether a reset may be believed (RFC 5961, section 3): only with exactly the expected number, which is what the
@@ -560,6 +594,10 @@ mod tests {
             assert_eq!(life.see(R, SYN | ACK, 500, ack, 0), OUTSIDE, "{ack}");
         }
         assert_eq!(life.see(R, SYN | ACK, 500, 101, 0), Ok(State::SynReceived));
+        // Nor as a retransmission.
+        for ack in [0, 50, 100, 102] {
+            assert_eq!(life.see(R, SYN | ACK, 500, ack, 0), OUTSIDE, "{ack}");
+        }
     }
 
     #[test]
@@ -604,6 +642,14 @@ mod tests {
     #[test]
     fn data_on_a_syn_is_acknowledged_in_part_or_whole() {
         for ack in [101, 120, 131] {
+            // The SYN comes again without its data, which the server may have taken nevertheless.
+            let mut life = {
+                let (original, reply) = window::opening(&segment(SYN, 100, 0, 30));
+                Life { state: State::SynSent, sides: [original, reply] }
+            };
+            assert_eq!(life.see(O, SYN, 100, 0, 0), Ok(State::SynSent));
+            assert_eq!(life.see(R, SYN | ACK, 500, ack, 0), Ok(State::SynReceived));
+            assert_eq!(life.see(O, SYN, 100, 0, 0), Ok(State::SynReceived));
             let (original, reply) = window::opening(&segment(SYN, 100, 0, 30));
             let mut life = Life { state: State::SynSent, sides: [original, reply] };
             assert_eq!(life.see(R, SYN | ACK, 500, ack, 0), Ok(State::SynReceived));
@@ -639,7 +685,7 @@ mod tests {
         assert_eq!(life.see(R, SYN, 500, 0, 0), Ok(State::SimultaneousSyn));
         assert_eq!(life.see(R, ACK, 501, 101, 0), INVALID);
         assert_eq!(life.see(O, SYN | ACK, 100, 501, 0), Ok(State::SimultaneousOriginal));
-        assert_eq!(life.see(O, ACK, 101, 501, 50), INVALID);
+        assert_eq!(life.see(O, ACK, 101, 501, 0), Ok(State::SimultaneousOriginal));
         assert_eq!(life.see(R, SYN, 500, 0, 0), Ok(State::SimultaneousOriginal));
         assert_eq!(life.see(R, SYN, 700, 0, 0), OUTSIDE);
         for ack in [0, 100, 102] {
@@ -678,7 +724,10 @@ mod tests {
         assert_eq!(Life::syn_sent().see(R, RST, 0, 0, 0), OUTSIDE);
         assert_eq!(Life::syn_sent().see(R, RST | ACK, 0, 100, 0), OUTSIDE);
         assert_eq!(Life::syn_sent().see(R, RST | ACK, 0, 102, 0), OUTSIDE);
-        assert_eq!(Life::syn_sent().see(R, RST | ACK, 0, 101, 0), Ok(State::Closed));
+        let mut life = Life::syn_sent();
+        assert_eq!(life.see(R, RST | ACK, 0, 101, 0), Ok(State::Closed));
+        assert_eq!(life.see(R, RST | ACK, 0, 101, 0), INVALID);
+        assert_eq!(life.see(O, ACK, 101, 0, 0), INVALID);
         assert_eq!(Life::syn_sent().see(O, RST, 101, 0, 0), Ok(State::Closed));
     }
 

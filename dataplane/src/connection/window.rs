@@ -58,6 +58,11 @@ pub struct Side {
 }
 
 impl Side {
+    /// Whether it has sent nothing yet.
+    pub fn is_unknown(&self) -> bool {
+        *self == Side { ack: self.ack, ..Side::default() }
+    }
+
     fn shift(&self) -> u8 {
         if self.scale == NO_SCALE { 0 } else { self.scale }
     }
