@@ -58,9 +58,9 @@ pub struct Side {
 }
 
 impl Side {
-    /// Whether it has sent nothing yet.
+    /// Of the second to send a SYN: whether it has sent none yet. Once both are known the scale is settled.
     pub fn is_unknown(&self) -> bool {
-        *self == Side { ack: self.ack, ..Side::default() }
+        self.scale == NO_SCALE
     }
 
     fn shift(&self) -> u8 {
@@ -93,7 +93,7 @@ pub fn opening(segment: &TcpSegment) -> (Side, Side) {
     let scale = segment.window_scale.unwrap_or(NO_SCALE).min(NO_SCALE);
     let (seq, end) = span(segment);
     let sender = Side { end, ack: Seq(0), limit: Seq(0), window: segment.window, scale };
-    (sender, Side { ack: seq, ..Side::default() })
+    (sender, Side { ack: seq, scale: NO_SCALE, ..Side::default() })
 }
 
 /// Adds the second SYN (with or without ACK): both sides are known, and scaling is decided.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use bulkhead_dataplane::answer::{Limits, RateLimiter};
-use bulkhead_dataplane::connection::{Overrides, RuleLimits, Table, TableConfig, Timeouts};
+use bulkhead_dataplane::connection::{Overrides, RuleLimits, Summary, Table, TableConfig, Timeouts};
 use bulkhead_dataplane::counters::{Ledger, RuleCounters, RuleHits};
 use bulkhead_dataplane::event::Event;
 use bulkhead_dataplane::fragments::Share;
@@ -422,6 +422,27 @@ pub fn unreachable(from: Station, to: Station, quoted: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     builder.write(&mut frame, &quoted[14..]).unwrap();
     frame
+}
+
+/// As [`unreachable`], of either family, to the other host.
+pub fn unreachable_of(from: Station, family: Family, quoted: &[u8]) -> Vec<u8> {
+    let (builder, mut frame) = (ip(from, family), Vec::new());
+    // As much as leaves the error under the smallest MTU of IPv6.
+    let quoted = &quoted[14..quoted.len().min(14 + 1000)];
+    match family {
+        Family::V4 => builder.icmpv4_raw(3, 3, [0; 4]).write(&mut frame, quoted),
+        Family::V6 => builder.icmpv6_raw(1, 4, [0; 4]).write(&mut frame, quoted),
+    }
+    .unwrap();
+    frame
+}
+
+/// What the connection table holds.
+impl Gateway {
+    pub fn connections(&self) -> Vec<Summary> {
+        let v4 = self.table.v4.summaries(0, self.now).map(|(_, summary)| summary);
+        v4.chain(self.table.v6.summaries(0, self.now).map(|(_, summary)| summary)).collect()
+    }
 }
 
 pub fn set_ttl(frame: &mut [u8], ttl: u8) {

@@ -1,6 +1,7 @@
 //! The worker's loop over ports in memory: frames in, frames out, and which counters move; every other must not.
 
 mod fragments;
+#[allow(dead_code, reason = "shared with the tests against the model")]
 mod gateway;
 mod hold;
 #[path = "../../../tests/fuzz/invariants/pipeline.rs"]
