@@ -178,6 +178,8 @@ const NEXT: [[[Cell; 5]; 2]; TCP_STATES] = {
     cell!(SimultaneousSyn, R, Syn, To(SimultaneousSyn)); // retransmission
     cell!(SimultaneousSyn, O, SynAck, To(SimultaneousOriginal)); // answers the responder's SYN
     cell!(SimultaneousSyn, R, SynAck, To(SimultaneousReply)); // answers the originator's SYN
+    cell!(SimultaneousSyn, O, Ack, To(SimultaneousOriginal)); // challenges a SYN that came twice, overtakes its SYN-ACK
+    cell!(SimultaneousSyn, R, Ack, To(SimultaneousReply)); // likewise
     cell!(SimultaneousSyn, O, Rst, To(Closed)); // gives up
     cell!(SimultaneousSyn, R, Rst, To(Closed)); // gives up
 
@@ -204,6 +206,7 @@ const NEXT: [[[Cell; 5]; 2]; TCP_STATES] = {
     cell!(SimultaneousReply, R, Rst, To(Closed)); // gives up
 
     cell!(SynReceived, O, Syn, To(SynReceived)); // retransmission: the SYN-ACK was lost; a new number: see `judge`
+    cell!(SynReceived, R, Syn, To(SynReceived)); // overtaken by its SYN-ACK, in a simultaneous open
     cell!(SynReceived, R, SynAck, To(SynReceived)); // retransmission: the ACK was lost or is late
     cell!(SynReceived, O, Ack, To(Established)); // the third step
     cell!(SynReceived, O, Fin, To(FinOriginal)); // the third step with a FIN
@@ -225,7 +228,8 @@ const NEXT: [[[Cell; 5]; 2]; TCP_STATES] = {
 
     cell!(FinOriginal, O, Syn, Pass); // as in Established
     cell!(FinOriginal, R, Syn, Pass); // as in Established
-    cell!(FinOriginal, R, SynAck, To(FinOriginal)); // retransmission: the ACK and the FIN were lost behind us
+    cell!(FinOriginal, O, SynAck, To(FinOriginal)); // retransmission, overtaken or answering one: see Established
+    cell!(FinOriginal, R, SynAck, To(FinOriginal)); // likewise: the ACK and the FIN were lost behind us
     cell!(FinOriginal, O, Ack, To(FinOriginal)); // retransmission, or ACK of the responder's data
     cell!(FinOriginal, R, Ack, To(FinOriginal)); // the responder may go on sending
     cell!(FinOriginal, O, Fin, To(FinOriginal)); // retransmission
@@ -235,7 +239,8 @@ const NEXT: [[[Cell; 5]; 2]; TCP_STATES] = {
 
     cell!(FinReply, O, Syn, Pass); // as in Established
     cell!(FinReply, R, Syn, Pass); // as in Established
-    cell!(FinReply, O, SynAck, To(FinReply)); // likewise, after a simultaneous open
+    cell!(FinReply, O, SynAck, To(FinReply)); // as in FinOriginal
+    cell!(FinReply, R, SynAck, To(FinReply)); // likewise
     cell!(FinReply, O, Ack, To(FinReply)); // the originator may go on sending
     cell!(FinReply, R, Ack, To(FinReply)); // retransmission, or ACK of the originator's data
     cell!(FinReply, O, Fin, To(FinBoth)); // the originator is done, too
@@ -245,6 +250,8 @@ const NEXT: [[[Cell; 5]; 2]; TCP_STATES] = {
 
     cell!(FinBoth, O, Syn, Pass); // as in Established
     cell!(FinBoth, R, Syn, Pass); // as in Established
+    cell!(FinBoth, O, SynAck, To(FinBoth)); // as in FinOriginal
+    cell!(FinBoth, R, SynAck, To(FinBoth)); // likewise
     cell!(FinBoth, O, Ack, To(FinBoth)); // retransmission, or the last ACK: then `judge` goes on to TimeWait
     cell!(FinBoth, R, Ack, To(FinBoth)); // likewise
     cell!(FinBoth, O, Fin, To(FinBoth)); // retransmission
@@ -342,8 +349,9 @@ pub fn judge(
         }
         (_, Kind::Syn) if is_syn_again(state, direction, &sender, &receiver, segment) => (sender, receiver),
         // A restarted originator: the responder answers a challenge ACK, as in Established.
-        (State::SynReceived, Kind::Syn) => return Ok(Outcome::Pass),
+        (State::SynReceived, Kind::Syn) if direction == Direction::Original => return Ok(Outcome::Pass),
         (State::SynSent, _) => return out_of_window,
+        (State::SimultaneousSyn, Kind::Ack) if segment.payload > 0 => return Err(Reason::TcpInvalid),
         (_, Kind::SynAck) if syn_ack_fits(state, direction, &sender, &receiver, segment) => {
             (window::advance(&sender, segment), receiver)
         }
@@ -683,7 +691,7 @@ mod tests {
         let mut life = Life::syn_sent();
         assert_eq!(life.see(R, ACK, 900, 101, 0), Ok(State::SynSent));
         assert_eq!(life.see(R, SYN, 500, 0, 0), Ok(State::SimultaneousSyn));
-        assert_eq!(life.see(R, ACK, 501, 101, 0), INVALID);
+        assert_eq!(life.see(R, ACK, 501, 101, 1), INVALID);
         assert_eq!(life.see(O, SYN | ACK, 100, 501, 0), Ok(State::SimultaneousOriginal));
         assert_eq!(life.see(O, ACK, 101, 501, 0), Ok(State::SimultaneousOriginal));
         assert_eq!(life.see(R, SYN, 500, 0, 0), Ok(State::SimultaneousOriginal));

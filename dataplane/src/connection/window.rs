@@ -4,9 +4,12 @@
 //! scale of RFC 7323. For a segment `seq..end` with acknowledgement `ack` from a sender to a receiver:
 //!
 //! 1. `end <= receiver.limit`: not beyond what the receiver has granted;
-//! 2. `seq >= sender.end - receiver's largest window`: not older than one window, which lets retransmissions pass;
+//! 2. `seq >= sender.end - receiver's largest window - MAX_AGE`: not much older than one window. The paper has one window
+//!    exactly. But a retransmission that was not needed is overtaken by the data that its late acknowledgement lets go,
+//!    and then only its own acknowledgement may get the sender on (conntrack's `ack_loss_stall`);
 //! 3. `ack <= receiver.end`: acknowledges nothing that was never sent;
-//! 4. `ack >= receiver.end - max(sender's largest window, MAX_ACK_AGE)`: no ancient acknowledgement.
+//! 4. `ack >= receiver.end - max(sender's largest window, MAX_AGE)`: no ancient acknowledgement (RFC 5961, section 5:
+//!    nobody believes one that is older than a window).
 
 use crate::headers::{TcpSegment, tcp_flags};
 
@@ -37,7 +40,11 @@ impl Seq {
 }
 
 /// How far an acknowledgement may lag behind when windows are small: 65,535 and a bit, as in van Rooij's paper.
-pub const MAX_ACK_AGE: u32 = 66_000;
+pub const MAX_AGE: u32 = 66_000;
+
+/// The largest distance between the furthest and the oldest must stay under half the circle: there is a window of up
+/// to 2³⁰ bytes (RFC 7323, section 2.3) on either side of `end`.
+const MAX_DATA_AGE: u32 = 1 << 30;
 
 /// Stands for "no window scale option" until both SYNs are known; real shifts are 0 to 14 (RFC 7323, section 2.3).
 pub const NO_SCALE: u8 = 15;
@@ -123,12 +130,13 @@ pub fn answering(first: &Side, known: &Side, segment: &TcpSegment) -> (Side, Sid
 pub fn within(sender: &Side, receiver: &Side, segment: &TcpSegment, finished: bool) -> bool {
     let (seq, end) = span(segment);
     let upper = if finished { sender.end } else { receiver.limit };
-    let data = !end.is_after(upper) && !sender.end.minus(receiver.largest_window()).is_after(seq);
+    let age = (receiver.largest_window() + MAX_AGE).min(MAX_DATA_AGE);
+    let data = !end.is_after(upper) && !sender.end.minus(age).is_after(seq);
     if segment.flags & tcp_flags::ACK == 0 {
         return data;
     }
     let ack = Seq(segment.acknowledgement);
-    let oldest = receiver.end.minus(sender.largest_window().max(MAX_ACK_AGE));
+    let oldest = receiver.end.minus(sender.largest_window().max(MAX_AGE));
     data && !ack.is_after(receiver.end) && !oldest.is_after(ack)
 }
 
@@ -178,9 +186,9 @@ mod tests {
             // 1: the server granted 2000 bytes.
             assert!(ok(&segment(ACK, seq(0), 501, 1000, 2000)));
             assert!(!ok(&segment(ACK, seq(0), 501, 1000, 2001)));
-            // 2: one window of 2000 back.
-            assert!(ok(&segment(ACK, seq(-2000), 501, 1000, 1)));
-            assert!(!ok(&segment(ACK, seq(-2001), 501, 1000, 1)));
+            // 2: one window of 2000 back, and 66,000.
+            assert!(ok(&segment(ACK, seq(-68_000), 501, 1000, 1)));
+            assert!(!ok(&segment(ACK, seq(-68_001), 501, 1000, 1)));
             // 3: the server has sent up to 501.
             assert!(ok(&segment(ACK, seq(0), 501, 1000, 0)));
             assert!(!ok(&segment(ACK, seq(0), 502, 1000, 0)));
@@ -220,6 +228,17 @@ mod tests {
         let server = advance(&server, &segment(ACK, 501, 2101, 0, 0));
         assert!(within(&client, &server, &segment(ACK, 2101, 501, 1000, 1), false));
         assert!(!within(&client, &server, &segment(ACK, 2101, 501, 1000, 2), false));
+    }
+
+    #[test]
+    fn the_largest_window_of_all_is_usable_to_its_last_byte() {
+        let (client, server) = established(100, Some((14, 14)));
+        let server = advance(&server, &segment(ACK, 501, 101, u16::MAX, 0));
+        let last = 101 + (u32::from(u16::MAX) << 14);
+        assert!(within(&client, &server, &segment(ACK, last - 1000, 501, 1000, 1000), false));
+        assert!(!within(&client, &server, &segment(ACK, last - 1000, 501, 1000, 1001), false));
+        let client = advance(&client, &segment(ACK, last - 1000, 501, 1000, 1000));
+        assert!(within(&client, &server, &segment(ACK, 101, 501, 1000, 1000), false));
     }
 
     #[test]

@@ -8,8 +8,10 @@
 #[allow(dead_code, reason = "shared with the tests of the pipeline")]
 #[path = "../pipeline/gateway.rs"]
 mod gateway;
+mod host;
 mod packets;
 mod reference;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

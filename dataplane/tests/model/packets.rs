@@ -97,6 +97,12 @@ pub const SERVICE: u16 = 80;
 impl Packet {
     /// The frame that the host sends.
     pub fn frame(&self, family: Family) -> Vec<u8> {
+        let bytes = if let Content::Tcp(segment) = &self.content { segment.payload } else { 0 };
+        self.frame_with(family, &vec![0; usize::from(bytes)], &[])
+    }
+
+    /// As [`Packet::frame`]; a segment has this payload and these selective acknowledgements.
+    pub fn frame_with(&self, family: Family, payload: &[u8], blocks: &[(u32, u32)]) -> Vec<u8> {
         let (builder, mut frame) = (ip(self.from.station(), family), Vec::new());
         let ports = match self.from {
             End::Client => (self.number, SERVICE),
@@ -108,11 +114,13 @@ impl Packet {
                 (header.syn, header.ack) = (segment.syn, segment.ack);
                 (header.fin, header.rst) = (segment.fin, segment.rst);
                 header.acknowledgment_number = segment.acknowledges;
-                if let Some(shift) = segment.scale {
-                    header.set_options(&[TcpOptionElement::WindowScale(shift)]).unwrap();
+                let mut options = Vec::from_iter(segment.scale.map(TcpOptionElement::WindowScale));
+                if let Some((first, rest)) = blocks.split_first() {
+                    let more = std::array::from_fn(|n| rest.get(n).copied());
+                    options.push(TcpOptionElement::SelectiveAcknowledgement(*first, more));
                 }
-                let payload = vec![0; usize::from(segment.payload)];
-                builder.tcp_header(header).write(&mut frame, &payload)
+                header.set_options(&options).unwrap();
+                builder.tcp_header(header).write(&mut frame, payload)
             }
             Content::Udp(bytes) => {
                 builder.udp(ports.0, ports.1).write(&mut frame, &vec![0; usize::from(*bytes)])

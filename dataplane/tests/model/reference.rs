@@ -41,8 +41,9 @@ pub enum Life {
     Replied,
 }
 
-/// The acknowledgements that are no older than this pass whatever the window (van Rooij: 66,000).
-const OLDEST_ACK: i64 = 66_000;
+/// The acknowledgements that are no older than this pass whatever the window (van Rooij: 66,000), and data that is no
+/// older than this and a window.
+const OLDEST: i64 = 66_000;
 /// For how long a second error about the same packet is a copy, milliseconds.
 const ERROR_AGAIN: u64 = 4_000;
 
@@ -84,7 +85,7 @@ impl Side {
         let number = other.syn.map_or(0, |(number, ..)| number);
         let of_syn = self.syn.map_or(0, |(_, window, _)| number + 1 + window.max(1));
         let granted = self.passed.iter().filter_map(|passed| Some(passed.ack? + passed.window.max(1)));
-        granted.max().unwrap_or(0).max(of_syn)
+        granted.fold(of_syn, i64::max)
     }
 
     /// The largest window it ever advertised. A SYN's is rounded up to what the scale can express.
@@ -180,13 +181,13 @@ impl Connection {
         })
     }
 
-    /// The bounds of G. van Rooij: sent within what was granted and not older than a window; acknowledging what was
+    /// The bounds of G. van Rooij: sent within what was granted and not much older than a window; acknowledging what was
     /// sent and not much older than a window. After its FIN an end sends nothing new.
     fn is_in_window(&self, from: End, seq: i64, end: i64, ack: i64) -> bool {
         let (own, peer) = (self.side(from), self.side(from.other()));
         let furthest = if own.has_finished { own.end() } else { peer.grants(own) };
-        let is_data_fine = end <= furthest && seq >= own.end() - peer.largest_window(own);
-        is_data_fine && ack <= peer.end() && ack >= peer.end() - own.largest_window(peer).max(OLDEST_ACK)
+        let is_data_fine = end <= furthest && seq >= own.end() - peer.largest_window(own) - OLDEST;
+        is_data_fine && ack <= peer.end() && ack >= peer.end() - own.largest_window(peer).max(OLDEST)
     }
 
     fn pass(&mut self, from: End, end: i64, ack: i64, segment: &Segment) {
@@ -230,9 +231,11 @@ impl Connection {
             let challenges = from != self.originator && !segment.fin && segment.payload == 0;
             return if challenges { Effect::Aside } else { Effect::Refused };
         }
-        let nobody = !own.has_acknowledged && !peer.has_acknowledged;
+        // Who challenges a SYN that came twice sends no data, if this overtakes the SYN-ACK.
+        let is_early =
+            !own.has_acknowledged && !peer.has_acknowledged && (segment.fin || segment.payload > 0);
         let first_is_wrong = !self.has_acknowledged(from) && ack <= own.ack(&peer);
-        if nobody || first_is_wrong || !self.is_in_window(from, seq, end, ack) {
+        if is_early && self.is_half_open() || first_is_wrong || !self.is_in_window(from, seq, end, ack) {
             return Effect::Refused;
         }
         self.pass(from, end, ack, segment);
@@ -267,7 +270,7 @@ impl Connection {
     /// A SYN-ACK of an end whose SYN has been seen: a retransmission, or its answer in a simultaneous open.
     fn take_syn_ack(&mut self, from: End, seq: i64, end: i64, ack: i64, segment: &Segment) -> Effect {
         let (own, peer) = (self.side(from), self.side(from.other()));
-        if peer.syn.is_none() || own.has_finished {
+        if peer.syn.is_none() {
             return Effect::Refused;
         }
         if self.is_half_open() && from == self.originator && !self.is_simultaneous {
@@ -303,7 +306,8 @@ impl Connection {
         match (self.is_half_open(), self.is_simultaneous) {
             // RFC 5961, 4: a challenge ACK will answer.
             (false, _) => Effect::Aside,
-            (true, false) if from != self.originator => Effect::Refused,
+            (true, false) if from != self.originator && !is_again => Effect::Refused,
+            (true, false) if from != self.originator => Effect::Kept,
             (true, false) => Effect::Aside,
             (true, true) if is_again => Effect::Kept,
             (true, true) => Effect::Refused,

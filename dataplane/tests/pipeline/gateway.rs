@@ -204,6 +204,11 @@ impl Gateway {
         self.worker.round(self.now);
     }
 
+    /// Sets the clock, in milliseconds, without turning a round.
+    pub fn set_time(&mut self, milliseconds: u64) {
+        self.now = Now(milliseconds * 1_000_000);
+    }
+
     /// Opens a TCP connection: sequence numbers are 101 and 501 afterwards.
     pub fn handshake(&mut self, source: u16, destination: u16) {
         let (syn, ack) = (tcp_flags::SYN, tcp_flags::ACK);

@@ -198,10 +198,11 @@ fn bounds(stage: &Stage, family: Family, port: u16, initial: [u32; 2], shifts: [
     for from in End::BOTH {
         let (me, it) = (from as usize, from.other() as usize);
         let (own, peer) = (next[me], next[it]);
-        // I: not beyond what the receiver has granted. II: not older than one window of the receiver.
+        // I: not beyond what the receiver has granted. II: not older than one window of the receiver and 66,000 bytes.
         dialogue.stays_out(from, data(own.wrapping_add(windows[it] - 100), peer, 101), OUTSIDE);
-        dialogue.stays_out(from, data(own.wrapping_sub(windows[it] + 1), peer, 100), OUTSIDE);
-        dialogue.crosses(from, data(own.wrapping_sub(windows[it]), peer, 100));
+        let oldest = windows[it] + 66_000;
+        dialogue.stays_out(from, data(own.wrapping_sub(oldest + 1), peer, 100), OUTSIDE);
+        dialogue.crosses(from, data(own.wrapping_sub(oldest), peer, 100));
         // III: acknowledges nothing that was not sent. IV: nothing that is older than 66,000 bytes or a window.
         let oldest = windows[me].max(66_000);
         dialogue.stays_out(from, ack(own, peer.wrapping_add(1)), OUTSIDE);
@@ -260,6 +261,23 @@ fn w10_an_old_retransmission_of_acknowledged_data_passes() {
             dialogue.crosses(Server, ack(5001, 6001));
         }
         dialogue.is("established");
+    }
+}
+
+/// The kernel's `conntrack_ack_loss_stall`: the sender starts over a little more than a window back.
+#[test]
+fn w10_a_retransmission_of_more_than_a_window_ago_passes() {
+    let Some(stage) = one_way() else { return };
+    for family in Family::BOTH {
+        let dialogue = stage.dialogue(family, 4000, 80);
+        dialogue.crosses(Client, syn(0));
+        dialogue.crosses(Server, syn_ack(0, 1).window(u16::MAX));
+        for n in 0..46 {
+            dialogue.crosses(Client, data(1 + n * 1460, 1, 1460));
+            dialogue.crosses(Server, ack(1, 1461 + n * 1460).window(u16::MAX));
+        }
+        dialogue.crosses(Client, data(1, 1, 1460));
+        dialogue.crosses(Server, ack(1, 67_161).window(u16::MAX));
     }
 }
 
