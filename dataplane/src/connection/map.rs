@@ -22,7 +22,7 @@ use super::reclaim::{CHUNK, Cache, Epochs, Pool};
 use super::sources::Sources;
 use super::tcp::{self, Outcome};
 use super::timeouts::{Limits, TimeoutClass};
-use super::window::{self, Side};
+use super::window::{self, Seq, Side};
 use super::{ENDED, End, Family, Hash, Hit, Opening, Stamp, State, Summary, TableConfig, Timeouts, Worker};
 use crate::headers::{TcpSegment, Transport, Tuple, protocol};
 use crate::sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, fence};
@@ -218,9 +218,7 @@ impl<A: Family> Map<A> {
     pub fn check_quote_sequence(&self, hit: Hit, direction: Direction, sequence: u32) -> bool {
         let sides = self.entry(hit).sides();
         let (sender, receiver) = (sides[direction as usize], sides[direction.reverse() as usize]);
-        // Distances, not an order: with nothing in flight, a number half the circle away would be neither before nor after.
-        let from_acknowledged = |number: u32| number.wrapping_sub(receiver.ack.0);
-        from_acknowledged(sequence) <= from_acknowledged(sender.end.0)
+        Seq(sequence).is_between(receiver.ack, sender.end)
     }
 
     /// Opens a connection for its first packet, which the policy has allowed.

@@ -421,7 +421,7 @@ fn syn_ack_fits(
         return acknowledges && window::within(sender, receiver, segment, finished(state, direction));
     }
     let ack = Seq(segment.acknowledgement);
-    let is_no_less = !sender.ack.is_after(ack) && !ack.is_after(receiver.end);
+    let is_no_less = ack.is_between(sender.ack, receiver.end);
     acknowledges && is_no_less && Seq(segment.sequence) == receiver.ack
 }
 

@@ -33,6 +33,12 @@ impl Seq {
         (self.0.wrapping_sub(other.0) as i32) > 0
     }
 
+    /// Whether it lies from `first` on and no later than `last`, of which neither comes after the other. Not two
+    /// comparisons: a number half the circle away from both, where they are one, is after neither.
+    pub fn is_between(self, first: Seq, last: Seq) -> bool {
+        self.0.wrapping_sub(first.0) <= last.0.wrapping_sub(first.0)
+    }
+
     /// The later of both.
     pub fn max(self, other: Seq) -> Seq {
         if self.is_after(other) { self } else { other }

@@ -333,7 +333,8 @@ impl Connection {
         let acknowledged = self.has_acknowledged(from.other()) && seq == peer.ack(own);
         // A closed socket answers late data with what that acknowledges.
         let in_window = own.end() - peer.largest_window(own)..=peer.grants(own).max(own.end());
-        let fits = seq == own.end() || acknowledged || own.has_finished && in_window.contains(&seq);
+        let exact = seq == own.end() || acknowledged;
+        let fits = if own.has_finished { in_window.contains(&seq) } else { exact };
         if !fits {
             return Effect::Refused;
         }
