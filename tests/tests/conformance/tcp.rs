@@ -272,12 +272,12 @@ fn w10_a_retransmission_of_more_than_a_window_ago_passes() {
         let dialogue = stage.dialogue(family, 4000, 80);
         dialogue.crosses(Client, syn(0));
         dialogue.crosses(Server, syn_ack(0, 1).window(u16::MAX));
-        for n in 0..46 {
-            dialogue.crosses(Client, data(1 + n * 1460, 1, 1460));
-            dialogue.crosses(Server, ack(1, 1461 + n * 1460).window(u16::MAX));
+        for n in 0..48 {
+            dialogue.crosses(Client, data(1 + n * 1400, 1, 1400));
+            dialogue.crosses(Server, ack(1, 1401 + n * 1400).window(u16::MAX));
         }
-        dialogue.crosses(Client, data(1, 1, 1460));
-        dialogue.crosses(Server, ack(1, 67_161).window(u16::MAX));
+        dialogue.crosses(Client, data(1, 1, 1400));
+        dialogue.crosses(Server, ack(1, 67_201).window(u16::MAX));
     }
 }
 
