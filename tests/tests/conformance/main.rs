@@ -4,7 +4,7 @@
 //!
 //! | group | of what | file |
 //! |---|---|---|
-//! | G | policy basics | `policy` |
+//! | G | policy basics | `policy`; many rules: `large` |
 //! | S | source and destination sanity | `sanity` |
 //! | H | header sanity | `headers`; opened by permits: `permits` |
 //! | F | fragments | `fragments` |
@@ -17,6 +17,7 @@ mod exhaustion;
 mod fragments;
 mod headers;
 mod icmp;
+mod large;
 mod permits;
 mod policy;
 mod sanity;
