@@ -442,7 +442,26 @@ fn s3_s14_g10_a_fragment_that_no_packet_could_be_takes_no_memory() {
             Family::V6 => to_gateway[53] = 1,
         }
         let tagged = [&first[..12], &[0x81, 0, 0, 10], &first[12..]].concat();
+        // A source route, and a routing header that sends on.
+        let (routed, denied) = match family {
+            Family::V4 => {
+                let option = [131, 7, 4, 10, 2, 0, 9, 0];
+                let mut frame = [&first[..34], &option, &first[34..]].concat();
+                frame[14] = 0x47;
+                frame[17] += 8;
+                fix_checksum(&mut frame);
+                (frame, Reason::Ipv4SourceRoute)
+            }
+            Family::V6 => {
+                let header = [44, 0, 0, 1, 0, 0, 0, 0];
+                let mut frame = [&first[..54], &header, &first[54..]].concat();
+                frame[20] = 43;
+                frame[18..20].copy_from_slice(&(first.len() as u16 - 54 + 8).to_be_bytes());
+                (frame, Reason::Ipv6RoutingHeader)
+            }
+        };
         for (frame, reason) in [
+            (routed, denied),
             (spoofed, Reason::SpoofedSource),
             (not_for_us, Reason::EthernetNotForUs),
             (to_gateway, Reason::LocalServiceUndeclared),

@@ -119,12 +119,17 @@ impl Gateway {
     }
 
     fn with(rules: &[Rule], limits: &[(u32, RuleLimits)], timeouts: Timeouts) -> Gateway {
-        Gateway::workers(rules, limits, timeouts, 1).remove(0)
+        Gateway::workers(rules, limits, timeouts, 1024, 1).remove(0)
+    }
+
+    /// A gateway that drops every fragment.
+    pub fn without_fragments(rules: &[Rule]) -> Gateway {
+        Gateway::workers(rules, &[], Timeouts::default(), 0, 1).remove(0)
     }
 
     /// Two workers of one gateway, each with its queue of both ports.
     pub fn pair(rules: &[Rule]) -> [Gateway; 2] {
-        let workers = Gateway::workers(rules, &[], Timeouts::default(), 2);
+        let workers = Gateway::workers(rules, &[], Timeouts::default(), 1024, 2);
         workers.try_into().ok().expect("as many as were asked for")
     }
 
@@ -132,6 +137,7 @@ impl Gateway {
         rules: &[Rule],
         limits: &[(u32, RuleLimits)],
         timeouts: Timeouts,
+        fragments: u32,
         count: usize,
     ) -> Vec<Gateway> {
         let config = TableConfig {
@@ -147,7 +153,7 @@ impl Gateway {
             policy: active(&table, 1, rules, limits),
             topology: Arc::new(Topology::new(topology())),
         });
-        let share = Arc::new(Share::new(1024, count));
+        let share = Arc::new(Share::new(fragments, count));
         let gateway = |index| {
             let shared = Arc::new(Shared::new(EVENTS));
             let limiter = RateLimiter::new(Limits::default());

@@ -134,11 +134,11 @@ pub fn fragment(whole: &[u8], id: u32, range: Range<usize>, more: bool) -> Vec<u
     frame
 }
 
-/// Sets the checksum of an IPv4 header without options right.
+/// Sets the checksum of an IPv4 header right.
 pub fn fix_checksum(frame: &mut [u8]) {
     frame[24..26].fill(0);
     let mut sum: u32 = 0;
-    for pair in frame[14..34].chunks(2) {
+    for pair in frame[14..14 + usize::from(frame[14] & 0xf) * 4].chunks(2) {
         sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
     }
     while sum > 0xffff {
@@ -177,7 +177,7 @@ pub fn check(bytes: &[u8]) -> Seen {
     let rules = [allow(Service::Udp(53, 53)), allow(Service::Tcp(53, 53)), allow(Service::IcmpEcho)];
     let mut run = Run {
         gateway: Gateway::new(&rules),
-        twin: Gateway::new(&rules),
+        twin: Gateway::without_fragments(&rules),
         now: 0,
         entries: BTreeMap::new(),
         dropped: BTreeMap::new(),
@@ -372,7 +372,7 @@ fn unfit(datagram: &Datagram, piece: &Piece) -> Option<Reason> {
 
 /// Whether the pieces cover a byte twice, or lie behind an end, or name two ends.
 fn conflicts(pieces: &[Piece]) -> bool {
-    let mut covered = vec![false; 70_000];
+    let mut covered = vec![false; pieces.iter().map(Piece::end).max().unwrap_or(0)];
     let ends: Vec<_> = pieces.iter().filter(|piece| !piece.more).map(Piece::end).collect();
     pieces.iter().any(|piece| {
         let twice = covered[piece.offset..piece.end()].iter_mut().any(|byte| std::mem::replace(byte, true));
