@@ -183,10 +183,15 @@ impl Dialogue<'_> {
 
     /// Sends a segment, which must be dropped for this reason and change nothing about the connection's state.
     pub fn stays_out(&self, from: End, segment: Segment, reason: &'static str) {
-        let state = self.state();
+        let (state, header) = (self.state(), segment.header.clone());
+        self.drops(from, segment, reason);
+        assert_eq!(self.state(), state, "after {header:?}");
+    }
+
+    /// Sends a segment, which must be dropped for this reason.
+    pub fn drops(&self, from: End, segment: Segment, reason: &'static str) {
         self.stage.scene.stays_out(from.zone(), from.other().zone(), &self.frame(from, &segment));
         *self.stage.expected.borrow_mut().entry(reason).or_default() += 1;
-        assert_eq!(self.state(), state, "after {:?}", segment.header);
     }
 
     /// SYN, SYN-ACK, ACK; with these shifts of the windows.

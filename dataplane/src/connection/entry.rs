@@ -34,7 +34,8 @@ const OLDEST_MS: u32 = MAX_TIMEOUT_MS + MAX_TIMEOUT_MS / 2;
 const START_TICK_MS: u64 = 16;
 
 /// The changing word of an entry: `protocol | ingress << 8 | state << 16 | time-out class << 20 | half-open << 26 |
-/// was live << 27`. Class and state stand together, so that they are one index of the limits.
+/// was live << 27 | challenged by either direction << 28`. Class and state stand together, so that they are one index of
+/// the limits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Head(u32);
 
@@ -43,6 +44,7 @@ impl Head {
     const CLASS: u32 = 0x3f << 20;
     const HALF_OPEN: u32 = 1 << 26;
     const WAS_LIVE: u32 = 1 << 27;
+    const CHALLENGED: u32 = 3 << 28;
 
     fn new(protocol: u8, ingress: PortId, state: State) -> Head {
         Head(u32::from(protocol) | u32::from(ingress.0) << 8).with_state(state, true)
@@ -56,9 +58,23 @@ impl Head {
         PortId((self.0 >> 8) as u8)
     }
 
+    /// Whether this is the state, and nothing special is going on in it.
     #[inline]
     pub(super) fn is(self, state: State) -> bool {
-        self.0 & Head::STATE == (state as u32) << 16
+        self.0 & (Head::STATE | Head::CHALLENGED) == (state as u32) << 16
+    }
+
+    /// A SYN of this direction has passed over the connection, and nothing since has shown that it lives.
+    pub(super) fn is_challenged_by(self, direction: Direction) -> bool {
+        self.0 & 1 << (28 + direction as u32) != 0
+    }
+
+    pub(super) fn challenged_by(self, direction: Direction) -> Head {
+        Head(self.0 | 1 << (28 + direction as u32))
+    }
+
+    pub(super) fn unchallenged(self) -> Head {
+        Head(self.0 & !Head::CHALLENGED)
     }
 
     pub(super) fn state(self) -> State {
@@ -73,7 +89,7 @@ impl Head {
     /// [`Entry::take_half_open`] too, it is not counted again.
     pub(super) fn with_state(self, state: State, was_half_open: bool) -> Head {
         let half_open = if was_half_open && state.is_half_open() { Head::HALF_OPEN } else { 0 };
-        Head(self.0 & !(Head::STATE | Head::HALF_OPEN) | (state as u32) << 16 | half_open)
+        Head(self.0 & !(Head::STATE | Head::HALF_OPEN | Head::CHALLENGED) | (state as u32) << 16 | half_open)
     }
 
     pub(super) fn class(self) -> TimeoutClass {

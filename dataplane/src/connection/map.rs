@@ -532,12 +532,25 @@ impl<A: Family> Map<A> {
                 return Ok(Track::Passed);
             }
             let sides = entry.sides();
-            match tcp::judge(head.state(), sides, hit.direction, segment)? {
-                Outcome::Pass => return Ok(Track::Aside),
+            let judged = tcp::judge(head.state(), sides, hit.direction, segment);
+            if judged.is_err() && head.is_challenged_by(hit.direction.reverse()) && tcp::forgets(segment) {
+                // Neither end knows it any more. The SYN will come again, and open a new one.
+                self.advance(hit, head, State::Closed, now);
+            }
+            match judged? {
+                Outcome::Pass => {
+                    if tcp::may_open(segment) && !head.counts_as_half_open() {
+                        entry.swap_head(head, head.challenged_by(hit.direction));
+                    }
+                    return Ok(Track::Aside);
+                }
                 Outcome::Reopen => return Ok(Track::Reopen),
                 Outcome::Next(next, after) => {
                     if next == head.state() {
                         entry.set_sides(hit.direction, &sides, &after);
+                        if head != head.unchallenged() {
+                            entry.swap_head(head, head.unchallenged());
+                        }
                         return Ok(Track::Passed);
                     }
                     // Sides first: whoever sees the new state sees the windows that belong to it. If another

@@ -293,6 +293,17 @@ pub fn may_open(segment: &TcpSegment) -> bool {
     Kind::of(segment) == Some(Kind::Syn)
 }
 
+/// Whether an end that answers a SYN with this knows nothing of a connection in which the SYN came: it accepts the SYN, or
+/// its port is closed (RFC 9293, 3.10.7.1). One that remembers challenges it (RFC 5961, section 4).
+pub fn forgets(segment: &TcpSegment) -> bool {
+    let is_refusal = segment.flags & tcp_flags::ACK != 0 && segment.sequence == 0;
+    match Kind::of(segment) {
+        Some(Kind::SynAck) => true,
+        Some(Kind::Rst) => is_refusal,
+        _ => false,
+    }
+}
+
 /// Whether a segment only carries data or an acknowledgement.
 #[inline]
 pub fn is_plain(segment: &TcpSegment) -> bool {

@@ -125,6 +125,8 @@ struct Connection {
     /// Whether both SYNs crossed, instead of the second answering the first.
     is_simultaneous: bool,
     is_reset: bool,
+    /// The ends that sent a SYN over the open connection, since when nothing has shown that it lives.
+    challengers: [bool; 2],
     /// When the idle time began, milliseconds.
     since: u64,
 }
@@ -340,10 +342,14 @@ impl Connection {
         }
         // RFC 1337: no reset ends TIME-WAIT.
         if !self.is_in_time_wait() {
-            self.is_reset = true;
-            self.sides.iter_mut().for_each(|side| side.has_finished = false);
+            self.reset();
         }
         Effect::Kept
+    }
+
+    fn reset(&mut self) {
+        (self.is_reset, self.challengers) = (true, [false; 2]);
+        self.sides.iter_mut().for_each(|side| side.has_finished = false);
     }
 }
 
@@ -431,6 +437,7 @@ impl Model {
             sides: Default::default(),
             is_simultaneous: false,
             is_reset: false,
+            challengers: [false; 2],
             since: now,
         });
         self.connections.last_mut().expect("one was pushed")
@@ -462,9 +469,22 @@ impl Model {
             let before = (connection.life(), connection.sides.clone().map(|side| side.has_acknowledged));
             let had_syns = connection.sides.clone().map(|side| side.syn.is_some());
             match connection.take(packet.from, segment) {
-                Effect::Refused => return Verdict::Drop(Why::Tcp),
-                Effect::Aside => return Verdict::Pass,
+                Effect::Refused => {
+                    // The answer to a SYN of somebody who knows nothing of the connection: nobody does then.
+                    let forgets = segment.ack && (segment.syn || segment.rst && segment.seq == 0);
+                    if forgets && connection.challengers[packet.from.other() as usize] {
+                        connection.reset();
+                        connection.since = now;
+                    }
+                    return Verdict::Drop(Why::Tcp);
+                }
+                Effect::Aside => {
+                    let is_open = matches!(connection.life(), Life::Established | Life::Closing);
+                    connection.challengers[packet.from as usize] |= is_first && is_open;
+                    return Verdict::Pass;
+                }
                 Effect::Kept => {
+                    connection.challengers = [false; 2];
                     let life = connection.life();
                     let step = before != (life, connection.sides.clone().map(|side| side.has_acknowledged))
                         || had_syns != connection.sides.clone().map(|side| side.syn.is_some());

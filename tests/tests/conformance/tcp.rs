@@ -301,6 +301,46 @@ fn w11_a_syn_in_an_established_connection_is_challenged_and_after_the_reset_the_
     }
 }
 
+/// Both have restarted, or the connection has run out at either end only: there is nobody left to challenge the SYN.
+#[test]
+fn w11_where_both_ends_have_forgotten_the_connection_the_syn_that_comes_again_opens_a_new_one() {
+    let Some(stage) = both_ways() else { return };
+    for family in Family::BOTH {
+        for (port, restarted) in [(4000, Client), (4001, Server)] {
+            let dialogue = stage.open(family, port, INITIAL);
+            // Without a SYN before it, it is a forgery, and changes nothing.
+            dialogue.stays_out(restarted.other(), syn_ack(70_000_000, 900_001), OUTSIDE);
+            dialogue.crosses(restarted, syn(900_000));
+            dialogue.drops(restarted.other(), syn_ack(70_000_000, 900_001), OUTSIDE);
+            dialogue.is("closed");
+            dialogue.crosses(restarted, syn(900_000));
+            dialogue.crosses(restarted.other(), syn_ack(70_000_000, 900_001));
+            dialogue.crosses(restarted, ack(900_001, 70_000_001));
+            dialogue.is("established");
+            // The same where the port is closed by now.
+            dialogue.crosses(restarted, syn(1_900_000));
+            let refusal = segment(flags::RST | flags::ACK, 0, 1_900_001);
+            dialogue.drops(restarted.other(), refusal.clone(), OUTSIDE);
+            dialogue.crosses(restarted, syn(1_900_000));
+            dialogue.crosses(restarted.other(), refusal);
+            dialogue.is("closed");
+        }
+    }
+}
+
+#[test]
+fn w11_a_syn_does_not_make_a_connection_forgotten_that_shows_that_it_lives() {
+    let Some(stage) = one_way() else { return };
+    for family in Family::BOTH {
+        let dialogue = stage.open(family, 4000, INITIAL);
+        dialogue.crosses(Client, syn(900_000));
+        dialogue.crosses(Server, ack(5001, 1001));
+        dialogue.stays_out(Server, syn_ack(70_000_000, 900_001), OUTSIDE);
+        dialogue.crosses(Client, data(1001, 5001, 10));
+        dialogue.is("established");
+    }
+}
+
 #[test]
 fn w11_a_syn_of_the_responder_drops_where_it_may_not_originate() {
     let Some(stage) = one_way() else { return };
