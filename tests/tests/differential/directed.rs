@@ -153,7 +153,7 @@ const CASES: &[Case] = cases! {
     "over-the-window" BOTH, |ends| {
         ends.opened(&[(CLIENT, data(OWN + 1 + u32::from(WINDOW) - 10, ITS + 1, 11))])
     };
-    "too-old" BOTH, |ends| ends.opened(&[(CLIENT, data(OWN - u32::from(WINDOW) - 10, ITS + 1, 10))]);
+    "too-old" BOTH, |ends| ends.opened(&[(CLIENT, data(OWN - u32::from(WINDOW) - 66_000, ITS + 1, 10))]);
     "too-old" BOTH, |ends| ends.opened(&[(CLIENT, ack(OWN + 1, ITS - 70_000))]);
     "beyond-fin" BOTH, |ends| {
         ends.opened(&[(CLIENT, fin(OWN + 1, ITS + 1)), (CLIENT, data(OWN + 2, ITS + 1, 10))])
