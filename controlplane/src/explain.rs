@@ -253,6 +253,18 @@ action = "deny"
     }
 
     #[test]
+    fn a_protocol_that_any_does_not_mean_is_told_to_be_named() {
+        let text = TEXT.replace("services = [\"tcp/5432\"]", "services = \"any\"");
+        let model = crate::model::parse("t.toml", &text).unwrap();
+        let answer = &explain(&model, "10.1.0.7", "db", "gre").unwrap()[0];
+        assert_eq!((answer.verdict, answer.reason), (Expected::Deny, Some(Reason::ProtocolUnsupported)));
+        let told = answer.to_string();
+        assert!(told.contains("\"any\" does not mean gre, which has to be named"), "{told}");
+        let model = crate::model::parse("t.toml", &TEXT.replace("tcp/5432", "gre")).unwrap();
+        assert_eq!(explain(&model, "10.1.0.7", "db", "proto/47").unwrap()[0].verdict, Expected::Allow);
+    }
+
+    #[test]
     fn questions_that_make_no_sense_are_refused_with_a_hint() {
         let model = crate::model::parse("t.toml", TEXT).unwrap();
         let error = |from, to, port| explain(&model, from, to, port).unwrap_err().to_string();

@@ -5,7 +5,7 @@ use bulkhead_tests::craft::{
     self, PADDING, changed, damaged, raw, sealed, set_length, transport, with_extensions, with_ipv4_options,
     with_tcp_options,
 };
-use bulkhead_tests::frames::{ETHERNET_BYTES, Family, Path, flags, segment};
+use bulkhead_tests::frames::{ETHERNET_BYTES, Family, Path, flags, pieces, segment};
 use bulkhead_tests::scene::Scene;
 
 /// Where the IP header begins.
@@ -534,6 +534,24 @@ fn h20_a_protocol_that_a_rule_names_passes_with_its_replies_and_no_other_does() 
     assert!(
         rows.len() == 4 && rows.iter().all(|row| row["protocol"] == "gre" || row["protocol"] == "proto/99")
     );
+}
+
+#[test]
+fn h20_a_named_protocol_crosses_in_fragments_too_and_no_other_does() {
+    let Some(scene) = Scene::start(&Config::new(allow("tunnel", "office", "servers", "gre"))) else { return };
+    let before = scene.drops();
+    for family in Family::BOTH {
+        let path = scene.path("office", "servers", family);
+        for (protocol, crosses) in [(47, true), (50, false)] {
+            let sent = pieces(&raw(&path, protocol, &[7; 300]), u32::from(protocol), 128);
+            sent.iter().for_each(|piece| scene.peer("office").send(piece));
+            let arrived = scene.arrived_frames("office", "servers");
+            let arrived: Vec<_> = arrived.iter().map(|frame| craft::essence(frame)).collect();
+            let came = sent.iter().filter(|piece| arrived.contains(&craft::essence(piece))).count();
+            assert_eq!(came, if crosses { 3 } else { 0 }, "{family:?} {protocol}");
+        }
+    }
+    scene.expect_drops(&before, &[("protocol_unsupported", 6)]);
 }
 
 #[test]
