@@ -120,6 +120,9 @@ const CASES: &[Case] = cases! {
     "ipv4-option" &[V4], |ends| with_option(ends, &[68, 12, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     "ipv4-option" &[V4], |ends| with_option(ends, &[148, 4, 0, 0]);
     "ipv4-option" &[V4], |ends| with_option(ends, &[222, 4, 0, 0]);
+    "ipv6-option" &[V6], |ends| vec![(CLIENT, with_extensions(&ends.name(), &[(60, &[0xc9, 4, 0, 0, 0, 0])]))];
+    "ipv6-option" &[V6], |ends| vec![(CLIENT, with_extensions(&ends.name(), &[(60, &[0x1e, 4, 0, 0, 0, 0])]))];
+    "ipv6-option" &[V6], |ends| vec![(CLIENT, with_extensions(&ends.name(), &[(0, &[0x1e, 4, 0, 0, 0, 0])]))];
     "extension-order" &[V6], |ends| vec![(CLIENT, with_extensions(&ends.name(), &[(60, PADDING); 2]))];
     "extension-order" &[V6], |ends| vec![(CLIENT, with_extensions(&ends.name(), &[(60, PADDING); 30]))];
     "extension-order" &[V6], |ends| {
