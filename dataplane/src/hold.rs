@@ -34,8 +34,10 @@ pub struct Unresolved {
     pub port: PortId,
     /// Its address.
     pub next_hop: IpAddr,
-    /// For whose packet: an IPv4 address, or the network address of an IPv6 /64. Unspecified for a fragmented datagram.
+    /// For whose packet; unspecified for a fragmented datagram.
     pub source: IpAddr,
+    /// By which port it came; for a fragmented datagram, the next hop's.
+    pub ingress: PortId,
 }
 
 /// A packet that waits for its next hop.
@@ -64,13 +66,10 @@ pub(crate) struct Queued {
     pub ask: Option<Unresolved>,
 }
 
-/// The source of a packet, as the hold queue and whoever asks the kernel tell sources apart.
+/// The source of a packet, which has been parsed before.
 fn source(frame: &[u8]) -> IpAddr {
-    match headers::parse(frame).map(|headers| headers.addresses.source()) {
-        Ok(IpAddr::V6(address)) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        Ok(address) => address,
-        Err(_) => Ipv6Addr::UNSPECIFIED.into(),
-    }
+    let source = headers::parse(frame).map(|headers| headers.addresses.source());
+    source.unwrap_or(Ipv6Addr::UNSPECIFIED.into())
 }
 
 impl<F: FrameBuf> HoldQueue<F> {
@@ -95,7 +94,7 @@ impl<F: FrameBuf> HoldQueue<F> {
         now: Now,
         waited: Option<(Now, Now)>,
     ) -> Queued {
-        let wanted = Unresolved { port, next_hop, source: source(frame.bytes()) };
+        let wanted = Unresolved { port, next_hop, source: source(frame.bytes()), ingress };
         let (until, mut asked) = waited.unwrap_or((Now(now.0 + HOLD_NS), Now(0)));
         let is_recent = |asked: Now| asked.0 != 0 && now.0.saturating_sub(asked.0) < ASK_AGAIN_NS;
         let (mut same, mut is_asked) = (0, is_recent(asked));
@@ -116,7 +115,10 @@ impl<F: FrameBuf> HoldQueue<F> {
         if dropped {
             self.displace();
         }
-        let class = self.keys.hash_one(wanted.source) as u8;
+        let class = match wanted.source {
+            IpAddr::V4(address) => self.keys.hash_one(address),
+            IpAddr::V6(address) => self.keys.hash_one(address.to_bits() >> 64),
+        } as u8;
         self.waiting.push(Held { frame, ingress, wanted, until, asked, class });
         Queued { dropped, ask: (!is_asked).then_some(wanted) }
     }

@@ -300,7 +300,7 @@ impl<P: PortIo> Worker<P> {
                 Release::Answer(slot, port, reason) => (slot, Verdict::Answer(port, reason)),
                 Release::Resolve(port, next_hop) => {
                     let source = Ipv6Addr::UNSPECIFIED.into();
-                    self.shared.resolve.force_push(Unresolved { port, next_hop, source });
+                    self.shared.resolve.force_push(Unresolved { port, next_hop, source, ingress: port });
                     continue;
                 }
             };

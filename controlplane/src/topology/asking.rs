@@ -3,7 +3,8 @@
 //! The kernel's neighbour table is one for all ports (1,024 entries by default, `gc_thresh3`), and each address asked
 //! for in vain takes an entry for three seconds. Without bounds a host that scans an IPv6 /64 on link fills it, and then
 //! no port finds a new neighbour any more (RFC 6583). So a port has its own share of what may be asked for and not yet
-//! answered, and of that a source has a part; whoever is there answers in milliseconds and takes no share then.
+//! answered. Of that the packets that came by one port have half, however many sources they forge, and a source has an
+//! eighth; whoever is there answers in milliseconds and takes no share then.
 //! Neighbours that have answered before are asked for beyond the shares, because who uses them is no scanner
 //! (RFC 6583, section 7.2, says the same of known ones).
 
@@ -20,8 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const ALL: usize = 512;
 /// The least and the most of it that is one port's.
 const PORT_SHARE: (usize, usize) = (8, 128);
-/// A source's part of its port's share.
+/// A source has this part of a port's share.
 const SOURCES: usize = 8;
+/// And all that come by one port have this part.
+const INGRESSES: usize = 2;
 /// Neighbours that are remembered to have answered; with twice as many the older ones are forgotten.
 const KNOWN: usize = 4096;
 
@@ -30,6 +33,7 @@ type Hop = (PortId, IpAddr);
 #[derive(Clone, Copy)]
 struct Asked {
     source: IpAddr,
+    ingress: PortId,
     since: Instant,
     /// Asked for beyond the shares.
     is_known: bool,
@@ -70,11 +74,18 @@ impl Asking {
             let shares = || self.pending.iter().filter(|(_, asked)| !asked.is_known);
             let of_port = shares().filter(|((port, _), _)| *port == wanted.port).count();
             let of_source = shares().filter(|(_, asked)| asked.source == wanted.source).count();
-            if of_port >= self.per_port || of_source >= self.per_source {
+            let of_ingress = shares()
+                .filter(|((port, _), asked)| (*port, asked.ingress) == (wanted.port, wanted.ingress))
+                .count();
+            if of_port >= self.per_port
+                || of_ingress >= self.per_port / INGRESSES
+                || of_source >= self.per_source
+            {
                 return false;
             }
         }
-        self.pending.insert(hop, Asked { source: wanted.source, since: now, is_known });
+        self.pending
+            .insert(hop, Asked { source: wanted.source, ingress: wanted.ingress, since: now, is_known });
         true
     }
 
@@ -107,7 +118,13 @@ mod tests {
     }
 
     fn wanted((port, next_hop): Hop, source: u8) -> Unresolved {
-        Unresolved { port, next_hop, source: IpAddr::from([10, 1, 0, source]) }
+        // Sources from 100 on come by another port.
+        Unresolved {
+            port,
+            next_hop,
+            source: IpAddr::from([10, 1, 0, source]),
+            ingress: PortId(2 + source / 100),
+        }
     }
 
     #[test]
@@ -119,7 +136,9 @@ mod tests {
         assert_eq!(scan(&mut asking, 0, 1, now), 16);
         assert_eq!(scan(&mut asking, 0, 1, now + PATIENCE / 2), 0);
         // Another source has its part, until the port's share is used up.
-        assert_eq!((2..30).map(|source| scan(&mut asking, 0, source, now)).sum::<usize>(), 112);
+        assert_eq!((2..30).map(|source| scan(&mut asking, 0, source, now)).sum::<usize>(), 48);
+        assert_eq!((100..130).map(|source| scan(&mut asking, 0, source, now)).sum::<usize>(), 64);
+        assert_eq!(scan(&mut asking, 0, 201, now), 0);
         // That is no other port's trouble.
         assert_eq!(scan(&mut asking, 1, 99, now), 16);
         // What nobody has answered is over after three seconds.
@@ -136,7 +155,7 @@ mod tests {
         }
         // With the share used up by a scan, those are asked for, and no others.
         for number in 0..1000 {
-            asking.admit(&wanted(hop(0, 5000 + number), (number / 20) as u8), now);
+            asking.admit(&wanted(hop(0, 5000 + number), (number / 5) as u8), now);
         }
         assert!(!asking.admit(&wanted(hop(0, 9000), 77), now));
         assert!((0..1000).all(|host| asking.admit(&wanted(hop(0, host), 77), now)));

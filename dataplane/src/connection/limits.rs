@@ -346,9 +346,12 @@ impl Rates {
 
 #[cfg(all(not(loom), test))]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     use super::*;
+    use crate::connection::{Opened, Opening, Table, TableConfig, Worker};
+    use crate::headers::{Transport, Tuple, protocol};
+    use crate::verdict::{Generation, PortId};
 
     const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
     const THERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
@@ -481,6 +484,154 @@ mod tests {
         drop((others, back));
         bind(&accounts, &[of(99)]);
         assert_eq!(accounts.leases.lock().unwrap().len(), 1);
+    }
+
+    /// Two rules, some sources with two connections each.
+    fn tuple(source: u32, port: u16) -> Tuple<Ipv4Addr> {
+        Tuple {
+            source: Ipv4Addr::from_bits(0x0a00_0000 + source),
+            destination: THERE,
+            source_port: port,
+            destination_port: 53,
+            protocol: protocol::UDP,
+        }
+    }
+
+    fn open(
+        table: &Table,
+        worker: &mut Worker,
+        tuple: &Tuple<Ipv4Addr>,
+        limit: &Limit,
+    ) -> Result<Opened, Reason> {
+        let opening = Opening {
+            ingress: PortId(0),
+            egress: PortId(1),
+            rule: RuleId(0),
+            generation: Generation(1),
+            valid_until: 0,
+            limit: Some(limit),
+            now: at(0),
+            segment: None,
+        };
+        table.v4.open(worker, table.v4.hash(tuple), tuple, &opening)
+    }
+
+    fn two_rules(table: &Table, connections: u32, per_source: u32) -> [Limit; 2] {
+        let of = |identity| RuleLimits {
+            connections: Some(connections),
+            connections_per_source: Some(per_source),
+            ..limits(identity)
+        };
+        let mut bound = Limits::new(vec![(RuleId(0), of(1)), (RuleId(1), of(2))]);
+        table.bind(&mut bound).unwrap();
+        [0, 1].map(|rule| bound.find(RuleId(rule)).unwrap().clone())
+    }
+
+    fn table(half_open_share_percent: u8) -> Arc<Table> {
+        let config = TableConfig {
+            connections_v4: 64,
+            connections_v6: 16,
+            half_open_share_percent,
+            half_open_per_source: 3,
+            workers: 4,
+            ..TableConfig::default()
+        };
+        Arc::new(Table::new(&config))
+    }
+
+    proptest::proptest! {
+        /// Opened, moved to the other rule, replied to, killed, evicted: the counts are those of a plain map.
+        #[test]
+        fn accounts_are_what_a_plain_count_of_the_connections_is(
+            ops in proptest::collection::vec((0u8..4, 0u32..6, 0u16..4, proptest::bool::ANY), 1..200),
+            half_open in proptest::prop_oneof![proptest::strategy::Just(10u8), proptest::strategy::Just(100)],
+        ) {
+            let table = table(half_open);
+            let mut worker = table.worker().unwrap();
+            let rules = two_rules(&table, 7, 3);
+            let mut plain: HashMap<Tuple<Ipv4Addr>, usize> = HashMap::new();
+            for (op, source, port, second) in ops {
+                let (tuple, rule) = (tuple(source, 1000 + port), usize::from(second));
+                let hit = table.v4.find(table.v4.hash(&tuple), &tuple, at(0));
+                match (op, hit) {
+                    (0 | 1, None) => {
+                        let of_rule = plain.values().filter(|r| **r == rule).count();
+                        let of_source =
+                            plain.iter().filter(|(t, r)| t.source == tuple.source && **r == rule).count();
+                        let opened = open(&table, &mut worker, &tuple, &rules[rule]);
+                        match opened {
+                            Ok(Opened::New(_)) => {
+                                proptest::prop_assert!(of_rule < 7 && of_source < 3);
+                                plain.insert(tuple, rule);
+                            }
+                            Err(Reason::SourceConnectionLimit) => proptest::prop_assert_eq!(of_source, 3),
+                            Err(Reason::RuleConnectionLimit) => proptest::prop_assert!(of_rule >= 7),
+                            Err(Reason::HalfOpenSourceLimit) => {}
+                            other => panic!("{other:?}"),
+                        }
+                    }
+                    (1, Some(hit)) => {
+                        let reply = crate::connection::Hit { direction: crate::verdict::Direction::Reply, ..hit };
+                        let _ = table.v4.track_other(reply, &Transport::Udp, at(0));
+                    }
+                    (2, Some(hit)) => {
+                        table.v4.transfer(hit, Some(&rules[rule]));
+                        plain.insert(tuple, rule);
+                    }
+                    (3, Some(hit)) => {
+                        table.v4.remove(&mut worker, hit, at(0)).unwrap();
+                        plain.remove(&tuple);
+                    }
+                    _ => {}
+                }
+                worker.quiesce();
+                table.sweep(&mut worker, at(0), 0, &mut |ended| {
+                    plain.retain(|t, _| (t.source_port, IpAddr::from(t.source)) != (ended.tuple.source_port, ended.tuple.source));
+                });
+                for (rule, limit) in rules.iter().enumerate() {
+                    let expected = plain.values().filter(|r| **r == rule).count() as u32;
+                    proptest::prop_assert_eq!(table.connections_of(limit), Some(expected));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn many_threads_that_open_move_and_end_connections_never_pass_a_limit_and_leave_the_accounts_empty() {
+        let table = table(100);
+        let rules = two_rules(&table, 6, 2);
+        std::thread::scope(|scope| {
+            for thread in 0..4u32 {
+                let (mut worker, table, rules) = (table.worker().unwrap(), &table, &rules);
+                scope.spawn(move || {
+                    for round in 0..5000u32 {
+                        let tuple = tuple((round + thread) % 5, 1000 + (round % 3) as u16);
+                        let rule = (round / 7 % 2) as usize;
+                        match open(table, &mut worker, &tuple, &rules[rule]) {
+                            Ok(Opened::New(hit) | Opened::Existing(hit)) => {
+                                table.v4.transfer(hit, Some(&rules[1 - rule]));
+                                table.v4.remove(&mut worker, hit, at(0));
+                            }
+                            Err(_) => {}
+                        }
+                        worker.quiesce();
+                    }
+                });
+            }
+        });
+        for (hit, _) in table.v4.summaries(0, at(0)) {
+            table.v4.remove(&mut table.worker().unwrap(), hit, at(0));
+        }
+        assert!(table.is_empty());
+        assert_eq!(rules.each_ref().map(|limit| table.connections_of(limit)), [Some(0), Some(0)]);
+        let books = table.accounts.books.get().unwrap();
+        let held: u64 = (0..5)
+            .flat_map(|source| rules.each_ref().map(|limit| (source, limit.account())))
+            .map(|(source, account)| {
+                books.sources.count(table.accounts.source(tuple(source, 0).source, account))
+            })
+            .sum();
+        assert_eq!(held, 0);
     }
 
     #[test]

@@ -406,6 +406,26 @@ fn a_source_has_its_own_share_of_the_half_open_and_gets_it_back_however_they_end
     assert_eq!((bench.table.half_open(), bench.table.len()), (0, 1));
 }
 
+/// With a share so small that looking at a bounded number of slots finds no candidate, the newcomer is refused.
+#[test]
+fn a_newcomer_for_whom_no_half_open_connection_is_found_is_refused_within_bounds() {
+    let mut bench = Bench::new(1 << 16, 1);
+    let limit = bench.table.v4.half_open_limit();
+    let (mut refused, mut opened) = (0, 0);
+    for client in 0..3 * limit {
+        match bench.open(&tuple(client, UDP), at(u64::from(client))) {
+            Ok(_) => opened += 1,
+            Err(Reason::HalfOpenLimit) => refused += 1,
+            other => panic!("{other:?}"),
+        }
+        bench.table.sweep(&mut bench.worker, at(0), 0, &mut |_| ());
+        bench.worker.quiesce();
+    }
+    assert_eq!(bench.table.half_open(), limit);
+    assert_eq!(bench.table.evicted(), u64::from(opened - limit));
+    assert!(refused > 0 && refused < limit / 2, "{refused} of {limit}");
+}
+
 #[test]
 fn what_is_evicted_gives_its_source_the_place_back() {
     let table = Arc::new(Table::new(&TableConfig { half_open_per_source: 2, ..config(32, 25) }));

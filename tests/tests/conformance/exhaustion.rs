@@ -281,6 +281,27 @@ fn d2_syn_cookies_keep_a_spoofed_flood_out_of_the_table_and_answer_nothing_longe
 }
 
 #[test]
+fn d8_a_challenge_is_never_longer_than_the_syn_and_there_is_never_more_than_one_for_each() {
+    let Some(scene) = Scene::start(&protected()) else { return };
+    for family in Family::BOTH {
+        let path = scene.path("office", "servers", family);
+        scene.peer("office").drain();
+        // The shortest SYN there is, one with data, and one that was padded on the link.
+        let bare = syn(&path, 4000);
+        let mut padded = syn(&path, 4002);
+        padded.resize(padded.len() + 40, 0);
+        let data = path.tcp((4001, 80), segment(flags::SYN, 1, 0), &[7; 500]);
+        for frame in [bare, data, padded] {
+            let sent = Packet::parse(&frame).unwrap();
+            scene.stays_out("office", "servers", &frame);
+            let answers = scene.arrived("servers", "office");
+            assert_eq!(answers.len(), 1, "{answers:?}");
+            assert!(answers[0].ip.len() <= sent.ip.len());
+        }
+    }
+}
+
+#[test]
 fn d2_syn_cookies_let_in_who_answers_with_the_number_that_he_was_sent_and_nobody_who_guesses() {
     let Some(scene) = Scene::start(&protected()) else { return };
     for family in Family::BOTH {
