@@ -141,6 +141,33 @@ pub(crate) fn with_ipv4_options(frame: &[u8], options: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Packets that parse but cross only where a rule names their protocol or segments permit what they have, and errors
+/// that quote such packets.
+pub(crate) fn rare_kinds() -> Vec<Vec<u8>> {
+    let routing = |kind: u8| [&[kind, 1, 0, 0, 0, 0][..], &B6].concat();
+    let gre = [
+        changed(&udp(Family::V4, b"question"), |f| f[IP + 9] = 47),
+        changed(&udp(Family::V6, b"question"), |f| f[IP + 6] = 47),
+    ];
+    let routed = with_extensions(&udp(Family::V6, b"x"), &[(43, &routing(4)), (60, &[0xc9, 4, 1, 2, 3, 4])]);
+    let recorded =
+        with_ipv4_options(&udp(Family::V4, b"x"), &[7, 7, 4, 0, 0, 0, 0, 68, 8, 5, 0, 0, 0, 0, 0, 0]);
+    vec![
+        with_ipv4_options(&syn(Family::V4), &[148, 4, 0, 0, 222, 4, 0, 0]),
+        with_extensions(&syn(Family::V6), &[(0, &[5, 2, 0, 0, 1, 0]), (43, &routing(2))]),
+        with_extensions(&syn(Family::V6), &[(60, &[1, 4, 0, 0, 0, 0]), (43, &routing(3))]),
+        unreachable(Family::V4, &recorded[IP..]),
+        unreachable(Family::V6, &routed[IP..]),
+        too_big(Family::V4, 1400, &gre[0][IP..]),
+        too_big(Family::V6, 1400, &gre[1][IP..]),
+        recorded,
+        routed,
+    ]
+    .into_iter()
+    .chain(gre)
+    .collect()
+}
+
 /// The IPv6 frame with extension headers put in: (number, content behind the two first bytes).
 pub(crate) fn with_extensions(frame: &[u8], extensions: &[(u8, &[u8])]) -> Vec<u8> {
     let mut out = frame[..L4_V6].to_vec();

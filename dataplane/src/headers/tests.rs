@@ -430,8 +430,13 @@ fn every_truncation_of_every_kind_is_an_error_with_any_lengths_repaired() {
 #[test]
 fn the_fuzz_seeds_are_one_packet_of_every_kind() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/seeds/parse");
-    for (number, frame) in sample::every_kind().into_iter().enumerate() {
-        let path = folder.join(format!("kind-{number:02}"));
+    let named =
+        |name: &'static str| move |(number, frame): (usize, Vec<u8>)| (format!("{name}-{number:02}"), frame);
+    let kinds = sample::every_kind().into_iter().enumerate().map(named("kind"));
+    let rare = sample::rare_kinds().into_iter().enumerate().map(named("rare"));
+    for (name, frame) in kinds.chain(rare) {
+        assert!(parse(&frame).is_ok(), "{name}");
+        let path = folder.join(name);
         if std::env::var_os("BULKHEAD_WRITE_SEEDS").is_some() {
             std::fs::write(&path, &frame).unwrap();
         }
