@@ -7,6 +7,8 @@ mod hold;
 #[path = "../../../tests/fuzz/invariants/pipeline.rs"]
 mod invariants;
 mod limits;
+#[path = "../../../tests/fuzz/invariants/quotes.rs"]
+mod quotes;
 mod shortcut;
 mod timers;
 
@@ -380,4 +382,38 @@ fn a_frame_in_memory_does_not_grow_beyond_its_room() {
     assert!(frame.set_len(MemoryFrame::CAPACITY));
     assert!(!frame.set_len(MemoryFrame::CAPACITY + 1));
     assert_eq!(&frame.bytes()[..4], [1, 2, 3, 0]);
+}
+
+/// As above, for the fuzz target of quotes.
+#[test]
+fn i13_every_committed_quote_and_every_truncation_of_it_keeps_the_invariants() {
+    let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/seeds/quotes");
+    let seeds: Vec<_> = std::fs::read_dir(seeds).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(seeds.len() > 10);
+    for seed in seeds {
+        let seed = std::fs::read(seed).unwrap();
+        for length in 0..=seed.len() {
+            quotes::check(&seed[..length]);
+        }
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 512, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn i13_changed_quotes_keep_the_invariants(
+        pick in 0usize..,
+        changes in proptest::collection::vec((0usize.., 0u8..), 1..4),
+    ) {
+        let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/seeds/quotes");
+        let mut seeds: Vec<_> = std::fs::read_dir(seeds).unwrap().map(|entry| entry.unwrap().path()).collect();
+        seeds.sort();
+        let mut quote = std::fs::read(&seeds[pick % seeds.len()]).unwrap();
+        for (at, value) in changes {
+            let at = at % quote.len();
+            quote[at] = value;
+        }
+        quotes::check(&quote);
+    }
 }
