@@ -18,7 +18,7 @@
 //! **When there is no room.** Every source in the table has a connection, and the table has four words for each
 //! connection that there may be. So buckets hold two words on average, and with the choice of the emptier of two both
 //! being full does not happen; were it to, the source would be refused. Two sources share a count when their keyed
-//! hashes agree in 36 bits and a bucket: less than once in 2⁴⁰ pairs.
+//! hashes agree in 36 bits and a bucket: less than once in 2³⁴ pairs.
 
 use super::key::Hash;
 use crate::sync::{AcqRel, Acquire, AtomicU64, Relaxed, SeqCst, fence, spin_loop};
