@@ -341,7 +341,11 @@ pub fn judge(
     let next = match cells[direction as usize][kind as usize] {
         Cell::No => return Err(Reason::TcpInvalid),
         Cell::Pass => return pass(state, &sides, direction, kind, segment),
-        Cell::Reopen if state == State::Closed || !sender.end.is_after(seq) => return Ok(Outcome::Reopen),
+        // In TIME-WAIT, not one that may be of the old connection (RFC 9293, 3.6.1). One that is far behind is not: a
+        // fast connection outruns the clock of initial sequence numbers, and the end in TIME-WAIT goes by timestamps.
+        Cell::Reopen if state == State::Closed || !is_recent(&sender, &receiver, seq) => {
+            return Ok(Outcome::Reopen);
+        }
         Cell::Reopen => return out_of_window,
         Cell::To(next) => next,
     };
@@ -434,6 +438,11 @@ fn syn_ack_fits(
     let ack = Seq(segment.acknowledgement);
     let is_no_less = ack.is_between(sender.ack, receiver.end);
     acknowledges && is_no_less && Seq(segment.sequence) == receiver.ack
+}
+
+/// Whether the number is one that the sender has used of late.
+fn is_recent(sender: &Side, receiver: &Side, seq: Seq) -> bool {
+    seq.is_between(window::oldest_data(sender, receiver), sender.end.minus(1))
 }
 
 /// Whether it is the sender's SYN once more, perhaps without its data. Until the receiver has acknowledged something its
@@ -845,6 +854,8 @@ mod tests {
         assert_eq!(life.judge(O, SYN, 101, 0, 0), Err(Reason::TcpOutOfWindow));
         assert_eq!(life.judge(O, SYN, 102, 0, 0), Ok(Outcome::Reopen));
         assert_eq!(life.judge(R, SYN, 400, 0, 0), Err(Reason::TcpOutOfWindow));
+        assert_eq!(life.judge(R, SYN, 502u32.wrapping_sub(70_000), 0, 0), Err(Reason::TcpOutOfWindow));
+        assert_eq!(life.judge(R, SYN, 502u32.wrapping_sub(70_001), 0, 0), Ok(Outcome::Reopen));
         assert_eq!(life.judge(R, SYN, 90_000, 0, 0), Ok(Outcome::Reopen));
     }
 

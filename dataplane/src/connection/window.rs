@@ -131,13 +131,18 @@ pub fn answering(first: &Side, known: &Side, segment: &TcpSegment) -> (Side, Sid
     (first, second)
 }
 
+/// The second bound.
+#[inline(always)]
+pub fn oldest_data(sender: &Side, receiver: &Side) -> Seq {
+    sender.end.minus((receiver.largest_window() + MAX_AGE).min(MAX_DATA_AGE))
+}
+
 /// Checks the four bounds. `finished` says that the sender has sent its FIN: then nothing may follow it.
 #[inline(always)]
 pub fn within(sender: &Side, receiver: &Side, segment: &TcpSegment, finished: bool) -> bool {
     let (seq, end) = span(segment);
     let upper = if finished { sender.end } else { receiver.limit };
-    let age = (receiver.largest_window() + MAX_AGE).min(MAX_DATA_AGE);
-    let data = !end.is_after(upper) && !sender.end.minus(age).is_after(seq);
+    let data = !end.is_after(upper) && !oldest_data(sender, receiver).is_after(seq);
     if segment.flags & tcp_flags::ACK == 0 {
         return data;
     }

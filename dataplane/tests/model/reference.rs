@@ -183,12 +183,18 @@ impl Connection {
         })
     }
 
+    /// The oldest data that an end may send again; 2³⁰ bytes are the largest window there is.
+    fn oldest(&self, from: End) -> i64 {
+        let (own, peer) = (self.side(from), self.side(from.other()));
+        own.end() - (peer.largest_window(own) + OLDEST).min(1 << 30)
+    }
+
     /// The bounds of G. van Rooij: sent within what was granted and not much older than a window; acknowledging what was
     /// sent and not much older than a window. After its FIN an end sends nothing new.
     fn is_in_window(&self, from: End, seq: i64, end: i64, ack: i64) -> bool {
         let (own, peer) = (self.side(from), self.side(from.other()));
         let furthest = if own.has_finished { own.end() } else { peer.grants(own) };
-        let is_data_fine = end <= furthest && seq >= own.end() - peer.largest_window(own) - OLDEST;
+        let is_data_fine = end <= furthest && seq >= self.oldest(from);
         is_data_fine && ack <= peer.end() && ack >= peer.end() - own.largest_window(peer).max(OLDEST)
     }
 
@@ -245,9 +251,9 @@ impl Connection {
         Effect::Kept
     }
 
-    /// RFC 9293, 3.6.1: TIME-WAIT yields to a SYN that is beyond the old numbers.
+    /// RFC 9293, 3.6.1: TIME-WAIT yields to a SYN that cannot be of the old connection.
     fn take_syn_after_the_end(&self, from: End, seq: i64, segment: &Segment) -> Effect {
-        let is_new = self.is_reset || seq >= self.side(from).end();
+        let is_new = self.is_reset || !(self.oldest(from)..self.side(from).end()).contains(&seq);
         if !segment.ack && is_new { Effect::Reopens } else { Effect::Refused }
     }
 

@@ -472,7 +472,21 @@ fn w15_time_wait_yields_to_a_syn_with_a_higher_number_and_not_to_an_old_one() {
         // The last FIN again, and its acknowledgement.
         dialogue.crosses(Server, fin(5001, 1002));
         dialogue.crosses(Client, ack(1002, 5002));
+        let last_window = u32::from(WINDOW) + 66_000;
+        dialogue.stays_out(Client, syn(1002_u32.wrapping_sub(last_window)), OUTSIDE);
         dialogue.handshake([50_000, 60_000], [None; 2]);
+    }
+}
+
+/// A fast connection outruns the clock of initial sequence numbers (RFC 6528): its successor begins far behind its end,
+/// and the host in TIME-WAIT takes it for its timestamps (RFC 6191).
+#[test]
+fn w15_time_wait_yields_to_a_syn_that_is_too_far_behind_to_be_of_the_old_connection() {
+    let Some(stage) = one_way() else { return };
+    for family in Family::BOTH {
+        let dialogue = stage.open(family, 4000, INITIAL);
+        close(&dialogue);
+        dialogue.handshake([1001_u32.wrapping_sub(u32::from(WINDOW) + 66_000), 6000], [None; 2]);
     }
 }
 
