@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `store` | one worker's fragments: where each belongs, what overlaps, who gives way when there is no room |
+//! | `arena` | the memory of the frames |
 //! | `list` | the orders in which datagrams give way |
 //! | `share` | what the workers have in common: the secret, and the way from one to another |
 //!
@@ -26,11 +27,13 @@
 //! flood of half datagrams from one source leaves seven eighths to others, a flood by one port half of the memory to
 //! the other ports, and under any flood a datagram whose pieces arrive together is long whole when its turn comes.
 
+mod arena;
 mod list;
 mod share;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub use arena::Stored;
 pub use share::{HandedOver, Share};
 pub use store::{Assembled, Fragments, Inserted, JOINED, PIECES_MAX, Release};

@@ -5,10 +5,11 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::arena::{Arena, SLOT, Stored};
 use super::list::{Link, List, NONE};
 use super::share::{Key, Share};
 use crate::headers::{self, Fragment, Headers};
-use crate::packet::{FrameBuf, MemoryFrame};
+use crate::packet::FrameBuf;
 use crate::rewrite;
 use crate::topology::Hop;
 use crate::verdict::{MAX_PORTS, Now, PortId, Reason};
@@ -114,12 +115,6 @@ const BY_STATE: usize = 0;
 const BY_PORT: usize = 1;
 const BY_SOURCE: usize = 2;
 
-/// A stored frame and how it describes itself.
-struct Slot {
-    frame: MemoryFrame,
-    fragment: Option<Fragment>,
-}
-
 /// What became of a fragment that was given to [`Fragments::insert`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted {
@@ -168,7 +163,7 @@ pub struct Fragments {
     links: [Box<[Link]>; 3],
     lists: Box<[List]>,
     free_datagrams: Vec<u32>,
-    slots: Box<[Slot]>,
+    arena: Arena,
     free_slots: Vec<u32>,
     /// Of what is stored, so many are already on their way out.
     releases: VecDeque<Release>,
@@ -197,7 +192,6 @@ impl Fragments {
             list: [Piece::default(); PIECES_MAX],
         };
         let links = || vec![Link::default(); capacity as usize].into_boxed_slice();
-        let slot = || Slot { frame: MemoryFrame::new(&[]), fragment: None };
         Fragments {
             share,
             worker,
@@ -206,7 +200,7 @@ impl Fragments {
             links: [links(), links(), links()],
             lists: vec![List::default(); LISTS].into_boxed_slice(),
             free_datagrams: (0..capacity).rev().collect(),
-            slots: (0..capacity).map(|_| slot()).collect(),
+            arena: Arena::new(capacity),
             free_slots: (0..capacity).rev().collect(),
             releases: VecDeque::with_capacity(2 * capacity as usize),
             releasing: 0,
@@ -223,7 +217,7 @@ impl Fragments {
 
     /// Fragments that wait.
     pub fn held(&self) -> usize {
-        self.slots.len() - self.free_slots.len() - self.releasing as usize
+        self.arena.capacity() - self.free_slots.len() - self.releasing as usize
     }
 
     /// Datagrams that wait for more fragments or for their next hop, or that are condemned.
@@ -244,8 +238,12 @@ impl Fragments {
 
     /// Takes in a fragment; `frame` is the one that it describes. What gives way to it is counted as dropped.
     pub fn insert(&mut self, now: Now, ingress: PortId, fragment: &Fragment, frame: &[u8]) -> Inserted {
-        if self.slots.is_empty() {
+        if self.arena.capacity() == 0 {
             return Inserted::Refused(Reason::Fragment);
+        }
+        if frame.len() > SLOT {
+            // No port receives such a frame.
+            return Inserted::Refused(Reason::FragmentLimit);
         }
         let key = Key::new(ingress, fragment);
         let hash = self.share.hash(&key);
@@ -322,8 +320,7 @@ impl Fragments {
     }
 
     fn content(&self, piece: &Piece) -> &[u8] {
-        let Slot { frame, fragment } = &self.slots[piece.slot as usize];
-        fragment.as_ref().map_or(&[], |f| &frame.bytes()[usize::from(f.content)..usize::from(f.end)])
+        self.arena.content(piece.slot)
     }
 
     fn digest(&self, content: &[u8]) -> u32 {
@@ -353,7 +350,7 @@ impl Fragments {
 
     /// Makes room for one more fragment, and for its datagram if none is there. False where there can be none.
     fn make_room(&mut self, ingress: PortId, source: u16, current: Option<u32>) -> bool {
-        let capacity = self.slots.len() as u32;
+        let capacity = self.arena.capacity() as u32;
         let not = current.unwrap_or(NONE);
         loop {
             let source_list = SOURCE_LISTS + usize::from(source);
@@ -398,9 +395,7 @@ impl Fragments {
 
     fn add(&mut self, index: u32, fragment: &Fragment, frame: &[u8]) {
         let Some(slot) = self.free_slots.pop() else { return };
-        let stored = &mut self.slots[slot as usize];
-        stored.frame.fill(frame);
-        stored.fragment = Some(*fragment);
+        self.arena.store(slot, frame, fragment);
         let datagram = &mut self.datagrams[index as usize];
         let len = fragment.content_len() as u16;
         datagram.list[usize::from(datagram.pieces)] = Piece { offset: fragment.offset, len, slot, digest: 0 };
@@ -586,7 +581,7 @@ impl Fragments {
     /// How a datagram's fragments describe themselves, in the order received.
     pub fn pieces(&self, index: u32) -> impl Iterator<Item = &Fragment> {
         let pieces = self.datagrams[index as usize].pieces();
-        pieces.iter().filter_map(|piece| self.slots[piece.slot as usize].fragment.as_ref())
+        pieces.iter().filter_map(|piece| self.arena.fragment(piece.slot))
     }
 
     /// Rewrites a datagram's fragments for their next hop and releases them in the order received.
@@ -597,9 +592,8 @@ impl Fragments {
         let pieces = usize::from(datagram.pieces);
         for piece in &mut list[..pieces] {
             piece.digest = self.digest(self.content(piece));
-            let Slot { frame, fragment } = &mut self.slots[piece.slot as usize];
+            let (mut frame, fragment) = self.arena.stored(piece.slot);
             let rewritten = fragment
-                .as_ref()
                 .is_some_and(|fragment| rewrite::forward(frame.bytes_mut(), &fragment.headers(headers), hop));
             if rewritten {
                 self.release(Release::Forward(piece.slot, hop.port));
@@ -629,14 +623,14 @@ impl Fragments {
         &mut self,
         index: u32,
         reason: Reason,
-        answer: impl FnOnce(&mut MemoryFrame, &Fragment) -> Option<PortId>,
+        answer: impl FnOnce(&mut Stored<'_>, &Fragment) -> Option<PortId>,
     ) {
         self.leave(index);
         let datagram = &mut self.datagrams[index as usize];
         if let Some(first) = datagram.pieces().iter().position(|piece| piece.offset == 0) {
             let slot = datagram.list[first].slot;
-            let Slot { frame, fragment } = &mut self.slots[slot as usize];
-            if let Some(port) = fragment.as_ref().and_then(|fragment| answer(frame, fragment)) {
+            let (mut frame, fragment) = self.arena.stored(slot);
+            if let Some(port) = fragment.and_then(|fragment| answer(&mut frame, &fragment)) {
                 datagram.pieces -= 1;
                 datagram.list.swap(first, usize::from(datagram.pieces));
                 self.release(Release::Answer(slot, port, reason));
@@ -663,7 +657,7 @@ impl Fragments {
 
     /// A stored frame.
     pub fn frame(&self, slot: u32) -> &[u8] {
-        self.slots[slot as usize].frame.bytes()
+        self.arena.frame(slot)
     }
 
     /// Gives a released frame's memory back.
@@ -686,7 +680,7 @@ impl Fragments {
 impl Fragments {
     /// Panics unless lists, table and free memory account for every datagram and every frame once.
     pub(super) fn assert_consistent(&self) {
-        let capacity = self.slots.len();
+        let capacity = self.arena.capacity();
         let mut seen = vec![0; capacity];
         self.free_slots.iter().for_each(|slot| seen[*slot as usize] += 1);
         for release in &self.releases {
