@@ -2,17 +2,17 @@
 //!
 //! Memory is what such a packet waits for most. So it goes through four steps, a few packets apart, and in the time
 //! between them the memory works: it is read, and its connection's bucket asked for; the entry that the bucket names is
-//! asked for; the counters of the rule that the entry names are; and then it has its turn.
+//! asked for, and the next hop; the counters of the rule that the entry names are; and then it has its turn.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{Context, Pipeline};
-use crate::connection::{Family, Guess, Hash, Map, Stamp};
+use crate::connection::{Family, Guess, Hash, Map, Stamp, Table};
 use crate::counters::RuleRow;
 use crate::headers::{self, AnyPlain, Plain};
 use crate::packet::FrameBuf;
 use crate::rewrite;
-use crate::topology::{Egress, Hop, Mac};
+use crate::topology::{Egress, Hop, Mac, Topology};
 use crate::verdict::{Direction, PortId, Verdict};
 use crate::wire::ethernet;
 
@@ -41,7 +41,7 @@ pub(super) fn process<F: FrameBuf>(
             looks[step % WINDOW].read(context, &own, frame.bytes());
         }
         if let Some(number) = step.checked_sub(BUCKET_AHEAD - ENTRY_AHEAD) {
-            looks[number % WINDOW].guess(context);
+            looks[number % WINDOW].place(context);
         }
         if let Some(number) = step.checked_sub(BUCKET_AHEAD - RULE_AHEAD) {
             looks[number % WINDOW].prefetch_rule(context, counters);
@@ -63,33 +63,50 @@ fn pass(
     counters: RuleRow<'_>,
     ingress: PortId,
     frame: &mut [u8],
-    look: &Look,
+    look: &Look<'_>,
 ) -> Option<Verdict> {
+    let Table { v4, v6, .. } = context.table;
     let (hop, is_v4, hop_limit) = match look {
         Look::No => return None,
-        Look::V4(plain, hash, guess) => {
-            let place = (*hash, *guess);
-            (pass_plain(context, counters, ingress, &context.table.v4, plain, place)?, true, plain.hop_limit)
+        Look::V4(plain, hash, place) => {
+            (pass_plain(context, counters, ingress, v4, plain, *hash, place)?, true, plain.hop_limit)
         }
-        Look::V6(plain, hash, guess) => {
-            let place = (*hash, *guess);
-            (pass_plain(context, counters, ingress, &context.table.v6, plain, place)?, false, plain.hop_limit)
+        Look::V6(plain, hash, place) => {
+            (pass_plain(context, counters, ingress, v6, plain, *hash, place)?, false, plain.hop_limit)
         }
     };
     rewrite::forward_at(frame, ethernet::HEADER_BYTES, is_v4, hop_limit, hop)
         .then_some(Verdict::Forward(hop.port))
 }
 
-/// What the first steps know of a frame: that it is plain, and where its connection probably lies.
+/// What the first steps know of a frame: that it is plain, where its connection probably lies, and its next hop.
 #[derive(Clone, Copy)]
-enum Look {
+enum Look<'c> {
     /// Not plain: to be judged in full.
     No,
-    V4(Plain<Ipv4Addr>, Hash, Guess),
-    V6(Plain<Ipv6Addr>, Hash, Guess),
+    V4(Plain<Ipv4Addr>, Hash, Place<'c>),
+    V6(Plain<Ipv6Addr>, Hash, Place<'c>),
 }
 
-impl Look {
+/// Where a plain packet's connection probably lies, and where it goes, if it goes anywhere.
+#[derive(Clone, Copy, Default)]
+struct Place<'c> {
+    guess: Guess,
+    hop: Option<&'c Hop>,
+}
+
+impl<'c> Place<'c> {
+    /// Looks into the bucket, and asks for the entry and the next hop.
+    #[inline(always)]
+    fn of<A: Family>(map: &Map<A>, topology: &'c Topology, hash: Hash, destination: A) -> Place<'c> {
+        let guess = map.guess(hash);
+        let Egress::Send(hop) = topology.egress_in(destination) else { return Place { guess, hop: None } };
+        afxdp::prefetch(hop);
+        Place { guess, hop: Some(hop) }
+    }
+}
+
+impl<'c> Look<'c> {
     /// Reads the frame, and asks for the bucket where its connection lies.
     #[inline(always)]
     fn read(&mut self, context: &Context<'_>, own: &Mac, frame: &[u8]) {
@@ -98,27 +115,32 @@ impl Look {
         // was opened, and whether the destination is a special one is seen where its next hop is looked up.
         let is_ours = frame.first_chunk() == Some(own);
         match headers::plain(frame) {
-            Some(AnyPlain::V4(plain)) if is_ours && !topology.may_be_special(plain.tuple.source) => {
+            Some(AnyPlain::V4(plain)) if is_ours && !topology.is_special(plain.tuple.source) => {
                 let hash = table.v4.hash(&plain.tuple);
                 table.v4.prefetch(hash);
-                *self = Look::V4(plain, hash, Guess::default());
+                *self = Look::V4(plain, hash, Place::default());
             }
-            Some(AnyPlain::V6(plain)) if is_ours && !topology.may_be_special(plain.tuple.source) => {
+            Some(AnyPlain::V6(plain)) if is_ours && !topology.is_special(plain.tuple.source) => {
                 let hash = table.v6.hash(&plain.tuple);
                 table.v6.prefetch(hash);
-                *self = Look::V6(plain, hash, Guess::default());
+                *self = Look::V6(plain, hash, Place::default());
             }
             _ => *self = Look::No,
         }
     }
 
-    /// Looks into the bucket, and asks for the entry.
+    /// See [`Place::of`].
     #[inline(always)]
-    fn guess(&mut self, context: &Context<'_>) {
+    fn place(&mut self, context: &Context<'c>) {
+        let (table, topology) = (context.table, &context.snapshot.topology);
         match self {
             Look::No => {}
-            Look::V4(_, hash, guess) => *guess = context.table.v4.guess(*hash),
-            Look::V6(_, hash, guess) => *guess = context.table.v6.guess(*hash),
+            Look::V4(plain, hash, place) => {
+                *place = Place::of(&table.v4, topology, *hash, plain.tuple.destination);
+            }
+            Look::V6(plain, hash, place) => {
+                *place = Place::of(&table.v6, topology, *hash, plain.tuple.destination);
+            }
         }
     }
 
@@ -127,8 +149,8 @@ impl Look {
     fn prefetch_rule(&self, context: &Context<'_>, counters: RuleRow<'_>) {
         match *self {
             Look::No => {}
-            Look::V4(.., guess) => counters.prefetch(context.table.v4.guessed_rule(guess)),
-            Look::V6(.., guess) => counters.prefetch(context.table.v6.guessed_rule(guess)),
+            Look::V4(.., place) => counters.prefetch(context.table.v4.guessed_rule(place.guess)),
+            Look::V6(.., place) => counters.prefetch(context.table.v6.guessed_rule(place.guess)),
         }
     }
 }
@@ -144,12 +166,13 @@ fn pass_plain<'c, A: Family>(
     ingress: PortId,
     map: &Map<A>,
     plain: &Plain<A>,
-    (hash, guess): (Hash, Guess),
+    hash: Hash,
+    place: &Place<'c>,
 ) -> Option<&'c Hop> {
-    let found = map.find_near(guess, hash, &plain.tuple, context.now)?;
+    let hop = place.hop?;
+    let found = map.find_near(place.guess, hash, &plain.tuple, context.now)?;
     let stamp = found.stamp();
     let (near, far) = ends(found.hit.direction, found.ingress(), &stamp);
-    let Egress::Send(hop) = context.snapshot.topology.egress_in(plain.tuple.destination) else { return None };
     let is_settled = stamp.generation == context.snapshot.policy.generation
         && near == Some(ingress)
         && far == Some(hop.port)
