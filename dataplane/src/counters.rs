@@ -181,7 +181,7 @@ pub struct RuleCounters {
 impl RuleCounters {
     /// Zeroed counters for `rules` rules and `workers` workers, and for the default deny.
     pub fn new(rules: usize, workers: usize) -> RuleCounters {
-        let row = || CachePadded::new((0..=rules).map(|_| RuleCell::default()).collect());
+        let row = || CachePadded::new(afxdp::large_table(rules + 1, RuleCell::default));
         RuleCounters { rows: (0..workers.max(1)).map(|_| row()).collect() }
     }
 

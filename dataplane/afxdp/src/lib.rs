@@ -15,7 +15,7 @@ pub mod source;
 mod sys;
 mod umem;
 
-pub use cache::prefetch;
+pub use cache::{large_table, prefetch};
 pub use error::{Error, Kind};
 pub use socket::{BusyPoll, Interface, Mode, Socket, SocketConfig, Statistics, ZeroCopy};
 pub use umem::{Frame, Umem, UmemConfig};

@@ -115,7 +115,7 @@ impl Index {
     pub(super) fn new(capacity: u32) -> Index {
         let buckets = (2 * capacity as usize).div_ceil(SLOTS).max(2);
         let bucket = || Bucket(std::array::from_fn(|_| AtomicU64::new(0)));
-        Index { buckets: (0..buckets).map(|_| bucket()).collect() }
+        Index { buckets: afxdp::large_table(buckets, bucket) }
     }
 
     pub(super) fn positions(&self) -> usize {

@@ -104,7 +104,7 @@ impl<A: Family> Map<A> {
         // Every worker may hold nearly two chunks; the rest is for entries in limbo.
         let spare =
             if cfg!(loom) { 3 * capacity.min(1) } else { capacity / 32 + 2 * CHUNK * workers as u32 + 64 };
-        let entries: Box<[_]> = (0..capacity + spare).map(|_| Entry::default()).collect();
+        let entries = afxdp::large_table((capacity + spare) as usize, Entry::default);
         let share = u64::from(config.half_open_share_percent.min(100));
         let half_open_limit = (u64::from(capacity) * share).div_ceil(100) as u32;
         let half_open_per_source = config.half_open_per_source;
