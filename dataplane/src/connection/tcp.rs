@@ -433,7 +433,12 @@ fn syn_ack_fits(
     let is_first = !has_acknowledged(state, direction);
     let acknowledges = !is_first || acknowledges_syn(sender, receiver, segment);
     if has_acknowledged(state, direction.reverse()) {
-        return acknowledges && window::within(sender, receiver, segment, finished(state, direction));
+        // Nothing new, or the sender would seem to have sent what the receiver never takes (RFC 5961, section 4).
+        let (_, end) = span(segment);
+        let is_old = !end.is_after(sender.end);
+        return acknowledges
+            && is_old
+            && window::within(sender, receiver, segment, finished(state, direction));
     }
     let ack = Seq(segment.acknowledgement);
     let is_no_less = ack.is_between(sender.ack, receiver.end);
@@ -642,6 +647,15 @@ mod tests {
             assert_eq!(Life::established().see(from, SYN | ACK, own, peer, 0), Ok(State::Established));
             assert_eq!(Life::established().see(from, SYN | ACK, own + 100_000, peer, 0), OUTSIDE);
         }
+    }
+
+    #[test]
+    fn a_syn_ack_that_is_no_retransmission_does_not_count_as_data() {
+        let mut life = Life::established();
+        assert_eq!(life.see(R, SYN | ACK, 501, 101, 0), OUTSIDE);
+        assert_eq!(life.see(R, SYN | ACK, 500, 101, 10), OUTSIDE);
+        assert_eq!(life.see(O, SYN | ACK, 101, 501, 0), OUTSIDE);
+        assert_eq!(life.see(O, ACK, 101, 502, 0), OUTSIDE);
     }
 
     #[test]

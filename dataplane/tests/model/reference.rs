@@ -287,7 +287,8 @@ impl Connection {
         let before = own.ack(peer);
         let is_first = !self.has_acknowledged(from);
         let fits = if self.has_acknowledged(from.other()) {
-            self.is_in_window(from, seq, end, ack) && (!is_first || ack > before)
+            // Nothing but what was sent before.
+            end <= own.end() && self.is_in_window(from, seq, end, ack) && (!is_first || ack > before)
         } else {
             // Its number is known for sure, and it acknowledges no less than it did.
             let number = own.syn.map_or(0, |(number, ..)| number);
