@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use bulkhead_tests::craft::{PADDING, changed, damaged, transport, with_extensions, with_ipv4_options};
-use bulkhead_tests::dialogue::{Segment, WINDOW, ack, data, fin, rst, syn, syn_ack};
-use bulkhead_tests::frames::{ETHERNET_BYTES, Family, Path, fragment_v6, piece, pieces};
+use bulkhead_tests::dialogue::{Segment, WINDOW, ack, data, fin, rst, segment, syn, syn_ack};
+use bulkhead_tests::frames::{ETHERNET_BYTES, Family, Path, flags, fragment_v6, piece, pieces};
 
 use crate::ledger;
 use crate::twins::{BACK, Twin, Twins};
@@ -145,6 +145,57 @@ const CASES: &[Case] = cases! {
     "wrong-syn-ack" BOTH, |ends| {
         vec![ends.tcp(CLIENT, syn(OWN)), ends.tcp(SERVER, syn_ack(ITS, OWN - 500))]
     };
+    "wrong-syn-ack" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(SERVER, syn_ack(ITS + 5, OWN + 1)),
+        ]
+    };
+    "wrong-third-step" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(CLIENT, ack(OWN + 1, ITS - 100)),
+        ]
+    };
+    "reset-for-a-syn" BOTH, |ends| vec![ends.tcp(CLIENT, syn(OWN)), ends.tcp(SERVER, rst(ITS))];
+    "both-restart" BOTH, |ends| {
+        ends.opened(&[(CLIENT, syn(OWN * 7)), (SERVER, syn_ack(ITS * 7, OWN * 7 + 1))])
+    };
+    "late-syn-ack" BOTH, |ends| {
+        ends.opened(&[
+            (CLIENT, fin(OWN + 1, ITS + 1)),
+            (SERVER, fin(ITS + 1, OWN + 2)),
+            (CLIENT, ack(OWN + 2, ITS + 2)),
+            (SERVER, syn_ack(ITS, OWN + 1)),
+        ])
+    };
+    "old-syn" BOTH, |ends| {
+        ends.opened(&[
+            (CLIENT, fin(OWN + 1, ITS + 1)),
+            (SERVER, fin(ITS + 1, OWN + 2)),
+            (CLIENT, ack(OWN + 2, ITS + 2)),
+            (CLIENT, syn(OWN)),
+        ])
+    };
+    "opposite-syn" BOTH, |ends| vec![ends.tcp(CLIENT, syn(OWN)), ends.tcp(CLIENT, syn(OWN + 1 + (1 << 31)))];
+    "split-syn-ack" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(CLIENT, syn_ack(OWN, ITS + 1)),
+        ]
+    };
+    "split-syn-ack" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(CLIENT, syn_ack(OWN + 5000, ITS + 2)),
+            ends.tcp(CLIENT, data(OWN + 1, ITS + 1, 10)),
+            ends.tcp(SERVER, ack(ITS + 1, OWN + 111)),
+        ]
+    };
     "inexact-reset" BOTH, |ends| ends.opened(&[(CLIENT, rst(OWN + 100))]);
     "inexact-reset" BOTH, |ends| ends.opened(&[(SERVER, rst(ITS + 100))]);
     "after-reset" BOTH, |ends| ends.opened(&[(CLIENT, rst(OWN + 1)), (CLIENT, data(OWN + 1, ITS + 1, 10))]);
@@ -152,6 +203,9 @@ const CASES: &[Case] = cases! {
     "responder-originates" BOTH, |ends| vec![ends.tcp(CLIENT, syn(OWN)), ends.tcp(SERVER, syn(ITS))];
     "data-for-a-syn" BOTH, |ends| {
         vec![ends.tcp(CLIENT, syn(OWN)), ends.tcp(SERVER, data(ITS, OWN - 500, 10))]
+    };
+    "over-the-window" BOTH, |ends| {
+        ends.opened(&[(CLIENT, data(OWN + 1 + u32::from(WINDOW) * 2 - 100, ITS + 1, 10))])
     };
     "over-the-window" BOTH, |ends| {
         ends.opened(&[(CLIENT, data(OWN + 1 + u32::from(WINDOW) - 10, ITS + 1, 11))])
@@ -165,6 +219,11 @@ const CASES: &[Case] = cases! {
     "redirect" &[V4], |ends| vec![(CLIENT, ends.name()), ends.error((4, 0), 0, &ends.name())];
     "small-mtu" &[V4], |ends| vec![(CLIENT, ends.name()), ends.error((3, 4), 68, &ends.name())];
     "small-mtu" &[V6], |ends| vec![(CLIENT, ends.name()), ends.error((2, 0), 1279, &ends.name())];
+    "short-quote" BOTH, |ends| {
+        let whole = ends.name();
+        let packet = &whole[..transport(ends.family) + 7];
+        vec![(CLIENT, whole.clone()), ends.unreachable(packet)]
+    };
     "error-again" BOTH, |ends| {
         vec![(CLIENT, ends.name()), ends.unreachable(&ends.name()), ends.unreachable(&ends.name())]
     };
@@ -192,6 +251,37 @@ const CASES: &[Case] = cases! {
         reset.header.urg = true;
         ends.opened(&[(CLIENT, reset)])
     };
+    "reset-with-any-ack" BOTH, |ends| ends.opened(&[(SERVER, segment(flags::RST | flags::ACK, ITS + 1, OWN + 9000))]);
+    "reset-with-any-ack" BOTH, |ends| ends.opened(&[(CLIENT, segment(flags::RST | flags::ACK, OWN + 1, ITS * 9))]);
+    "early-data" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(SERVER, data(ITS + 1 + u32::from(WINDOW) - 10, OWN + 1, 10)),
+        ]
+    };
+    "error-after-refusal" BOTH, |ends| {
+        let (asks, refuses) = (ends.tcp(CLIENT, syn(OWN)), ends.tcp(SERVER, segment(flags::RST | flags::ACK, 0, OWN + 1)));
+        let error = ends.unreachable(&asks.1);
+        vec![asks, refuses, error]
+    };
+    "crossed-syns" BOTH, |ends| {
+        let ends = Ends { port: ends.port % 1000 + BACK.start, ..*ends };
+        let steps = [(CLIENT, syn(OWN)), (SERVER, syn(ITS)), (CLIENT, ack(OWN + 1, ITS + 1))];
+        steps.map(|(from, segment)| ends.tcp(from, segment)).to_vec()
+    };
+    "crossed-syns" BOTH, |ends| ends.opened(&[(CLIENT, syn_ack(OWN, ITS + 1))]);
+    "after-a-closing-syn" BOTH, |ends| {
+        ends.opened(&[
+            (SERVER, fin(ITS + 1, OWN + 1)),
+            (SERVER, fin(ITS + 1, OWN + 1)),
+            (CLIENT, ack(OWN + 1, ITS + 2)),
+            (CLIENT, syn(OWN)),
+            (SERVER, ack(ITS + 2, OWN + 1)),
+            (CLIENT, data(OWN + 1, ITS + 2, 10)),
+        ])
+    };
+    "reset-for-a-challenge" BOTH, |ends| vec![ends.tcp(CLIENT, syn(OWN)), ends.tcp(CLIENT, rst(OWN + 500))];
     "responder-restarts" BOTH, |ends| {
         let ends = Ends { port: ends.port % 1000 + BACK.start, ..*ends };
         ends.opened(&[(SERVER, syn(ITS + 90_000))])

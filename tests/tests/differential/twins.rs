@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 /// The zones' names: where connections are originated, and where they go.
 pub const ZONES: [&str; 2] = ["office", "servers"];
 /// Ports of the office that the servers may open connections to.
-pub const BACK: std::ops::Range<u16> = 4000..5000;
+pub const BACK: std::ops::Range<u16> = 4000..9000;
 
 /// Who did what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,161 @@
+//! What a machine in the middle knows of a connection: the packets that both gateways have let through.
+
+use bulkhead_tests::dialogue::Segment;
+use etherparse::TcpOptionElement;
+
+/// Whether a sequence number comes strictly after another (RFC 9293, section 3.4).
+pub fn is_after(number: u32, other: u32) -> bool {
+    (number.wrapping_sub(other) as i32) > 0
+}
+
+/// How many numbers a segment takes.
+pub fn length(segment: &Segment) -> u32 {
+    segment.payload.len() as u32 + u32::from(segment.header.syn) + u32::from(segment.header.fin)
+}
+
+/// What one end of a TCP connection has sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct End {
+    /// Its initial sequence number, once it has sent a SYN.
+    pub initial: Option<u32>,
+    /// One past the last number that it has sent.
+    pub end: u32,
+    /// The highest number that it has acknowledged.
+    pub ack: Option<u32>,
+    /// One past the last number that it lets the other end send.
+    pub limit: u32,
+    /// The largest window that it has told, bytes; at least 1.
+    pub window: u32,
+    /// How often it has told a window of 0.
+    pub closed_windows: u32,
+    /// Whether it has sent a FIN.
+    pub fin: bool,
+    shift: Option<u8>,
+}
+
+/// A TCP connection. The ends are by zone.
+#[derive(Clone, Debug, Default)]
+pub struct Story {
+    /// Both ends.
+    pub ends: [End; 2],
+    /// Who has begun it.
+    pub originator: usize,
+    /// Whether the SYNs crossed, instead of one answering the other.
+    pub simultaneous: bool,
+    /// Whether an answer to a SYN over the open connection has shown that nobody knows the connection any more.
+    pub forgotten: bool,
+    /// What would acknowledge the last SYN that came while the connection was open.
+    pub asked: Option<u32>,
+    /// Whether a SYN has come since one of the ends has finished, without opening a new connection.
+    pub closing_syn: bool,
+    /// Whether the originator has sent a SYN-ACK instead of the third step.
+    pub split: bool,
+    /// Whether before the third step the responder has sent data, or something that was dropped.
+    pub early: bool,
+    /// Whether a reset of the originator has passed that can only be for an older connection of these ports.
+    pub challenged: bool,
+    /// Whether any other reset has passed.
+    pub reset: bool,
+}
+
+impl Story {
+    /// Whether both have finished, and know of each other's end.
+    pub fn is_closed(&self) -> bool {
+        let [a, b] = &self.ends;
+        a.fin && b.fin && a.ack == Some(b.end) && b.ack == Some(a.end)
+    }
+
+    fn is_closing(&self) -> bool {
+        self.reset || self.ends.iter().any(|end| end.fin)
+    }
+
+    /// Whether there was a SYN.
+    pub fn has_begun(&self) -> bool {
+        self.ends.iter().any(|end| end.initial.is_some())
+    }
+
+    /// Both gateways have dropped a segment.
+    pub fn drops(&mut self, from: usize, segment: &Segment) {
+        let header = &segment.header;
+        let incomplete = self.has_begun() && self.ends[self.originator].ack.is_none();
+        self.early |= incomplete && from != self.originator;
+        self.split |= incomplete && header.syn && header.ack && from == self.originator;
+        self.closing_syn |= header.syn && !header.ack && self.is_closing();
+        let forgets = header.ack && (header.syn || header.rst && header.sequence_number == 0);
+        self.forgotten |= self.asked.is_some() && forgets;
+    }
+
+    /// Both gateways have let a segment through.
+    pub fn passes(&mut self, from: usize, segment: &Segment) {
+        let header = &segment.header;
+        if header.rst {
+            self.asked = None;
+            let is_early = from == self.originator && self.ends[1 - from].initial.is_none();
+            let is_exact = header.sequence_number == self.ends[from].end;
+            *(if is_early && !is_exact { &mut self.challenged } else { &mut self.reset }) = true;
+            return;
+        }
+        let opens = header.syn && !header.ack;
+        if opens && (!self.has_begun() || self.reset || self.is_closed()) {
+            *self = Story { originator: from, ..Story::default() };
+        }
+        if self.reset {
+            return;
+        }
+        let known = self.ends[from].initial.is_some();
+        // A challenge ACK is of another connection.
+        if !known && !header.syn {
+            return;
+        }
+        self.simultaneous |= opens && from != self.originator && !known;
+        // A SYN of a restarted end is a question; only its answer may change something.
+        if opens && known && (from != self.originator || self.ends[1 - from].initial.is_some()) {
+            self.closing_syn |= self.is_closing();
+            self.asked = Some(header.sequence_number.wrapping_add(1));
+            return;
+        }
+        self.early |= known
+            && from != self.originator
+            && self.ends[self.originator].ack.is_none()
+            && length(segment) > 0;
+        let scales = self.ends.iter().all(|end| end.shift.is_some());
+        let end = header.sequence_number.wrapping_add(length(segment));
+        let sender = &mut self.ends[from];
+        if header.syn && (!known || opens) {
+            let shift = header.options_iterator().find_map(|option| match option {
+                Ok(TcpOptionElement::WindowScale(shift)) => Some(shift),
+                _ => None,
+            });
+            *sender = End { initial: Some(header.sequence_number), end, shift, ..End::default() };
+        }
+        let first = self.ends[1 - from];
+        if header.syn && first.initial.is_some() && first.ack.is_none() {
+            // The window of a first SYN counts from the other's SYN on.
+            let after_syn = header.sequence_number.wrapping_add(1);
+            self.ends[1 - from].limit = after_syn.wrapping_add(first.window);
+        }
+        let sender = &mut self.ends[from];
+        let shift = if header.syn || !scales { 0 } else { sender.shift.unwrap_or(0) };
+        let window = (u32::from(header.window_size) << shift).max(1);
+        sender.window = sender.window.max(window);
+        sender.closed_windows += u32::from(header.window_size == 0);
+        sender.fin |= header.fin;
+        if is_after(end, sender.end) {
+            sender.end = end;
+        }
+        let acknowledged = header.ack.then_some(header.acknowledgment_number);
+        let Some(ack) = acknowledged else { return };
+        let ack = match (sender.ack, first.initial) {
+            (None, Some(initial)) if is_after(initial, ack) => initial,
+            _ => ack,
+        };
+        let limit = ack.wrapping_add(window);
+        if sender.ack.is_none_or(|known| is_after(limit, sender.limit) || is_after(ack, known)) {
+            sender.limit =
+                if sender.ack.is_some() && is_after(sender.limit, limit) { sender.limit } else { limit };
+        }
+        if sender.ack.is_none_or(|known| is_after(ack, known)) {
+            sender.ack = Some(ack);
+        }
+    }
+}
