@@ -59,6 +59,9 @@ fn stricter(story: &Story, from: usize, segment: &Segment) -> Option<&'static st
     let end = seq.wrapping_add(length(segment));
     let answers =
         header.ack && peer.initial.is_some_and(|initial| is_after(ack, initial)) && !is_after(ack, peer.end);
+    if story.reset && from == story.originator && peer.initial.is_none() {
+        return Some("after-reset");
+    }
     if header.rst && me.initial.is_none() {
         return (!answers).then_some("reset-for-a-syn");
     }
@@ -73,10 +76,12 @@ fn stricter(story: &Story, from: usize, segment: &Segment) -> Option<&'static st
         let closed = story.is_closed() && !is_after(seq, me.end);
         return match (closed, from == story.originator) {
             (true, _) => Some("old-syn"),
-            (false, originates) => (!originates).then_some("responder-originates"),
+            (false, true) => story.simultaneous.then_some("new-crossed-syn"),
+            (false, false) => Some("responder-originates"),
         };
     }
-    if story.simultaneous && me.ack.is_none() && peer.ack.is_none() && !segment.payload.is_empty() {
+    let crossing = story.simultaneous && me.ack.is_none() && peer.ack.is_none() && !header.syn;
+    if crossing && (!segment.payload.is_empty() || from != story.originator && Some(seq) != me.initial) {
         return Some("data-for-a-syn");
     }
     if me.initial.is_none() {
@@ -93,10 +98,11 @@ fn stricter(story: &Story, from: usize, segment: &Segment) -> Option<&'static st
         return Some("late-syn-ack");
     }
     let instead = header.syn && from == story.originator && me.ack.is_none() && !story.simultaneous;
-    if instead || story.split && header.ack && is_after(ack, peer.end) {
+    let granted = !is_after(ack, peer.end) && !is_after(end, peer.limit);
+    if instead || story.split && header.ack && !granted {
         return Some("split-syn-ack");
     }
-    if header.syn && (Some(seq) != me.initial || !answers) {
+    if header.syn && (Some(seq) != me.initial || !answers || is_after(end, me.end)) {
         return Some("wrong-syn-ack");
     }
     if me.ack.is_none() && header.ack && !answers {

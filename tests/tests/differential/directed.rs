@@ -152,6 +152,17 @@ const CASES: &[Case] = cases! {
             ends.tcp(SERVER, syn_ack(ITS + 5, OWN + 1)),
         ]
     };
+    "wrong-syn-ack" BOTH, |ends| ends.opened(&[(SERVER, syn_ack(ITS, OWN + 1).with(100))]);
+    "data-for-a-syn" BOTH, |ends| {
+        let ends = Ends { port: ends.port % 1000 + BACK.start, ..*ends };
+        let steps = [(CLIENT, syn(OWN)), (SERVER, syn(ITS)), (SERVER, ack(ITS * 7, OWN + 1))];
+        steps.map(|(from, segment)| ends.tcp(from, segment)).to_vec()
+    };
+    "new-crossed-syn" BOTH, |ends| {
+        let ends = Ends { port: ends.port % 1000 + BACK.start, ..*ends };
+        let steps = [(CLIENT, syn(OWN)), (SERVER, syn(ITS)), (CLIENT, syn(OWN + 1))];
+        steps.map(|(from, segment)| ends.tcp(from, segment)).to_vec()
+    };
     "wrong-third-step" BOTH, |ends| {
         vec![
             ends.tcp(CLIENT, syn(OWN)),
@@ -198,6 +209,10 @@ const CASES: &[Case] = cases! {
     };
     "inexact-reset" BOTH, |ends| ends.opened(&[(CLIENT, rst(OWN + 100))]);
     "inexact-reset" BOTH, |ends| ends.opened(&[(SERVER, rst(ITS + 100))]);
+    "after-reset" BOTH, |ends| {
+        let reset = ends.tcp(CLIENT, rst(OWN + 1));
+        vec![ends.tcp(CLIENT, syn(OWN)), ends.tcp(SERVER, ack(ITS, OWN - 7)), reset.clone(), reset]
+    };
     "after-reset" BOTH, |ends| ends.opened(&[(CLIENT, rst(OWN + 1)), (CLIENT, data(OWN + 1, ITS + 1, 10))]);
     "after-reset" BOTH, |ends| ends.opened(&[(SERVER, rst(ITS + 1)), (CLIENT, data(OWN + 1, ITS + 1, 10))]);
     "responder-originates" BOTH, |ends| vec![ends.tcp(CLIENT, syn(OWN)), ends.tcp(SERVER, syn(ITS))];

@@ -117,7 +117,7 @@ impl Story {
         self.early |= known
             && from != self.originator
             && self.ends[self.originator].ack.is_none()
-            && length(segment) > 0;
+            && (length(segment) > 0 || header.sequence_number != self.ends[from].end);
         let scales = self.ends.iter().all(|end| end.shift.is_some());
         let end = header.sequence_number.wrapping_add(length(segment));
         let sender = &mut self.ends[from];
