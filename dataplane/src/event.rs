@@ -33,9 +33,9 @@ pub struct Event {
     pub source: IpAddr,
     /// The responder.
     pub destination: IpAddr,
-    /// The originator's port or echo identifier.
+    /// The originator's port, or what stands for it in an echo ([`crate::headers::Tuple`]).
     pub source_port: u16,
-    /// The responder's port or echo identifier.
+    /// The responder's, likewise.
     pub destination_port: u16,
     /// IP protocol number.
     pub protocol: u8,

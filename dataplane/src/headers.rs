@@ -82,7 +82,8 @@ impl Address for Ipv6Addr {
     }
 }
 
-/// What names a connection in one direction. For ICMP echo the requester's port is the identifier, the other 0.
+/// What names a connection in one direction. For ICMP echo the requester's port is the identifier, the
+/// other the number after it: so neither direction is a request's of the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple<A> {
     /// Source address.
@@ -192,9 +193,9 @@ pub enum Transport {
 pub struct Headers {
     /// Source and destination address.
     pub addresses: Addresses,
-    /// Source port, or the identifier of an echo request; else 0.
+    /// Source port, or what stands for it in an echo, see [`Tuple`]; else 0.
     pub source_port: u16,
-    /// Destination port, or the identifier of an echo reply; else 0.
+    /// Destination port, likewise; else 0.
     pub destination_port: u16,
     /// The transport protocol number, after any extension headers.
     pub protocol: u8,
@@ -232,9 +233,9 @@ impl Headers {
 pub struct Quote {
     /// Source and destination of the quoted packet.
     pub addresses: Addresses,
-    /// Quoted source port, or the identifier of an echo request; else 0.
+    /// Quoted source port, or what stands for it in an echo, see [`Tuple`]; else 0.
     pub source_port: u16,
-    /// Quoted destination port, or the identifier of an echo reply; else 0.
+    /// Quoted destination port, likewise; else 0.
     pub destination_port: u16,
     /// Quoted transport protocol.
     pub protocol: u8,

@@ -308,11 +308,11 @@ pub struct Connection {
     pub protocol: String,
     /// The originator.
     pub source: String,
-    /// Its port, or the echo identifier.
+    /// Its port; of an echo, the identifier.
     pub source_port: u16,
     /// The responder.
     pub destination: String,
-    /// Its port, or the echo identifier.
+    /// Its port; of an echo, 0.
     pub destination_port: u16,
     /// The originator's segment.
     pub from: Option<String>,

@@ -10,7 +10,7 @@ use bulkhead_dataplane::policy::Policy;
 use bulkhead_dataplane::verdict::{Now, Reason, SegmentId};
 use ipnet::IpNet;
 
-use super::events::protocol_name;
+use super::events::{protocol_name, shown_ports};
 use super::gateway::{Gateway, lock};
 use super::generations::segments;
 use crate::api::server::Client;
@@ -90,7 +90,7 @@ impl Wanted {
             && within(&self.destination, tuple.destination)
             && self.state.is_none_or(|state| state == summary.state)
             && self.probe.is_none_or(|probe| {
-                // The port of an echo is its identifier.
+                // An echo has none.
                 probe.protocol == tuple.protocol && (probe.port == 0 || probe.port == tuple.destination_port)
             })
             && at(&self.from, tuple.source, &|| policy.source_segment(summary.ingress, tuple.source))
@@ -146,12 +146,14 @@ pub fn list(
 fn row(gateway: &Gateway, model: &Model, policy: &Policy, summary: &Summary, now: Now) -> Connection {
     let tuple = &summary.tuple;
     let (from, to) = segments(model, policy, summary.ingress, tuple.source, tuple.destination);
+    let (source_port, destination_port) =
+        shown_ports(tuple.protocol, (tuple.source_port, tuple.destination_port));
     Connection {
         protocol: protocol_name(tuple.protocol),
         source: tuple.source.to_string(),
-        source_port: tuple.source_port,
+        source_port,
         destination: tuple.destination.to_string(),
-        destination_port: tuple.destination_port,
+        destination_port,
         from: from.map(str::to_owned),
         to: to.map(str::to_owned),
         ingress: model.port_name(summary.ingress).unwrap_or("?").to_owned(),

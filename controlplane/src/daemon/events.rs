@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bulkhead_dataplane::event::{Event, EventKind};
+use bulkhead_dataplane::headers::protocol;
 use bulkhead_dataplane::verdict::{Now, Reason};
 use crossbeam::queue::ArrayQueue;
 use dashmap::DashMap;
@@ -192,13 +193,23 @@ pub fn pump(gateway: &Gateway, lost: &mut u64) -> bool {
 
 /// The name of an IP protocol that the gateway forwards.
 pub fn protocol_name(protocol: u8) -> String {
-    use bulkhead_dataplane::headers::protocol;
     match protocol {
         protocol::TCP => "tcp".to_owned(),
         protocol::UDP => "udp".to_owned(),
         protocol::ICMP => "icmp".to_owned(),
         protocol::ICMPV6 => "icmpv6".to_owned(),
         other => crate::config::values::protocol_text(other),
+    }
+}
+
+/// The ports of originator and responder as they are shown: of an echo, the identifier at the requester's end and 0 at the
+/// other, where the tuple has the number after it.
+pub fn shown_ports(protocol: u8, ports: (u16, u16)) -> (u16, u16) {
+    let is_echo = matches!(protocol, protocol::ICMP | protocol::ICMPV6);
+    match ports {
+        (identifier, next) if is_echo && next == identifier.wrapping_add(1) => (identifier, 0),
+        (next, identifier) if is_echo && next == identifier.wrapping_add(1) => (0, identifier),
+        _ => ports,
     }
 }
 
@@ -214,14 +225,16 @@ pub fn describe(gateway: &Gateway, event: &Event) -> Value {
     let snapshot = gateway.engine.snapshot();
     let (from, to) =
         segments(&in_force.model, &snapshot.policy.policy, event.ingress, event.source, event.destination);
+    let (source_port, destination_port) =
+        shown_ports(event.protocol, (event.source_port, event.destination_port));
     let mut value = json!({
         "ts": rfc3339(gateway.engine.wall(event.at)),
         "kind": kind,
         "protocol": protocol_name(event.protocol),
         "source": event.source,
-        "source_port": event.source_port,
+        "source_port": source_port,
         "destination": event.destination,
-        "destination_port": event.destination_port,
+        "destination_port": destination_port,
         "ingress": in_force.model.port_name(event.ingress).unwrap_or("?"),
         "from": from,
         "to": to,
@@ -281,6 +294,15 @@ mod tests {
         assert_eq!(hub.recent(usize::MAX).len(), RECENT);
         hub.publish((0..2 * RECENT).map(|_| Entry::Event(event)));
         assert_eq!(hub.recent(usize::MAX).len(), RECENT);
+    }
+
+    #[test]
+    fn an_echo_is_shown_with_its_identifier_at_the_requesters_end_only() {
+        assert_eq!(shown_ports(protocol::ICMP, (77, 78)), (77, 0));
+        assert_eq!(shown_ports(protocol::ICMPV6, (0, u16::MAX)), (0, u16::MAX));
+        assert_eq!(shown_ports(protocol::ICMPV6, (u16::MAX, 0)), (u16::MAX, 0));
+        assert_eq!(shown_ports(protocol::ICMP, (0, 0)), (0, 0));
+        assert_eq!(shown_ports(protocol::TCP, (79, 80)), (79, 80));
     }
 
     #[test]

@@ -130,9 +130,9 @@ mod tests {
             assert_eq!((quote.source_port, quote.destination_port), (40000, 443));
             assert_eq!((quote.tcp_sequence, quote.mtu), (Some(1000), None));
             let echo = quote_of(family, &sample::echo_request(family)[IP..]).unwrap();
-            assert_eq!((echo.source_port, echo.destination_port, echo.tcp_sequence), (77, 0, None));
+            assert_eq!((echo.source_port, echo.destination_port, echo.tcp_sequence), (77, 78, None));
             let reply = quote_of(family, &sample::echo_reply(family)[IP..]).unwrap();
-            assert_eq!((reply.source_port, reply.destination_port), (0, 77));
+            assert_eq!((reply.source_port, reply.destination_port), (78, 77));
         }
     }
 

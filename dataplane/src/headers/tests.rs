@@ -395,9 +395,9 @@ fn i7_i9_only_echo_and_errors_pass_of_icmp() {
     assert_eq!(reason_with(&v4, L4 + 1, 9), Reason::IcmpTypeDenied);
     assert_eq!(reason_with(&v6, L4_V6 + 1, 9), Reason::IcmpTypeDenied);
     let headers = parse(&v4).unwrap();
-    assert_eq!((headers.source_port, headers.destination_port, headers.icmp_type), (77, 0, 8));
+    assert_eq!((headers.source_port, headers.destination_port, headers.icmp_type), (77, 78, 8));
     let reply = parse(&changed(&v4, |f| f[L4] = 0)).unwrap();
-    assert_eq!((reply.source_port, reply.destination_port), (0, 77));
+    assert_eq!((reply.source_port, reply.destination_port), (78, 77));
     assert_eq!(headers.transport, Transport::EchoRequest);
 }
 

@@ -110,12 +110,13 @@ pub(super) fn icmp(segment: &[u8], classify: fn(u8, u8) -> Option<Transport>) ->
     Ok(Upper { source_port, destination_port, icmp_type, icmp_code, transport })
 }
 
-/// The identifier stands at the requester's end only: so a request that goes the other way with the same identifier
-/// (some systems always use 1) is another connection's, not this one's reply.
+/// The identifier stands at the requester's end, and the next number at the other: so a request that goes the other way,
+/// whatever its identifier (some systems always use 1), is another connection's, not this one's reply. No constant at
+/// the other end would do, for it is an identifier, too.
 pub(super) fn echo_ports(transport: Transport, identifier: u16) -> (u16, u16) {
     match transport {
-        Transport::EchoRequest => (identifier, 0),
-        Transport::EchoReply => (0, identifier),
+        Transport::EchoRequest => (identifier, identifier.wrapping_add(1)),
+        Transport::EchoReply => (identifier.wrapping_add(1), identifier),
         _ => (0, 0),
     }
 }

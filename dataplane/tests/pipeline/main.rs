@@ -284,19 +284,34 @@ fn many_bursts_in_one_round_go_on_ending_half_open_connections_to_make_room() {
     assert_eq!(gateway.ledger().forwarded, 2 * u64::from(HALF_OPEN) + 1);
 }
 
-/// Some systems use identifier 1 for every ping. Seen as one connection, the second ping would be a forged request.
+/// Some systems use identifier 1 for every ping, and 0 is one, too. Seen as one connection, the second ping would be a
+/// forged request.
 #[test]
-fn two_hosts_may_ping_each_other_with_the_same_identifier() {
-    let mut both = allow(Service::IcmpEcho);
-    both.from.push(both.to[0]);
-    both.to.push(both.from[0]);
-    let mut gateway = Gateway::new(&[both]);
-    assert!(gateway.send(CLIENTS, &echo(CLIENT, SERVER, true, 1)).is_ok());
-    assert!(gateway.send(SERVERS, &echo(SERVER, CLIENT, true, 1)).is_ok());
-    assert!(gateway.send(SERVERS, &echo(SERVER, CLIENT, false, 1)).is_ok());
-    assert!(gateway.send(CLIENTS, &echo(CLIENT, SERVER, false, 1)).is_ok());
-    assert_eq!(gateway.send(CLIENTS, &echo(CLIENT, SERVER, false, 2)), Err(Reason::NoConnection));
-    gateway.assert_ledger(&[(Reason::NoConnection, 1)]);
+fn two_hosts_may_ping_each_other_with_any_identifiers() {
+    let last = u16::MAX;
+    for (there, back) in [(1, 1), (0, 0), (0, 1), (1, 0), (0, last), (last, 0), (last, last), (5, !5), (5, 4)]
+    {
+        let mut both = allow(Service::IcmpEcho);
+        both.from.push(both.to[0]);
+        both.to.push(both.from[0]);
+        let mut gateway = Gateway::new(&[both]);
+        assert!(gateway.send(CLIENTS, &echo(CLIENT, SERVER, true, there)).is_ok());
+        assert!(gateway.send(SERVERS, &echo(SERVER, CLIENT, true, back)).is_ok(), "{there} and {back}");
+        assert!(gateway.send(SERVERS, &echo(SERVER, CLIENT, false, there)).is_ok());
+        assert!(gateway.send(CLIENTS, &echo(CLIENT, SERVER, false, back)).is_ok());
+        assert_eq!(gateway.send(CLIENTS, &echo(CLIENT, SERVER, false, 2)), Err(Reason::NoConnection));
+        gateway.assert_ledger(&[(Reason::NoConnection, 1)]);
+    }
+}
+
+/// With identifier 0 at both ends, the reply to one ping was the other's request.
+#[test]
+fn an_error_about_a_ping_that_was_never_sent_is_unrelated_to_one_with_identifier_0() {
+    let mut gateway = Gateway::new(&[allow(Service::IcmpEcho)]);
+    assert!(gateway.send(CLIENTS, &echo(CLIENT, SERVER, true, 0)).is_ok());
+    let never = gateway::unreachable(CLIENT, SERVER, &echo(SERVER, CLIENT, true, 0));
+    assert_eq!(gateway.send(CLIENTS, &never), Err(Reason::IcmpUnrelated));
+    gateway.assert_ledger(&[(Reason::IcmpUnrelated, 1)]);
 }
 
 #[test]
