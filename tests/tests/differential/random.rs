@@ -101,7 +101,7 @@ fn sequence(twins: &Twins, seed: u64, classes: &BTreeMap<&'static str, Twin>, ta
                 None => {
                     let _ = write!(
                         trace,
-                        "  {}: frame {piece} of {}: only {twin:?} passed it\n{:?}",
+                        "  {}: frame {piece} of {}: only {twin:?} passed it\n{}",
                         told(&packet),
                         frames.len(),
                         connection.story

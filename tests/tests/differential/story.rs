@@ -1,5 +1,7 @@
 //! What a machine in the middle knows of a connection: the packets that both gateways have let through.
 
+use std::fmt;
+
 use bulkhead_tests::dialogue::Segment;
 use etherparse::TcpOptionElement;
 
@@ -56,6 +58,30 @@ pub struct Story {
     pub challenged: bool,
     /// Whether any other reset has passed.
     pub reset: bool,
+}
+
+impl fmt::Display for Story {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (zone, end) in self.ends.iter().enumerate() {
+            let End { initial, end, ack, limit, window, shift, .. } = end;
+            writeln!(
+                f,
+                "  end {zone}: {initial:?} to {end}, ack {ack:?}, grants {limit}, window {window} {shift:?}"
+            )?;
+        }
+        let facts = [
+            (self.simultaneous, "simultaneous"),
+            (self.forgotten, "forgotten"),
+            (self.asked.is_some(), "asked"),
+            (self.closing_syn, "closing_syn"),
+            (self.split, "split"),
+            (self.early, "early"),
+            (self.challenged, "challenged"),
+            (self.reset, "reset"),
+        ];
+        let facts: Vec<_> = facts.into_iter().filter_map(|(is_so, name)| is_so.then_some(name)).collect();
+        write!(f, "  begun by {}, {}", self.originator, facts.join(" "))
+    }
 }
 
 impl Story {
