@@ -162,6 +162,8 @@ pub fn advance(sender: &Side, segment: &TcpSegment) -> Side {
         let shift = if segment.flags & tcp_flags::SYN != 0 { 0 } else { sender.shift() };
         let window = u32::from(segment.window) << shift;
         next.ack = sender.ack.max(ack);
+        // Of an old segment, too: an end that sends again what has arrived already may tell its new window so, some receivers
+        // heed that, and whoever told it has the room (RFC 9293, section 3.10.7.4, judges data by its receiver's window).
         // One byte beyond a closed window is a legal probe (RFC 9293, section 3.8.6.1).
         next.limit = sender.limit.max(ack.plus(window.max(1)));
         next.window = sender.window.max((window >> sender.shift()) as u16);
@@ -250,6 +252,20 @@ mod tests {
         assert!(!within(&client, &server, &segment(ACK, last - 1000, 501, 1000, 1001), false));
         let client = advance(&client, &segment(ACK, last - 1000, 501, 1000, 1000));
         assert!(within(&client, &server, &segment(ACK, 101, 501, 1000, 1000), false));
+    }
+
+    #[test]
+    fn data_in_a_window_that_only_a_needless_retransmission_told_passes() {
+        let (client, server) = established(100, None);
+        let server = advance(&server, &segment(ACK, 501, 101, 2000, 1000));
+        let client = advance(&client, &segment(ACK, 101, 1501, 1000, 2000));
+        // What has arrived, again, and with it the news that there is room.
+        let again = segment(ACK, 501, 2101, 2000, 100);
+        assert!(within(&server, &client, &again, false));
+        assert!(!within(&client, &server, &segment(ACK, 2101, 1501, 1000, 2000), false));
+        let server = advance(&server, &again);
+        assert!(within(&client, &server, &segment(ACK, 2101, 1501, 1000, 2000), false));
+        assert!(!within(&client, &server, &segment(ACK, 2101, 1501, 1000, 2001), false));
     }
 
     #[test]

@@ -140,6 +140,9 @@ fn looser(connection: &Connection, from: usize, segment: &Segment) -> Option<&'s
     if story.closing_syn {
         return Some("after-a-closing-syn");
     }
+    if story.renumbered {
+        return Some("old-syn-ack");
+    }
     let [me, peer] = [story.ends[from], story.ends[1 - from]];
     let (seq, ack) = (header.sequence_number, header.acknowledgment_number);
     let end = seq.wrapping_add(length(segment));
@@ -149,13 +152,21 @@ fn looser(connection: &Connection, from: usize, segment: &Segment) -> Option<&'s
     if header.rst {
         let oldest = peer.end.wrapping_sub(me.window.max(AGE));
         let plausible = !header.ack || !is_after(ack, peer.end) && !is_after(oldest, ack);
-        return (!plausible && (Some(seq) == peer.ack || seq == me.end)).then_some("reset-with-any-ack");
+        let fits = Some(seq) == peer.ack || seq == me.end;
+        let after_fin = me.fin && is_after(me.end, peer.heeded);
+        if after_fin {
+            return Some("window-of-an-old-segment");
+        }
+        return (!plausible && fits).then_some("reset-with-any-ack");
     }
     if header.ack && story.simultaneous && (me.ack.is_none() || peer.ack.is_none()) {
         return Some("crossed-syns");
     }
     if header.syn && header.ack && from == story.originator && !is_after(end, me.end) {
         return Some("crossed-syns");
+    }
+    if !is_after(end, peer.limit) && is_after(end, peer.heeded) {
+        return Some("window-of-an-old-segment");
     }
     let restarts = header.syn && !header.ack && from != story.originator && connection.may_originate(from);
     restarts.then_some("responder-restarts")

@@ -268,6 +268,26 @@ const CASES: &[Case] = cases! {
     };
     "reset-with-any-ack" BOTH, |ends| ends.opened(&[(SERVER, segment(flags::RST | flags::ACK, ITS + 1, OWN + 9000))]);
     "reset-with-any-ack" BOTH, |ends| ends.opened(&[(CLIENT, segment(flags::RST | flags::ACK, OWN + 1, ITS * 9))]);
+    "old-syn-ack" BOTH, |ends| {
+        ends.opened(&[
+            (CLIENT, syn(OWN)),
+            (SERVER, syn_ack(ITS - 50_000, OWN + 1)),
+            (SERVER, data(ITS + 1, OWN + 1, 10)),
+        ])
+    };
+    "window-of-an-old-segment" BOTH, |ends| {
+        ends.opened(&[
+            (CLIENT, ack(OWN + 1 - 20_000, ITS + 1).window(60_000)),
+            (SERVER, data(ITS + 1 + 50_000, OWN + 1, 10)),
+        ])
+    };
+    "window-of-an-old-segment" BOTH, |ends| {
+        ends.opened(&[
+            (CLIENT, ack(OWN + 1 - 20_000, ITS + 1).window(20_000)),
+            (SERVER, fin(ITS + 1 + 15_000, OWN + 1)),
+            (SERVER, segment(flags::RST | flags::ACK, ITS + 1, OWN * 9)),
+        ])
+    };
     "early-data" BOTH, |ends| {
         vec![
             ends.tcp(CLIENT, syn(OWN)),

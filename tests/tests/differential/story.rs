@@ -26,6 +26,8 @@ pub struct End {
     pub ack: Option<u32>,
     /// One past the last number that it lets the other end send.
     pub limit: u32,
+    /// As `limit`, by the segments alone that are not older than a window: all that conntrack takes.
+    pub heeded: u32,
     /// The largest window that it has told, bytes; at least 1.
     pub window: u32,
     /// How often it has told a window of 0.
@@ -48,6 +50,8 @@ pub struct Story {
     pub forgotten: bool,
     /// What would acknowledge the last SYN that came while the connection was open.
     pub asked: Option<u32>,
+    /// Whether that was answered by a SYN-ACK with a number that the connection has had, other than the first.
+    pub renumbered: bool,
     /// Whether a SYN has come since one of the ends has finished, without opening a new connection.
     pub closing_syn: bool,
     /// Whether the originator has sent a SYN-ACK instead of the third step.
@@ -73,6 +77,7 @@ impl fmt::Display for Story {
             (self.simultaneous, "simultaneous"),
             (self.forgotten, "forgotten"),
             (self.asked.is_some(), "asked"),
+            (self.renumbered, "renumbered"),
             (self.closing_syn, "closing_syn"),
             (self.split, "split"),
             (self.early, "early"),
@@ -128,7 +133,10 @@ impl Story {
         if self.reset {
             return;
         }
-        let known = self.ends[from].initial.is_some();
+        let initial = self.ends[from].initial;
+        let known = initial.is_some();
+        let answers = header.syn && header.ack && self.asked == Some(header.acknowledgment_number);
+        self.renumbered |= answers && known && initial != Some(header.sequence_number);
         // A challenge ACK is of another connection.
         if !known && !header.syn {
             return;
@@ -157,10 +165,12 @@ impl Story {
         let first = self.ends[1 - from];
         if header.syn && first.initial.is_some() && first.ack.is_none() {
             // The window of a first SYN counts from the other's SYN on.
-            let after_syn = header.sequence_number.wrapping_add(1);
-            self.ends[1 - from].limit = after_syn.wrapping_add(first.window);
+            let limit = header.sequence_number.wrapping_add(1).wrapping_add(first.window);
+            self.ends[1 - from] = End { limit, heeded: limit, ..first };
         }
         let sender = &mut self.ends[from];
+        let oldest = sender.end.wrapping_sub(first.window);
+        let is_old = known && first.initial.is_some() && is_after(oldest, end);
         let shift = if header.syn || !scales { 0 } else { sender.shift.unwrap_or(0) };
         let window = (u32::from(header.window_size) << shift).max(1);
         sender.window = sender.window.max(window);
@@ -176,6 +186,9 @@ impl Story {
             _ => ack,
         };
         let limit = ack.wrapping_add(window);
+        if !is_old && (sender.ack.is_none() || is_after(limit, sender.heeded)) {
+            sender.heeded = limit;
+        }
         if sender.ack.is_none_or(|known| is_after(limit, sender.limit) || is_after(ack, known)) {
             sender.limit =
                 if sender.ack.is_some() && is_after(sender.limit, limit) { sender.limit } else { limit };
