@@ -143,6 +143,9 @@ fn looser(connection: &Connection, from: usize, segment: &Segment) -> Option<&'s
     if story.renumbered {
         return Some("old-syn-ack");
     }
+    if story.smaller && from != story.originator && story.ends[story.originator].ack.is_none() {
+        return Some("smaller-syn");
+    }
     let [me, peer] = [story.ends[from], story.ends[1 - from]];
     let (seq, ack) = (header.sequence_number, header.acknowledgment_number);
     let end = seq.wrapping_add(length(segment));

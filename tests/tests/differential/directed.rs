@@ -268,6 +268,14 @@ const CASES: &[Case] = cases! {
     };
     "reset-with-any-ack" BOTH, |ends| ends.opened(&[(SERVER, segment(flags::RST | flags::ACK, ITS + 1, OWN + 9000))]);
     "reset-with-any-ack" BOTH, |ends| ends.opened(&[(CLIENT, segment(flags::RST | flags::ACK, OWN + 1, ITS * 9))]);
+    "smaller-syn" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN + 14_000_000)),
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(SERVER, fin(ITS + 1, OWN + 1)),
+        ]
+    };
     "old-syn-ack" BOTH, |ends| {
         ends.opened(&[
             (CLIENT, syn(OWN)),

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bulkhead_tests::dialogue::Segment;
-use etherparse::TcpOptionElement;
+use etherparse::{TcpHeader, TcpOptionElement};
 
 /// Whether a sequence number comes strictly after another (RFC 9293, section 3.4).
 pub fn is_after(number: u32, other: u32) -> bool {
@@ -52,6 +52,9 @@ pub struct Story {
     pub asked: Option<u32>,
     /// Whether that was answered by a SYN-ACK with a number that the connection has had, other than the first.
     pub renumbered: bool,
+    /// Whether the originator's last SYN took the place of one with a number later by more than
+    /// the age of acknowledgements.
+    pub smaller: bool,
     /// Whether a SYN has come since one of the ends has finished, without opening a new connection.
     pub closing_syn: bool,
     /// Whether the originator has sent a SYN-ACK instead of the third step.
@@ -78,6 +81,7 @@ impl fmt::Display for Story {
             (self.forgotten, "forgotten"),
             (self.asked.is_some(), "asked"),
             (self.renumbered, "renumbered"),
+            (self.smaller, "smaller"),
             (self.closing_syn, "closing_syn"),
             (self.split, "split"),
             (self.early, "early"),
@@ -94,6 +98,11 @@ impl Story {
     pub fn is_closed(&self) -> bool {
         let [a, b] = &self.ends;
         a.fin && b.fin && a.ack == Some(b.end) && b.ack == Some(a.end)
+    }
+
+    fn is_renumbered(&self, initial: Option<u32>, header: &TcpHeader) -> bool {
+        let answers = header.syn && header.ack && self.asked == Some(header.acknowledgment_number);
+        answers && initial.is_some_and(|initial| initial != header.sequence_number)
     }
 
     fn is_closing(&self) -> bool {
@@ -135,8 +144,7 @@ impl Story {
         }
         let initial = self.ends[from].initial;
         let known = initial.is_some();
-        let answers = header.syn && header.ack && self.asked == Some(header.acknowledgment_number);
-        self.renumbered |= answers && known && initial != Some(header.sequence_number);
+        self.renumbered |= self.is_renumbered(initial, header);
         // A challenge ACK is of another connection.
         if !known && !header.syn {
             return;
@@ -156,6 +164,8 @@ impl Story {
         let end = header.sequence_number.wrapping_add(length(segment));
         let sender = &mut self.ends[from];
         if header.syn && (!known || opens) {
+            self.smaller |=
+                initial.is_some_and(|it| is_after(it.wrapping_sub(66_000), header.sequence_number));
             let shift = header.options_iterator().find_map(|option| match option {
                 Ok(TcpOptionElement::WindowScale(shift)) => Some(shift),
                 _ => None,
@@ -169,8 +179,7 @@ impl Story {
             self.ends[1 - from] = End { limit, heeded: limit, ..first };
         }
         let sender = &mut self.ends[from];
-        let oldest = sender.end.wrapping_sub(first.window);
-        let is_old = known && first.initial.is_some() && is_after(oldest, end);
+        let is_old = known && first.initial.is_some() && is_after(sender.end.wrapping_sub(first.window), end);
         let shift = if header.syn || !scales { 0 } else { sender.shift.unwrap_or(0) };
         let window = (u32::from(header.window_size) << shift).max(1);
         sender.window = sender.window.max(window);
