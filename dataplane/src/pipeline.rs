@@ -220,6 +220,10 @@ impl Pipeline {
             let stamp = self.current(context, map, hit, bytes)?;
             let hop = self.pass_connection(context, ingress, headers, map, hit, tuple, stamp)?;
             self.check_second_originator(context, ingress, headers, hit, tuple)?;
+            if matches!(&headers.transport, Transport::Tcp(segment) if segment.flags & tcp_flags::SYN != 0) {
+                // It tells where numbers begin, or ends what is over: damaged, it must do neither.
+                check_checksum(context, frame, headers)?;
+            }
             let track = follow(map, hit, headers, context.now)?;
             if track != Track::Reopen {
                 match track {

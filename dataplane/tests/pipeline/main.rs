@@ -86,6 +86,34 @@ fn a_tcp_connection_lives_from_syn_to_time_wait() {
 }
 
 #[test]
+fn a_syn_with_a_wrong_checksum_ends_no_time_wait_and_tells_no_number() {
+    let mut gateway = Gateway::new(&[allow(Service::Any)]);
+    let (syn, ack, fin) = (tcp_flags::SYN, tcp_flags::ACK, tcp_flags::FIN);
+    let damaged = |mut frame: Vec<u8>| {
+        frame[50] ^= 0x55;
+        frame
+    };
+    gateway.handshake(1000, 80);
+    for (port, from, to, ports, flags, sequence, acknowledgement) in [
+        (CLIENTS, CLIENT, SERVER, (1000, 80), fin | ack, 101, 501),
+        (SERVERS, SERVER, CLIENT, (80, 1000), fin | ack, 501, 102),
+        (CLIENTS, CLIENT, SERVER, (1000, 80), ack, 102, 502),
+    ] {
+        let frame = tcp(from, to, ports.0, ports.1, flags, sequence, acknowledgement);
+        gateway.send(port, &frame).unwrap();
+    }
+    let again = tcp(CLIENT, SERVER, 1000, 80, syn, 900_000, 0);
+    assert_eq!(gateway.send(CLIENTS, &damaged(again.clone())), Err(Reason::TcpBadChecksum));
+    // Its last acknowledgement, repeated, still belongs to something.
+    gateway.send(CLIENTS, &tcp(CLIENT, SERVER, 1000, 80, ack, 102, 502)).unwrap();
+    gateway.send(CLIENTS, &again).unwrap();
+    // Nor is a damaged SYN-ACK believed.
+    let answer = tcp(SERVER, CLIENT, 80, 1000, syn | ack, 7000, 900_001);
+    assert_eq!(gateway.send(SERVERS, &damaged(answer.clone())), Err(Reason::TcpBadChecksum));
+    gateway.send(SERVERS, &answer).unwrap();
+}
+
+#[test]
 fn a_changed_policy_cuts_a_live_connection_in_either_direction_and_leaves_the_other_alone() {
     for reverse in [false, true] {
         let mut gateway = Gateway::new(&[allow(Service::Tcp(443, 443)), allow(Service::Tcp(80, 80))]);
