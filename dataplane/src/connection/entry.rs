@@ -348,11 +348,6 @@ impl<K> Entry<K> {
         self.halves[direction as usize].side()
     }
 
-    #[inline]
-    pub(super) fn set_side(&self, direction: Direction, side: &Side) {
-        self.halves[direction as usize].set_side(side);
-    }
-
     pub(super) fn sides(&self) -> [Side; 2] {
         [self.halves[0].side(), self.halves[1].side()]
     }
@@ -402,7 +397,13 @@ impl<K> Entry<K> {
 
     #[inline]
     pub(super) fn expired(&self, now: u32, limits: &Limits) -> bool {
-        self.idle_ms(now) > limits.of(self.head().class_and_state())
+        self.expired_as(self.head(), now, limits)
+    }
+
+    /// As [`Entry::expired`], where the head has been loaded.
+    #[inline(always)]
+    pub(super) fn expired_as(&self, head: Head, now: u32, limits: &Limits) -> bool {
+        self.idle_ms(now) > limits.of(head.class_and_state())
     }
 
     /// The judgement it was let through by. Generation 0, which no policy has, while somebody is changing it.

@@ -1,9 +1,9 @@
 //! Finding connections: where they probably lie, asked for early; and a connection with its entry at hand.
 
 use super::entry::{Entry, Head, millis};
-use super::index::Position;
+use super::index::{Position, Word};
 use super::map::Map;
-use super::window;
+use super::tcp;
 use super::{Family, Hash, Hit, Stamp, State};
 use crate::headers::{Plain, TcpSegment, Tuple, protocol, tcp_flags};
 use crate::verdict::{Direction, Now, PortId, RuleId};
@@ -50,10 +50,8 @@ impl<A: Family> Found<'_, A> {
             let (sender, receiver) = (entry.side(direction), entry.side(direction.reverse()));
             // No flag of a plain segment matters; saying so leaves nothing of them to be looked at.
             let segment = TcpSegment { flags: tcp_flags::ACK, ..plain.segment };
-            if !window::within(&sender, &receiver, &segment, false) {
-                return false;
-            }
-            entry.advance(direction, &sender, &window::advance(&sender, &segment));
+            let Ok(after) = tcp::judge_plain(&sender, &receiver, &segment) else { return false };
+            entry.advance(direction, &sender, &after);
         } else if !self.head.is(State::UdpReplied) {
             return false;
         }
@@ -61,6 +59,11 @@ impl<A: Family> Found<'_, A> {
         entry.refresh(direction, now);
         true
     }
+}
+
+#[inline(always)]
+fn hit(position: Position, word: Word, direction: Direction) -> Hit {
+    Hit { entry: word.entry(), position, word: word.0, direction }
 }
 
 impl<A: Family> Map<A> {
@@ -104,11 +107,8 @@ impl<A: Family> Map<A> {
                 Some(found) => found,
                 None => self.index.find(hash, matching)?,
             };
-        if entry.idle_ms(millis(now)) > self.limits.of(head.class_and_state()) {
-            return None;
-        }
-        let hit = Hit { entry: word.entry(), position, word: word.0, direction };
-        Some(Found { hit, head, entry })
+        let found = Found { hit: hit(position, word, direction), head, entry };
+        (!entry.expired_as(head, millis(now), &self.limits)).then_some(found)
     }
 
     #[inline(always)]
@@ -121,7 +121,7 @@ impl<A: Family> Map<A> {
     pub(super) fn look_up(&self, hash: Hash, tuple: &Tuple<A>) -> Option<Hit> {
         let (position, word, (_, _, direction)) =
             self.index.find(hash, |entry| self.matching(entry, tuple))?;
-        Some(Hit { entry: word.entry(), position, word: word.0, direction })
+        Some(hit(position, word, direction))
     }
 
     /// The connection to which a packet quoted in an ICMP error belongs; the direction is the quoted packet's. The

@@ -528,7 +528,8 @@ impl<A: Family> Map<A> {
             let head = entry.head();
             if head.is(State::Established) && tcp::is_plain(segment) {
                 let (sender, receiver) = (entry.side(hit.direction), entry.side(hit.direction.reverse()));
-                entry.set_side(hit.direction, &tcp::judge_plain(&sender, &receiver, segment)?);
+                let after = tcp::judge_plain(&sender, &receiver, segment)?;
+                entry.advance(hit.direction, &sender, &after);
                 return Ok(Track::Passed);
             }
             let sides = entry.sides();
