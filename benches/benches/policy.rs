@@ -105,7 +105,7 @@ fn all_to_all() -> RuleSet {
     let mut rules = rule_set(1_000_000 - 1);
     rules.rules.clear();
     let all: Vec<SegmentId> = (0..rules.segments.len() as u32).map(SegmentId).collect();
-    let allow = |from, to, services| Rule { from, to, services, action: Action::Allow };
+    let allow = |from, to, services| Rule { from, to, services, action: Action::Allow, ..Rule::default() };
     for segment in &all {
         rules.rules.push(allow(vec![*segment], vec![*segment], vec![Service::Any]));
     }

@@ -97,6 +97,7 @@ fn toml(rules: &RuleSet) -> String {
         match rule.action {
             Action::Allow => {}
             Action::Reject => out.push_str("action = \"reject\"\n"),
+            Action::Pass => out.push_str("action = \"pass\"\n"),
             Action::Deny => out.push_str("action = \"deny\"\n"),
         }
         writeln!(out, "owner = \"team-{team}\"\nticket = \"NET-{}\"", 10_000 + id).expect(write);

@@ -48,7 +48,7 @@ pub fn rule_set(rules: usize) -> RuleSet {
     let count = (rules as f64).sqrt().ceil().max(4.0) as u32;
     let segments = (0..count).map(segment).collect();
     let rules = (0..rules).map(|_| rule(&mut random, count)).collect();
-    RuleSet { segments, rules }
+    RuleSet { segments, rules, ..RuleSet::default() }
 }
 
 fn network_v4(id: u32) -> Ipv4Addr {
@@ -67,7 +67,7 @@ fn segment(id: u32) -> Segment {
         let inside = network_v4(id - 1).to_bits() + 0xf0;
         networks.push(v4(Ipv4Addr::from_bits(inside), 28));
     }
-    Segment { ports: vec![PortId((id % u32::from(PORTS)) as u8)], networks }
+    Segment { ports: vec![PortId((id % u32::from(PORTS)) as u8)], networks, ..Segment::default() }
 }
 
 fn rule(random: &mut Random, segments: u32) -> Rule {
@@ -79,7 +79,7 @@ fn rule(random: &mut Random, segments: u32) -> Rule {
     let from = side(random, segments);
     let to = side(random, segments);
     let services = (0..=random.below(3)).map(|_| service(random)).collect();
-    Rule { from, to, services, action }
+    Rule { from, to, services, action, ..Rule::default() }
 }
 
 fn side(random: &mut Random, segments: u32) -> Vec<SegmentId> {
@@ -149,7 +149,7 @@ fn query(random: &mut Random, rules: &RuleSet, v4: bool) -> Query {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bulkhead_dataplane::policy::{compile, reference};
+    use bulkhead_dataplane::policy::{Circumstances, compile, reference};
     use bulkhead_dataplane::verdict::Reason;
 
     #[test]
@@ -160,7 +160,7 @@ mod tests {
             let mut refusals = Vec::new();
             for query in queries(&rules, 500) {
                 let decision = policy.judge(&query);
-                assert_eq!(decision, reference::judge(&rules, &query), "{query:?}");
+                assert_eq!(decision, reference::judge(&rules, &query, &Circumstances::NONE), "{query:?}");
                 refusals.push(decision.refusal);
             }
             let allowed = refusals.iter().filter(|refusal| refusal.is_none()).count();

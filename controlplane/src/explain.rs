@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{Result, anyhow};
 use bulkhead_dataplane::headers::protocol;
 use bulkhead_dataplane::policy::explain::Clause;
-use bulkhead_dataplane::policy::{Query, Rule, Service, explain as explain_ids};
+use bulkhead_dataplane::policy::{Circumstances, Query, Rule, Service, explain as explain_ids};
 use bulkhead_dataplane::verdict::{Reason, RuleId, SegmentId};
 use serde_json::{Value, json};
 
@@ -69,7 +69,7 @@ fn endpoint(model: &Model, text: &str) -> Result<Endpoint> {
 
 /// Answers one question.
 pub fn answer(model: &Model, query: &Query) -> Answer {
-    let told = explain_ids(&model.rules, query);
+    let told = explain_ids(&model.rules, query, &Circumstances::NONE);
     let name = |segment: Option<SegmentId>| segment.and_then(|s| model.segment_name(s)).map(str::to_owned);
     let near_misses = told.near_misses.iter().map(|&(id, clause)| near_miss(model, query, &told, id, clause));
     Answer {

@@ -219,6 +219,18 @@ reasons! {
     // Policy.
     NoDestinationSegment "no_destination_segment" "policy" "The destination address belongs to no segment.";
     NoRule "no_rule" "policy" "No rule allows it. Denied by default.";
+    OutsideSchedule "outside_schedule" "policy" "The rule that would allow it is not in force now: outside its schedule, or expired.";
+    NotAuthenticated "not_authenticated" "policy" "The rule that would allow it asks who is there, and nobody has signed in at the source address.";
+    SessionExpired "session_expired" "policy" "The session at the source address has ended. Sign in again.";
+    NotInGroup "not_in_group" "policy" "The user is neither named by the rule that would allow it nor in a group that it names.";
+    DeviceMismatch "device_mismatch" "policy" "The rule or floor asks for another device: an enrolled one, or one with a certain tag.";
+    MfaMissing "mfa_missing" "policy" "The rule or floor asks for a second factor, and none was shown.";
+    MfaTooWeak "mfa_too_weak" "policy" "The rule or floor asks for a second factor that cannot be phished, such as a passkey.";
+    MfaTooOld "mfa_too_old" "policy" "The second factor was shown longer ago than the rule or floor allows. Show it again.";
+    PostureUnknown "posture_unknown" "policy" "Nothing is known of the device's posture, or only what is too old. Unknown denies.";
+    PostureFailed "posture_failed" "policy" "The device fails a check of the posture that the rule or floor asks for.";
+    RiskUnknown "risk_unknown" "policy" "The rule or floor asks for a low risk, and nothing is known of it. Unknown denies.";
+    RiskTooHigh "risk_too_high" "policy" "The risk of the user or device is not below what the rule or floor allows.";
     RuleDenied "rule_denied" "policy" "A deny rule matched.";
     RuleRejected "rule_rejected" "policy" "A reject rule matched; the sender was told.";
     PolicyRevoked "policy_revoked" "policy" "The connection was allowed once, and the running policy no longer allows it: it was cut.";

@@ -4,7 +4,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bulkhead_dataplane::headers::protocol;
-use bulkhead_dataplane::policy::{Action, Query, Rule, RuleSet, Segment, Service, compile, reference};
+use bulkhead_dataplane::policy::{
+    Action, Circumstances, Query, Rule, RuleSet, Segment, Service, compile, reference,
+};
 use bulkhead_dataplane::verdict::{PortId, RuleId, SegmentId};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -54,7 +56,7 @@ fn segment(id: u32) -> Segment {
         networks.push(v4(id - 1, 77, 32).unwrap().into());
         networks.push(v6(id - 1, 77, 128).unwrap().into());
     }
-    Segment { ports: vec![PortId((id % PORTS) as u8)], networks }
+    Segment { ports: vec![PortId((id % PORTS) as u8)], networks, ..Segment::default() }
 }
 
 fn service(random: &mut Random) -> Service {
@@ -108,10 +110,10 @@ fn rules(random: &mut Random) -> RuleSet {
         let services = (0..1 + random.below(3)).map(|_| service(random)).collect();
         let action =
             random.pick(&[Action::Allow, Action::Allow, Action::Allow, Action::Deny, Action::Reject]);
-        Rule { from, to, services, action }
+        Rule { from, to, services, action, ..Rule::default() }
     };
     let rules = (0..RULES).map(&mut rule).collect();
-    RuleSet { segments: (0..SEGMENTS).map(segment).collect(), rules }
+    RuleSet { segments: (0..SEGMENTS).map(segment).collect(), rules, ..RuleSet::default() }
 }
 
 /// A packet that some rule is about: of its segments and at, or right beside, an edge of one of its services; and now
@@ -181,10 +183,14 @@ fn g7_a_hundred_thousand_rules_answer_a_million_packets_a_fiftieth_in_debug_as_t
         let compiled = policy.judge(&query);
         let among = reference::segment_of(&rules, query.source)
             .map_or(&[][..], |segment| &rules_from[segment.0 as usize]);
-        let scanned = reference::judge_among(&rules, among.iter().copied(), &query);
+        let scanned = reference::judge_among(&rules, among.iter().copied(), &query, &Circumstances::NONE);
         assert_eq!(compiled, scanned, "packet {number}: {query:?}");
         if number < SCANNED {
-            assert_eq!(compiled, reference::judge(&rules, &query), "packet {number}: {query:?}");
+            assert_eq!(
+                compiled,
+                reference::judge(&rules, &query, &Circumstances::NONE),
+                "packet {number}: {query:?}"
+            );
         }
         *answers.entry(compiled.refusal).or_insert(0) += 1;
     }

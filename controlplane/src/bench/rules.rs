@@ -31,19 +31,24 @@ fn other(number: u32) -> (u32, u32, u16) {
 
 /// For the gateway. The rule that lets the traffic through is the last.
 pub fn rule_set() -> RuleSet {
-    let segment =
-        |number| Segment { ports: vec![PortId((number % 2) as u8)], networks: vec![network(number).into()] };
+    let segment = |number| Segment {
+        ports: vec![PortId((number % 2) as u8)],
+        networks: vec![network(number).into()],
+        ..Segment::default()
+    };
     let rule = |(from, to, service)| Rule {
         from: vec![SegmentId(from)],
         to: vec![SegmentId(to)],
         services: vec![service],
         action: Action::Allow,
+        ..Rule::default()
     };
     let others = (1..RULES).map(other).map(|(from, to, port)| (from, to, Service::Tcp(port, port)));
     let traffic = (0, 1, Service::Udp(DESTINATION_PORT, DESTINATION_PORT));
     RuleSet {
         segments: (0..2 + SEGMENTS).map(segment).collect(),
         rules: others.chain([traffic]).map(rule).collect(),
+        ..RuleSet::default()
     }
 }
 

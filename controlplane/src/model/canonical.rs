@@ -185,5 +185,6 @@ pub fn action_text(action: Action) -> &'static str {
         Action::Allow => "allow",
         Action::Reject => "reject",
         Action::Deny => "deny",
+        Action::Pass => "pass",
     }
 }

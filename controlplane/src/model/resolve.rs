@@ -348,7 +348,7 @@ impl Resolver {
         let (mut infos, mut rules) = (Vec::new(), RuleSet::default());
         for segment in &config.segments {
             self.claim("segment", &segment.name, &mut seen);
-            let mut resolved = Segment { ports: Vec::new(), networks: Vec::new() };
+            let mut resolved = Segment::default();
             for name in &segment.ports {
                 match ports.binary_search_by(|p| p.name.as_str().cmp(&name.value)) {
                     Ok(index) => resolved.ports.push(PortId(index.min(MAX_PORTS) as u8)),
@@ -474,6 +474,7 @@ impl Resolver {
                 to: self.segment_list(&rule.to, segments),
                 services: self.service_list(&rule.services, services),
                 action: self.action(&rule.action),
+                ..Rule::default()
             };
             let entries = resolved.from.len() + resolved.to.len() + resolved.services.len();
             if !self.expand(entries, at) {

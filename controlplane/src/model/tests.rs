@@ -105,6 +105,7 @@ fn services_and_any_are_expanded_sorted_and_deduplicated() {
         to: vec![SegmentId(0), SegmentId(1)],
         services: vec![Service::Tcp(1, 1), Service::Tcp(2, 2), Service::Udp(1, 1)],
         action: Action::Allow,
+        ..Rule::default()
     };
     assert_eq!(model.rules.rules[1], expected);
     assert_eq!(model.rules.rules[0].action, Action::Reject);

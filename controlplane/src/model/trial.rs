@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bulkhead_dataplane::headers::protocol;
 use bulkhead_dataplane::policy::compile::CompileError;
-use bulkhead_dataplane::policy::{Decision, Policy, Query, compile, reference};
+use bulkhead_dataplane::policy::{Circumstances, Decision, Policy, Query, compile, reference};
 use bulkhead_dataplane::verdict::{PortId, Reason, RuleId, SegmentId};
 use ipnet::IpNet;
 
@@ -176,7 +176,8 @@ impl Model {
         let decision = policy.judge(query);
         let source = reference::segment_of(&self.rules, query.source);
         let candidates = source.and_then(|source| rules_from.get(&source)).map_or(&[][..], Vec::as_slice);
-        let oracle = reference::judge_among(&self.rules, candidates.iter().copied(), query);
+        let oracle =
+            reference::judge_among(&self.rules, candidates.iter().copied(), query, &Circumstances::NONE);
         if decision != oracle {
             return Some(format!(
                 "the compiled policy says {} and the reference evaluator {}: a fault of Bulkhead, please report it",

@@ -18,10 +18,11 @@ use std::fmt;
 use ipnet::IpNet;
 
 use super::classes::Side;
+use super::conditions::{Bits, ConditionId};
 use super::lists::{Interner, Lists};
 use super::matrix::{self, Matrix};
 use super::ports::{Cell, Painter, PairPolicy, Piece, PortTables, Span, TableId, TableInterner};
-use super::rules::{Action, RuleSet, Service};
+use super::rules::{Action, MAX_TIERS, RuleSet, Service};
 use super::{Place, Policy};
 use crate::connection::Limits;
 use crate::headers::protocol;
@@ -73,6 +74,14 @@ pub enum CompileError {
         /// The other one.
         second: SegmentId,
     },
+    /// A rule or a floor names a condition that does not exist.
+    UnknownCondition(ConditionId),
+    /// A rule's tier is [`MAX_TIERS`] or more.
+    UnknownTier(RuleId),
+    /// A rule asks for what only a rule that allows can ask for (or, if it passes, for any identity).
+    MisplacedCondition(RuleId),
+    /// A rule passes, asks for a condition, stands in a tier, or a segment has a floor.
+    Conditional,
     /// More segments than [`MAX_SEGMENTS`].
     TooManySegments(usize),
     /// More networks than [`MAX_NETWORKS`].
@@ -105,6 +114,16 @@ impl fmt::Display for CompileError {
             CompileError::SameNetwork { network, first, second } => {
                 write!(f, "segments {} and {} both hold the network {network}", first.0, second.0)
             }
+            CompileError::UnknownCondition(condition) => {
+                write!(f, "condition {} does not exist", condition.0)
+            }
+            CompileError::UnknownTier(rule) => {
+                write!(f, "rule {} stands in a tier of number {MAX_TIERS} or more", rule.0)
+            }
+            CompileError::MisplacedCondition(rule) => {
+                write!(f, "rule {} asks for what only a rule that allows can ask for", rule.0)
+            }
+            CompileError::Conditional => f.write_str("conditions, tiers and floors cannot be compiled yet"),
             CompileError::TooManySegments(n) => write!(f, "{n} segments; the limit is {MAX_SEGMENTS}"),
             CompileError::TooManyNetworks(n) => write!(f, "{n} networks; the limit is {MAX_NETWORKS}"),
             CompileError::TooManyRules(n) => write!(f, "{n} rules; the limit is {MAX_RULES}"),
@@ -156,6 +175,7 @@ pub fn compile(rules: &RuleSet) -> Result<Policy, CompileError> {
         limits: Limits::default(),
         protected: Vec::new(),
         permits: Vec::new(),
+        gates: Bits::default(),
     })
 }
 
@@ -171,6 +191,7 @@ fn check(rules: &RuleSet) -> Result<(), CompileError> {
     if rules.rules.len() > MAX_RULES {
         return Err(CompileError::TooManyRules(rules.rules.len()));
     }
+    check_conditions(rules)?;
     for (id, segment) in rules.segments.iter().enumerate() {
         if let Some(port) = segment.ports.iter().find(|port| usize::from(port.0) >= MAX_PORTS) {
             return Err(CompileError::UnknownPort { segment: SegmentId(id as u32), port: *port });
@@ -191,6 +212,35 @@ fn check(rules: &RuleSet) -> Result<(), CompileError> {
         }
     }
     Ok(())
+}
+
+/// Conditions exist, and stand where they mean something.
+fn check_conditions(rules: &RuleSet) -> Result<(), CompileError> {
+    let floors = rules.segments.iter().flat_map(|segment| [segment.floor, segment.floor_out]);
+    let named = floors.chain(rules.rules.iter().map(|rule| rule.condition)).flatten();
+    let mut is_conditional = false;
+    for id in named {
+        is_conditional = true;
+        if id.0 as usize >= rules.conditions.len() {
+            return Err(CompileError::UnknownCondition(id));
+        }
+    }
+    for (id, rule) in (0..).map(RuleId).zip(&rules.rules) {
+        if rule.tier >= MAX_TIERS {
+            return Err(CompileError::UnknownTier(id));
+        }
+        let condition = rule.condition.map(|id| rules.condition(id));
+        let is_misplaced = condition.is_some_and(|condition| match rule.action {
+            Action::Allow => false,
+            Action::Reject | Action::Deny => condition.asks_for_proof(),
+            Action::Pass => condition.asks_for_identity(),
+        });
+        if is_misplaced {
+            return Err(CompileError::MisplacedCondition(id));
+        }
+        is_conditional |= rule.tier > 0 || rule.action == Action::Pass;
+    }
+    if is_conditional { Err(CompileError::Conditional) } else { Ok(()) }
 }
 
 /// All networks without host bits, each once.

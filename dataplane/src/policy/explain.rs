@@ -1,6 +1,7 @@
 //! Why a query is answered as it is, for people: the segments, the decision, and the rules that nearly allowed it.
 //! The slow path: it walks the rules, like the [reference evaluator](super::reference) whose answer it gives.
 
+use super::conditions::Circumstances;
 use super::reference;
 use super::rules::{Action, Decision, Query, Rule, RuleSet, Service};
 use crate::headers::protocol;
@@ -36,10 +37,10 @@ pub struct Explanation {
 }
 
 /// Judges the query and says why.
-pub fn explain(rules: &RuleSet, query: &Query) -> Explanation {
+pub fn explain(rules: &RuleSet, query: &Query, circumstances: &Circumstances<'_>) -> Explanation {
     let source_segment = reference::source_segment(rules, query.ingress, query.source);
     let destination_segment = reference::destination_segment(rules, query);
-    let decision = reference::judge(rules, query);
+    let decision = reference::judge(rules, query, circumstances);
     let mut misses: Vec<((Clause, u32, RuleId), Clause)> = Vec::new();
     if !decision.allows() {
         for (id, rule) in rules.rules.iter().enumerate().filter(|(_, rule)| rule.action == Action::Allow) {

@@ -5,6 +5,7 @@
 
 mod classes;
 pub mod compile;
+pub mod conditions;
 pub mod explain;
 mod lists;
 mod matrix;
@@ -19,6 +20,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 pub use compile::{CompileError, compile};
+pub use conditions::{Circumstances, Condition, ConditionId, Identity, Who};
 pub use explain::{Clause, Explanation, explain};
 pub use rules::{Action, Decision, Query, Rule, RuleSet, Segment, Service};
 
@@ -26,6 +28,7 @@ use crate::connection::{Limits, RuleLimits};
 use crate::headers::{Address, Permits, protocol};
 use crate::trie::Trie;
 use crate::verdict::{PortId, Reason, RuleId, SegmentId};
+use conditions::Bits;
 use matrix::Matrix;
 use ports::{PairPolicy, PortTables, TableId};
 
@@ -45,6 +48,8 @@ pub struct Policy {
     protected: Vec<bool>,
     /// By segment, what unusual packets may come from it and go to it. Empty where none may.
     permits: Vec<Permits>,
+    /// Which gates are open.
+    gates: Bits,
 }
 
 /// All that a look-up needs of a segment, so that it stays one cache miss.
@@ -68,8 +73,13 @@ impl Place {
 }
 
 impl Policy {
-    /// May this originator open this connection?
+    /// May this originator open this connection, as long as nobody is known and by the gates as they are set?
     pub fn judge(&self, query: &Query) -> Decision {
+        self.judge_in(query, &Circumstances { who: Who::Nobody, gates: &self.gates })
+    }
+
+    /// May this originator open this connection?
+    pub fn judge_in(&self, query: &Query, _circumstances: &Circumstances<'_>) -> Decision {
         let Some(source) = self.trie.find(query.source).filter(|place| place.admits(query.ingress)) else {
             return Decision::refused(Reason::SpoofedSource);
         };
@@ -143,6 +153,11 @@ impl Policy {
                 .destination_segment(server)
                 .and_then(|segment| self.protected.get(segment.0 as usize))
                 .is_some_and(|protected| *protected)
+    }
+
+    /// Opens these gates and shuts all others. The tables stay as they are.
+    pub fn set_gates(&mut self, open: Bits) {
+        self.gates = open;
     }
 
     /// Permits unusual packets: by segment, what may come from it and go to it.

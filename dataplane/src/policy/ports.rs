@@ -23,6 +23,7 @@ impl Cell {
             Action::Deny => 0,
             Action::Reject => 1,
             Action::Allow => 2,
+            Action::Pass => unreachable!("compiling refuses it"),
         };
         Cell(rank << RULE_BITS | rule)
     }

@@ -1,8 +1,10 @@
 //! The semantics, written as plainly as possible: every rule in turn. Slow, and the oracle of the compiled policy.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::rules::{Decision, Query, Rule, RuleSet};
+use super::conditions::{Circumstances, Condition};
+use super::rules::{Action, Decision, Query, Rule, RuleSet};
 use crate::verdict::{PortId, Reason, RuleId, SegmentId};
 
 /// The segment with the longest network that contains the address.
@@ -36,31 +38,90 @@ pub fn service_matches(rule: &Rule, query: &Query) -> bool {
 }
 
 /// May this originator open this connection?
-pub fn judge(rules: &RuleSet, query: &Query) -> Decision {
-    judge_among(rules, (0..rules.rules.len() as u32).map(RuleId), query)
+pub fn judge(rules: &RuleSet, query: &Query, circumstances: &Circumstances<'_>) -> Decision {
+    judge_among(rules, (0..rules.rules.len() as u32).map(RuleId), query, circumstances)
 }
 
 /// As [`judge`], going through these rules only: ascending, and all that name the source's segment must be among
 /// them. For who has many questions and has sorted out beforehand which rules come from where.
-pub fn judge_among(rules: &RuleSet, among: impl Iterator<Item = RuleId>, query: &Query) -> Decision {
+pub fn judge_among(
+    rules: &RuleSet,
+    among: impl Iterator<Item = RuleId>,
+    query: &Query,
+    circumstances: &Circumstances<'_>,
+) -> Decision {
     let Some(source) = source_segment(rules, query.ingress, query.source) else {
         return Decision::refused(Reason::SpoofedSource);
     };
     let Some(destination) = destination_segment(rules, query) else {
         return Decision::refused(Reason::NoDestinationSegment);
     };
-    let mut deciding: Option<(RuleId, &Rule)> = None;
+    let mut tiers: BTreeMap<u8, Vec<(RuleId, &Rule)>> = BTreeMap::new();
     for id in among {
         let rule = &rules.rules[id.0 as usize];
         if rule.from.contains(&source) && rule.to.contains(&destination) && service_matches(rule, query) {
-            // Strictly stronger: of equal actions the earlier, lower id stays.
-            if deciding.is_none_or(|(_, best)| rule.action > best.action) {
-                deciding = Some((id, rule));
-            }
+            tiers.entry(rule.tier).or_default().push((id, rule));
         }
     }
-    match deciding {
-        Some((id, rule)) => Decision::by(id, rule.action),
+    let mut nearest: Option<(Reason, RuleId)> = None;
+    for matching in tiers.values() {
+        let mut deciding: Option<(RuleId, Action)> = None;
+        let mut nearest_here = nearest;
+        for (id, rule) in matching {
+            let conditions = conditions(rules, rule, source, destination);
+            match holds(rule.action, conditions, circumstances) {
+                // Strictly stronger: of equal actions the earlier, lower id stays.
+                Ok(true) if deciding.is_none_or(|(_, best)| rule.action > best) => {
+                    deciding = Some((*id, rule.action));
+                }
+                Ok(_) => {}
+                Err(unmet) => {
+                    if nearest_here.is_none_or(|(best, _)| unmet > best) {
+                        nearest_here = Some((unmet, *id));
+                    }
+                }
+            }
+        }
+        match deciding {
+            // What the tier would have allowed is not its say either.
+            Some((_, Action::Pass)) => {}
+            Some((id, action)) => return Decision::by(id, action),
+            None => nearest = nearest_here,
+        }
+    }
+    match nearest {
+        Some((unmet, id)) => Decision::unmet(id, unmet),
         None => Decision::unmatched(query.protocol),
+    }
+}
+
+/// What the rule asks for between these segments: its own condition and, if it allows, both floors.
+pub fn conditions<'r>(
+    rules: &'r RuleSet,
+    rule: &Rule,
+    source: SegmentId,
+    destination: SegmentId,
+) -> impl Iterator<Item = &'r Condition> + Clone {
+    let of = |segment: SegmentId| &rules.segments[segment.0 as usize];
+    let floors = [of(source).floor_out, of(destination).floor];
+    let floors = if rule.action == Action::Allow { floors } else { [None; 2] };
+    [rule.condition, floors[0], floors[1]].into_iter().flatten().map(|id| rules.condition(id))
+}
+
+/// Whether a rule of this action with these conditions holds; an allow rule that does not says why.
+pub fn holds<'r>(
+    action: Action,
+    mut conditions: impl Iterator<Item = &'r Condition>,
+    circumstances: &Circumstances<'_>,
+) -> Result<bool, Reason> {
+    match action {
+        // The first demand of all, in the order of the reasons.
+        Action::Allow => match conditions.filter_map(|condition| condition.unmet(circumstances)).min() {
+            None => Ok(true),
+            Some(unmet) => Err(unmet),
+        },
+        Action::Reject | Action::Deny | Action::Pass => {
+            Ok(conditions.all(|condition| condition.binds(circumstances)))
+        }
     }
 }

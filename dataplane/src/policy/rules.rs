@@ -5,27 +5,37 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::conditions::{Condition, ConditionId};
 use crate::headers::protocol;
 use crate::verdict::{PortId, Reason, RuleId, SegmentId};
 
-/// What a rule does with the connections it matches. Deny beats reject, reject beats allow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// What a rule does with the connections it matches. Within a tier pass beats deny, deny beats reject, reject beats
+/// allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Action {
     /// Let the connection through.
     Allow,
     /// Drop, and tell the sender: RST for TCP, ICMP administratively prohibited otherwise.
     Reject,
     /// Drop silently.
+    #[default]
     Deny,
+    /// This tier says nothing of it: the next one decides. After the last tier the default deny does, so passing alone
+    /// never lets anything through.
+    Pass,
 }
 
 /// A segment: where it is and who may speak there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
     /// The ports behind which the segment lies. A source address counts only when it enters by one of them.
     pub ports: Vec<PortId>,
     /// Its networks, of either family. The longest match over all segments decides.
     pub networks: Vec<IpNet>,
+    /// The floor: what every rule that allows into the segment asks for besides.
+    pub floor: Option<ConditionId>,
+    /// What every rule that allows out of the segment asks for besides.
+    pub floor_out: Option<ConditionId>,
 }
 
 /// One protocol with a range of ports, or of ICMP types.
@@ -65,8 +75,9 @@ impl Service {
 }
 
 /// One rule. Its [`RuleId`] is its index in [`RuleSet::rules`]; among matching rules of the deciding action the
-/// lowest id is named, so the control plane numbers rules by name and the order in a file means nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// lowest id is named, so the control plane numbers rules by name and the order in a file means nothing. The default
+/// matches nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// Source segments; empty matches nothing.
     pub from: Vec<SegmentId>,
@@ -76,7 +87,15 @@ pub struct Rule {
     pub services: Vec<Service>,
     /// What to do.
     pub action: Action,
+    /// Tiers decide one after the other, the lowest first: the first in which a rule holds that does not pass. Below
+    /// [`MAX_TIERS`].
+    pub tier: u8,
+    /// What must hold besides. See [`conditions`](super::conditions) for what an unknown identity means.
+    pub condition: Option<ConditionId>,
 }
+
+/// The largest number of tiers.
+pub const MAX_TIERS: u8 = 16;
 
 /// A whole policy, resolved. The default is an empty one: nothing crosses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,9 +104,20 @@ pub struct RuleSet {
     pub segments: Vec<Segment>,
     /// Rules; a [`RuleId`] is an index here.
     pub rules: Vec<Rule>,
+    /// Conditions; a [`ConditionId`] is an index here.
+    pub conditions: Vec<Condition>,
 }
 
 impl RuleSet {
+    /// The condition of this number.
+    ///
+    /// # Panics
+    ///
+    /// When there is none; compiling refuses such a rule set.
+    pub fn condition(&self, id: ConditionId) -> &Condition {
+        &self.conditions[id.0 as usize]
+    }
+
     /// The networks behind a port (`true`), and those inside them that lie elsewhere (`false`): a longest match over
     /// these finds `true` for exactly the sources that may enter by the port. Ascending.
     pub fn sources(&self, port: PortId) -> Vec<(IpNet, bool)> {
@@ -147,9 +177,11 @@ impl Query {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// `None` allows; otherwise why not: spoofed source, no destination segment, no rule (or, of a protocol that has to
-    /// be named to be allowed, protocol unsupported), denied or rejected.
+    /// be named to be allowed, protocol unsupported), denied, rejected, or the demand that a rule which would allow it
+    /// makes in vain.
     pub refusal: Option<Reason>,
-    /// The deciding rule; [`RuleId::NONE`] when none matched.
+    /// The deciding rule; of several that would allow it but for a demand the one that came nearest: whose unmet demand
+    /// stands last among the reasons. [`RuleId::NONE`] when none matched.
     pub rule: RuleId,
 }
 
@@ -173,8 +205,14 @@ impl Decision {
             Action::Allow => None,
             Action::Reject => Some(Reason::RuleRejected),
             Action::Deny => Some(Reason::RuleDenied),
+            Action::Pass => Some(Reason::NoRule),
         };
         Decision { refusal, rule }
+    }
+
+    /// The rule would allow it, but for this demand.
+    pub(super) const fn unmet(rule: RuleId, reason: Reason) -> Decision {
+        Decision { refusal: Some(reason), rule }
     }
 
     /// Whether the connection is allowed.

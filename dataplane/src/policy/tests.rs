@@ -18,11 +18,18 @@ fn segment(ports: &[u8], networks: &[&str]) -> Segment {
     Segment {
         ports: ports.iter().copied().map(PortId).collect(),
         networks: networks.iter().map(|n| net(n)).collect(),
+        ..Segment::default()
     }
 }
 
 fn rule(from: u32, to: u32, services: &[Service], action: Action) -> Rule {
-    Rule { from: vec![SegmentId(from)], to: vec![SegmentId(to)], services: services.to_vec(), action }
+    Rule {
+        from: vec![SegmentId(from)],
+        to: vec![SegmentId(to)],
+        services: services.to_vec(),
+        action,
+        ..Rule::default()
+    }
 }
 
 fn tcp(ingress: u8, source: &str, destination: &str, port: u16) -> Query {
@@ -43,13 +50,18 @@ fn two_segments(rules: Vec<Rule>) -> RuleSet {
             segment(&[1], &["10.2.0.0/24", "fd00:2::/64"]),
         ],
         rules,
+        ..RuleSet::default()
     }
 }
 
 /// The answer, after checking that compiled policy and reference agree.
 fn judged(rules: &RuleSet, query: Query) -> Decision {
     let decision = compile(rules).unwrap().judge(&query);
-    assert_eq!(decision, reference::judge(rules, &query), "compiled and reference differ on {query:?}");
+    assert_eq!(
+        decision,
+        reference::judge(rules, &query, &Circumstances::NONE),
+        "compiled and reference differ on {query:?}"
+    );
     decision
 }
 
@@ -143,14 +155,17 @@ fn rule_set() -> impl Strategy<Value = RuleSet> {
             .into_iter()
             .map(|(ports, mut networks)| {
                 networks.retain(|network: &IpNet| seen.insert(network.trunc()));
-                Segment { ports: ports.into_iter().map(PortId).collect(), networks }
+                Segment { ports: ports.into_iter().map(PortId).collect(), networks, ..Segment::default() }
             })
             .collect();
         let side = move || prop::collection::vec((0..count).prop_map(SegmentId), 0..4);
         let rule = (side(), side(), prop::collection::vec(service(), 0..4), action())
-            .prop_map(|(from, to, services, action)| Rule { from, to, services, action });
-        prop::collection::vec(rule, 0..40)
-            .prop_map(move |rules| RuleSet { segments: segments.clone(), rules })
+            .prop_map(|(from, to, services, action)| Rule { from, to, services, action, ..Rule::default() });
+        prop::collection::vec(rule, 0..40).prop_map(move |rules| RuleSet {
+            segments: segments.clone(),
+            rules,
+            ..RuleSet::default()
+        })
     })
 }
 
@@ -199,7 +214,7 @@ proptest! {
         let policy = compile(&rules).unwrap();
         prop_assert_eq!(policy.rule_count(), rules.rules.len());
         for query in queries(&rules, &picks) {
-            prop_assert_eq!(policy.judge(&query), reference::judge(&rules, &query), "{:?}", query);
+            prop_assert_eq!(policy.judge(&query), reference::judge(&rules, &query, &Circumstances::NONE), "{:?}", query);
             prop_assert_eq!(
                 policy.source_segment(query.ingress, query.source),
                 reference::source_segment(&rules, query.ingress, query.source)
@@ -226,8 +241,8 @@ proptest! {
         picks in picks(),
     ) {
         for query in queries(&rules, &picks) {
-            let explanation = explain(&rules, &query);
-            prop_assert_eq!(explanation.decision, reference::judge(&rules, &query));
+            let explanation = explain(&rules, &query, &Circumstances::NONE);
+            prop_assert_eq!(explanation.decision, reference::judge(&rules, &query, &Circumstances::NONE));
             prop_assert!(explanation.near_misses.len() <= explain::MAX_NEAR_MISSES);
             for (id, clause) in explanation.near_misses {
                 let rule = &rules.rules[id.0 as usize];
@@ -252,8 +267,7 @@ proptest! {
     ) {
         let shuffled = RuleSet {
             segments: rules.segments.clone(),
-            rules: order.iter().map(|rule| rules.rules[*rule].clone()).collect(),
-        };
+            rules: order.iter().map(|rule| rules.rules[*rule].clone()).collect(), ..RuleSet::default() };
         let (policy, shuffled_policy) = (compile(&rules).unwrap(), compile(&shuffled).unwrap());
         for query in queries(&rules, &picks) {
             let (before, after) = (policy.judge(&query), shuffled_policy.judge(&query));
@@ -326,6 +340,7 @@ fn g4_a_segment_of_one_family_never_lets_the_other_in() {
     let rules = RuleSet {
         segments: vec![segment(&[0], &["0.0.0.0/0"]), segment(&[1], &["10.2.0.0/24"])],
         rules: vec![rule(0, 1, &[Service::Any], Action::Allow), rule(0, 0, &[Service::Any], Action::Allow)],
+        ..RuleSet::default()
     };
     assert_eq!(judged(&rules, tcp(0, WEB, DB, 80)), allowed_by(0));
     assert_eq!(judged(&rules, tcp(0, WEB6, DB6, 80)), Decision::refused(Reason::SpoofedSource));
@@ -444,7 +459,8 @@ fn g6_a_network_ends_exactly_at_its_ends() {
         ("::/0", vec!["::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"], vec!["0.0.0.0"]),
     ];
     for (network, inside, outside) in cases {
-        let rules = RuleSet { segments: vec![segment(&[0], &[network])], rules: vec![] };
+        let rules =
+            RuleSet { segments: vec![segment(&[0], &[network])], rules: vec![], ..RuleSet::default() };
         let policy = compile(&rules).unwrap();
         for (addresses, expected) in [(inside, Some(SegmentId(0))), (outside, None)] {
             for address in addresses {
@@ -465,6 +481,7 @@ fn the_longest_network_decides_over_all_segments() {
             segment(&[2], &["10.2.0.0/16"]),
         ],
         rules: vec![],
+        ..RuleSet::default()
     };
     let policy = compile(&rules).unwrap();
     for (address, expected) in
@@ -511,12 +528,13 @@ fn a_network_named_twice_by_one_segment_is_one_network() {
 
 #[test]
 fn too_many_of_anything_is_refused_by_number() {
-    let segment = Segment { ports: vec![], networks: vec![] };
+    let segment = Segment::default();
     let beyond = compile::MAX_SEGMENTS + 1;
-    let rules = RuleSet { segments: vec![segment; beyond], rules: vec![] };
+    let rules = RuleSet { segments: vec![segment; beyond], rules: vec![], ..RuleSet::default() };
     assert_eq!(compile(&rules).unwrap_err(), CompileError::TooManySegments(beyond));
-    let empty = Rule { from: vec![], to: vec![], services: vec![], action: Action::Allow };
-    let rules = RuleSet { segments: vec![], rules: vec![empty; compile::MAX_RULES + 1] };
+    let empty = Rule { from: vec![], to: vec![], services: vec![], action: Action::Allow, ..Rule::default() };
+    let rules =
+        RuleSet { segments: vec![], rules: vec![empty; compile::MAX_RULES + 1], ..RuleSet::default() };
     assert_eq!(compile(&rules).unwrap_err(), CompileError::TooManyRules(compile::MAX_RULES + 1));
 }
 
@@ -525,6 +543,7 @@ fn many_segments(count: u32) -> Vec<Segment> {
     let one = |id: u32| Segment {
         ports: vec![PortId((id % 2) as u8)],
         networks: vec![IpNet::from(IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 + id)))],
+        ..Segment::default()
     };
     (0..count).map(one).collect()
 }
@@ -540,7 +559,11 @@ fn a_hundred_thousand_rules_between_one_pair_compile_and_answer() {
     let policy = compile(&rules).unwrap();
     for port in (0..=u16::MAX).step_by(4111) {
         let query = tcp(0, WEB, DB, port);
-        assert_eq!(policy.judge(&query), reference::judge(&rules, &query), "port {port}");
+        assert_eq!(
+            policy.judge(&query),
+            reference::judge(&rules, &query, &Circumstances::NONE),
+            "port {port}"
+        );
     }
 }
 
@@ -550,16 +573,22 @@ fn rules_from_everything_to_everything_over_a_thousand_distinct_segments_compile
     let mut rules: Vec<Rule> = (0..1000).map(|i| rule(i, 999 - i, &[Service::Any], Action::Allow)).collect();
     for i in 0..200 {
         let services = vec![Service::Tcp(i * 10, i * 10 + 20)];
-        rules.push(Rule { from: all.clone(), to: all.clone(), services, action: Action::Deny });
+        rules.push(Rule {
+            from: all.clone(),
+            to: all.clone(),
+            services,
+            action: Action::Deny,
+            ..Rule::default()
+        });
     }
-    let rules = RuleSet { segments: many_segments(1000), rules };
+    let rules = RuleSet { segments: many_segments(1000), rules, ..RuleSet::default() };
     let policy = compile(&rules).unwrap();
     for (source, destination, port) in
         [(0, 999, 5), (0, 999, 3000), (1, 1, 15), (1, 1, 3000), (500, 499, 2020)]
     {
         let address = |id: u32| Ipv4Addr::from_bits(0x0a00_0000 + id).to_string();
         let query = tcp((source % 2) as u8, &address(source), &address(destination), port);
-        assert_eq!(policy.judge(&query), reference::judge(&rules, &query), "{query:?}");
+        assert_eq!(policy.judge(&query), reference::judge(&rules, &query, &Circumstances::NONE), "{query:?}");
     }
 }
 
@@ -572,9 +601,14 @@ fn wide_lists_that_all_cross_are_refused_and_not_unrolled() {
         to: but(i + 1),
         services: vec![Service::Any],
         action: Action::Allow,
+        ..Rule::default()
     });
     let singles = (0..2000).map(|i| rule(i, i, &[Service::Any], Action::Allow));
-    let rules = RuleSet { segments: many_segments(2000), rules: rules.chain(singles).collect() };
+    let rules = RuleSet {
+        segments: many_segments(2000),
+        rules: rules.chain(singles).collect(),
+        ..RuleSet::default()
+    };
     assert!(matches!(compile(&rules), Err(CompileError::TooManyPairs(n)) if n > compile::MAX_COVERED));
 }
 
@@ -583,9 +617,13 @@ fn a_table_that_would_be_merged_into_every_cell_is_refused() {
     // 20,000 ranges from all to all, and a rule of its own for each of 700 pairs.
     let all: Vec<SegmentId> = (0..700).map(SegmentId).collect();
     let services = (0..20_000u16).map(|i| Service::Tcp(3 * i, 3 * i)).collect();
-    let wide = Rule { from: all.clone(), to: all, services, action: Action::Allow };
+    let wide = Rule { from: all.clone(), to: all, services, action: Action::Allow, ..Rule::default() };
     let own = (0..700).map(|i| rule(i, i, &[Service::Udp(i as u16, i as u16)], Action::Allow));
-    let rules = RuleSet { segments: many_segments(700), rules: std::iter::once(wide).chain(own).collect() };
+    let rules = RuleSet {
+        segments: many_segments(700),
+        rules: std::iter::once(wide).chain(own).collect(),
+        ..RuleSet::default()
+    };
     assert_eq!(compile(&rules).unwrap_err(), CompileError::TooManyPieces(RuleId(0)));
 }
 
@@ -600,7 +638,7 @@ fn an_explanation_names_the_nearest_rules_and_the_one_clause_they_failed_on() {
         rule(1, 0, &[Service::Tcp(81, 81)], Action::Allow),
         rule(0, 1, &[Service::Tcp(82, 82)], Action::Deny),
     ]);
-    let explanation = explain(&rules, &tcp(0, WEB, DB, 81));
+    let explanation = explain(&rules, &tcp(0, WEB, DB, 81), &Circumstances::NONE);
     assert_eq!(explanation.source_segment, Some(SegmentId(0)));
     assert_eq!(explanation.destination_segment, Some(SegmentId(1)));
     assert_eq!(explanation.decision, Decision::refused(Reason::NoRule));
@@ -613,14 +651,14 @@ fn an_explanation_names_the_nearest_rules_and_the_one_clause_they_failed_on() {
         (RuleId(0), Clause::From),
     ];
     assert_eq!(explanation.near_misses, expected);
-    let allowed = explain(&rules, &tcp(0, WEB, DB, 80));
+    let allowed = explain(&rules, &tcp(0, WEB, DB, 80), &Circumstances::NONE);
     assert_eq!((allowed.decision, allowed.near_misses), (allowed_by(4), vec![]));
 }
 
 #[test]
 fn an_explanation_names_at_most_five_near_misses() {
     let rules = two_segments((0..20).map(|i| rule(0, 1, &[Service::Tcp(i, i)], Action::Allow)).collect());
-    let explanation = explain(&rules, &tcp(0, WEB, DB, 30));
+    let explanation = explain(&rules, &tcp(0, WEB, DB, 30), &Circumstances::NONE);
     let expected: Vec<_> = (15..20).rev().map(|i| (RuleId(i), Clause::Service)).collect();
     assert_eq!(explanation.near_misses, expected);
 }
@@ -635,13 +673,71 @@ fn a_policy_can_be_shared_between_threads() {
 fn more_pairs_of_classes_than_a_dense_matrix_holds_answer_alike() {
     let count = 2100;
     let rules = (0..count).map(|i| rule(i, (i + 1) % count, &[Service::Tcp(80, 80)], Action::Allow));
-    let rules = RuleSet { segments: many_segments(count), rules: rules.collect() };
+    let rules = RuleSet { segments: many_segments(count), rules: rules.collect(), ..RuleSet::default() };
     let policy = compile(&rules).unwrap();
     assert!(matches!(policy.matrix, Matrix::Sparse(_)));
     for (source, destination) in [(0, 1), (1, 0), (2099, 0), (7, 7), (1234, 1235), (1234, 1236)] {
         let address = |id: u32| Ipv4Addr::from_bits(0x0a00_0000 + id).to_string();
         let query = tcp((source % 2) as u8, &address(source), &address(destination), 80);
-        assert_eq!(policy.judge(&query), reference::judge(&rules, &query), "{query:?}");
+        assert_eq!(policy.judge(&query), reference::judge(&rules, &query, &Circumstances::NONE), "{query:?}");
         assert_eq!(policy.judge(&query).allows(), destination == (source + 1) % count);
     }
+}
+
+/// What the reference evaluator says of a connection from web to db, of its rules in the order given.
+fn reference_says(
+    rules: Vec<Rule>,
+    conditions: Vec<Condition>,
+    circumstances: &Circumstances<'_>,
+) -> Decision {
+    let rules = RuleSet { conditions, ..two_segments(rules) };
+    reference::judge(&rules, &tcp(0, WEB, DB, 80), circumstances)
+}
+
+#[test]
+fn the_first_tier_with_a_say_decides_and_pass_leaves_it_to_the_next() {
+    let any = |action, tier| Rule { tier, ..rule(0, 1, &[Service::Any], action) };
+    let says = |rules: &[Rule]| reference_says(rules.to_vec(), vec![], &Circumstances::NONE);
+    let (allow, deny) = (any(Action::Allow, 0), any(Action::Deny, 0));
+    assert_eq!(says(&[any(Action::Deny, 1), allow.clone()]), allowed_by(1), "an earlier tier's allow");
+    assert_eq!(says(&[any(Action::Allow, 1), deny.clone()]).refusal, Some(Reason::RuleDenied));
+    let pass = any(Action::Pass, 0);
+    assert_eq!(says(&[any(Action::Allow, 2), deny.clone(), pass.clone()]), allowed_by(0), "pass beats deny");
+    assert_eq!(says(&[deny, pass]), Decision::refused(Reason::NoRule), "and lets nothing through by itself");
+}
+
+#[test]
+fn a_floor_binds_every_rule_that_allows_and_the_nearest_rule_is_named() {
+    let of = |condition| Rule { condition, ..rule(0, 1, &[Service::Any], Action::Allow) };
+    let conditions = vec![
+        Condition { users: Some(conditions::Users::default()), ..Condition::default() },
+        Condition { mfa_max_age_s: Some(60), ..Condition::default() },
+        Condition { risk_below: Some(10), ..Condition::default() },
+    ];
+    let user = |mfa_age_s, risk| Identity {
+        user: Some(conditions::UserId::OTHER),
+        mfa_age_s,
+        risk,
+        ..Identity::default()
+    };
+    let mut rules = RuleSet { conditions, ..two_segments(vec![of(None), of(Some(ConditionId(2)))]) };
+    rules.segments[1].floor = Some(ConditionId(1));
+    fn says(rules: &RuleSet, who: Who<'_>) -> Decision {
+        let circumstances = Circumstances { who, gates: conditions::Bits::NONE };
+        reference::judge(rules, &tcp(0, WEB, DB, 80), &circumstances)
+    }
+    assert_eq!(says(&rules, Who::Nobody), Decision::unmet(RuleId(0), Reason::NotAuthenticated));
+    assert_eq!(says(&rules, Who::Known(&user(Some(60), None))), allowed_by(0));
+    assert_eq!(
+        says(&rules, Who::Known(&user(Some(61), None))),
+        Decision::unmet(RuleId(0), Reason::MfaTooOld)
+    );
+    rules.rules.remove(0);
+    let risky = user(Some(60), Some(10));
+    assert_eq!(says(&rules, Who::Known(&risky)), Decision::unmet(RuleId(0), Reason::RiskTooHigh));
+    // The floor of the source's segment, for what leaves it.
+    rules.segments[0].floor_out = Some(ConditionId(0));
+    rules.rules[0].condition = None;
+    let device = Identity { user: None, ..user(Some(1), Some(1)) };
+    assert_eq!(says(&rules, Who::Known(&device)), Decision::unmet(RuleId(0), Reason::NotAuthenticated));
 }

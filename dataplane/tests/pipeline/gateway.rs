@@ -49,7 +49,13 @@ pub fn via(port: Station) -> RouteKind {
 
 /// A rule from the clients to the servers.
 pub fn rule(action: Action, service: Service) -> Rule {
-    Rule { from: vec![SegmentId(0)], to: vec![SegmentId(1)], services: vec![service], action }
+    Rule {
+        from: vec![SegmentId(0)],
+        to: vec![SegmentId(1)],
+        services: vec![service],
+        action,
+        ..Rule::default()
+    }
 }
 
 pub fn allow(service: Service) -> Rule {
@@ -60,10 +66,11 @@ pub fn rule_set(rules: &[Rule]) -> RuleSet {
     let segment = |port, networks: [&str; 2]| Segment {
         ports: vec![PortId(port)],
         networks: networks.map(|network| network.parse().unwrap()).to_vec(),
+        ..Segment::default()
     };
     let segments =
         vec![segment(0, ["10.1.0.0/24", "fd00:1::/64"]), segment(1, ["10.2.0.0/24", "fd00:2::/64"])];
-    RuleSet { segments, rules: rules.to_vec() }
+    RuleSet { segments, rules: rules.to_vec(), ..RuleSet::default() }
 }
 
 pub fn topology() -> TopologySpec {

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::process::Command;
 
 use bulkhead_dataplane::headers::protocol;
-use bulkhead_dataplane::policy::{Query, reference};
+use bulkhead_dataplane::policy::{Circumstances, Query, reference};
 use bulkhead_tests::config::{Config, SENTINEL};
 use bulkhead_tests::frames::{Content, Family, Packet, Path, flags, segment};
 use bulkhead_tests::scene::{Scene, office_and_servers};
@@ -193,7 +193,7 @@ fn g7_ten_thousand_rules_decide_four_thousand_packets_as_the_linear_scan_and_nft
     let linear: BTreeSet<u32> = probes
         .iter()
         .zip(0..)
-        .filter(|(probe, _)| reference::judge(&model.rules, &probe.query).allows())
+        .filter(|(probe, _)| reference::judge(&model.rules, &probe.query, &Circumstances::NONE).allows())
         .map(|(_, number)| number)
         .collect();
     assert!((PACKETS as usize / 5..PACKETS as usize * 4 / 5).contains(&linear.len()), "{}", linear.len());
