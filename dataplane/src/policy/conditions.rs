@@ -299,7 +299,8 @@ mod tests {
         };
         assert_eq!(unmet(&identity), None);
         // From the last demand to the first: each new lack hides those before it.
-        let mut lacks: Vec<(Reason, fn(&mut Identity))> = vec![
+        type Lack = (Reason, fn(&mut Identity));
+        let lacks: [Lack; 11] = [
             (Reason::RiskTooHigh, |i| i.risk = Some(50)),
             (Reason::RiskUnknown, |i| i.risk = None),
             (Reason::PostureFailed, |i| i.postures[1] = Posture::Failed),
@@ -313,7 +314,7 @@ mod tests {
             (Reason::NotAuthenticated, |i| i.user = None),
         ];
         let mut last = Reason::RiskTooHigh;
-        for (reason, lack) in lacks.drain(..) {
+        for (reason, lack) in lacks {
             lack(&mut identity);
             assert_eq!(unmet(&identity), Some(reason));
             assert!(reason <= last, "{reason} is told before {last}, so it stands before it");
