@@ -111,3 +111,28 @@ fn explain_names_the_deciding_rule_or_the_nearest_one() {
     assert_eq!(nonsense.code, 1);
     assert!(nonsense.err.contains("did you mean `office`?"), "{}", nonsense.err);
 }
+
+#[test]
+fn fmt_says_what_would_change_and_changes_layout_only() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let configs = std::fs::read_dir(configs).unwrap().map(|entry| entry.unwrap().path());
+    let configs: Vec<_> = configs.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
+    for path in &configs {
+        let ended = bulkhead(&["fmt", "--check", path.to_str().unwrap()]);
+        assert_eq!((ended.code, ended.out.as_str(), ended.err.as_str()), (0, "", ""), "{}", path.display());
+    }
+    assert!(!configs.is_empty());
+    let file = File::edited("fmt", "version = 1\n", "version=1\n\n\n\n");
+    let before = std::fs::read_to_string(file.path()).unwrap();
+    let ended = bulkhead(&["fmt", "--check", file.path()]);
+    assert_eq!((ended.code, ended.out), (2, format!("{}: would change\n", file.path())));
+    assert_eq!(std::fs::read_to_string(file.path()).unwrap(), before);
+    let ended = bulkhead(&["fmt", file.path()]);
+    assert_eq!((ended.code, ended.out), (0, format!("{}: laid out\n", file.path())));
+    let minimal = std::fs::read_to_string(minimal()).unwrap();
+    assert_eq!(std::fs::read_to_string(file.path()).unwrap(), minimal);
+    std::fs::write(file.path(), "version = = 1").unwrap();
+    let ended = bulkhead(&["fmt", file.path()]);
+    assert!(ended.code == 1 && ended.err.contains(":1:11"), "{}", ended.err);
+    assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "version = = 1");
+}

@@ -10,6 +10,7 @@ mod demo;
 mod drops;
 mod events;
 mod explain;
+mod fmt;
 mod reload;
 mod rules;
 mod run;
@@ -73,6 +74,7 @@ enum Verb {
     Stop(stop::StopArgs),
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
+    Fmt(fmt::FmtArgs),
     Demo(demo::DemoArgs),
     Bench(bench::BenchArgs),
 }
@@ -90,6 +92,7 @@ impl Verb {
             Verb::Stop(args) => args.run(),
             Verb::Check(args) => args.run(),
             Verb::Explain(args) => args.run(),
+            Verb::Fmt(args) => args.run(),
             Verb::Demo(args) => args.run(),
             Verb::Bench(args) => args.run(),
         }

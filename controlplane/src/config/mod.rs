@@ -5,12 +5,14 @@
 
 pub mod diagnostics;
 mod files;
+pub mod format;
 mod read;
 pub mod schema;
 pub mod values;
 
 use std::path::Path;
 
+use toml::Spanned;
 use toml::de::DeTable;
 
 pub use diagnostics::{At, Diagnostic, Diagnostics, Located, Report, Sources};
@@ -64,18 +66,25 @@ pub(crate) fn read_text(name: &str, text: &str) -> (Option<Config>, Report) {
     (valid.map(|()| config), report)
 }
 
-/// Reads one text into the configuration. With broken syntax nothing but the syntax is reported: what a recovering
-/// parser makes of the rest would only mislead. `None` says so.
+/// Reads one text into the configuration. `None` says that its syntax is broken.
 fn read_file(file: u32, text: &str, main: bool, config: &mut Config, report: &mut Report) -> Option<()> {
-    let (table, errors) = DeTable::parse_recoverable(text);
+    let table = parse_table(file, text, report)?;
     let mut reader = Reader { file, report };
+    let at = reader.at(table.span());
+    schema::root(&mut reader, table.get_ref(), at, main, config);
+    Some(())
+}
+
+/// The text as TOML. With broken syntax nothing but the syntax is reported: what a recovering parser makes of the rest
+/// would only mislead.
+fn parse_table<'t>(file: u32, text: &'t str, report: &mut Report) -> Option<Spanned<DeTable<'t>>> {
+    let (table, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
-        let at = reader.at(table.span());
-        schema::root(&mut reader, table.get_ref(), at, main, config);
-        return Some(());
+        return Some(table);
     }
     // A recovering parser closes 80 open brackets with 80 equal errors.
     let mut told = std::collections::HashSet::new();
+    let reader = Reader { file, report };
     for error in errors {
         let at = reader.at(error.span().unwrap_or(0..0));
         if !told.insert((at, error.message().to_owned())) {
