@@ -59,7 +59,9 @@ impl Model {
     /// Compiles the rules; the error is told in the names of the configuration.
     pub fn compile(&self) -> Result<Policy, String> {
         let mut policy = compile(&self.rules).map_err(|error| match error {
-            CompileError::TooManyPieces(rule) => {
+            CompileError::TooManyPieces(rule)
+            | CompileError::TooManyAlternatives(rule)
+            | CompileError::TooManyClauses(rule) => {
                 let (name, place) = (self.rule_name(rule), self.rule_place(rule));
                 format!("{}: rule `{}`: {error}", place.unwrap_or_default(), name.unwrap_or_default())
             }

@@ -1,5 +1,9 @@
-//! Segments → classes: segments named by exactly the same rules on one side need only one row or column.
+//! Segments → classes: segments named by exactly the same rules on one side, and with the same floor, need only
+//! one row or column.
 
+use std::collections::BTreeMap;
+
+use super::conditions::ConditionId;
 use super::lists::{Interner, Lists};
 use super::rules::RuleSet;
 use crate::verdict::SegmentId;
@@ -14,11 +18,18 @@ pub(super) struct Side {
     pub class_of_segment: Vec<u32>,
     /// How many classes there are.
     pub classes: usize,
+    /// For each class, the floor that its segments have on this side. Empty where none has.
+    pub floor_of_class: Vec<Option<ConditionId>>,
 }
 
 impl Side {
-    /// Takes time linear in the total length of the lists, but for sorting each of them.
-    pub(super) fn new<'a>(rules: &'a RuleSet, list: impl Fn(usize) -> &'a [SegmentId]) -> Side {
+    /// Takes time linear in the total length of the lists, but for sorting each of them. `floors` has the floor of each
+    /// segment, or is empty.
+    pub(super) fn new<'a>(
+        rules: &'a RuleSet,
+        list: impl Fn(usize) -> &'a [SegmentId],
+        floors: &[Option<ConditionId>],
+    ) -> Side {
         let mut interner = Interner::default();
         let mut list_of_rule = Vec::with_capacity(rules.rules.len());
         let mut sorted: Vec<u32> = Vec::new();
@@ -33,7 +44,16 @@ impl Side {
         for list in interner.lists.iter() {
             partition.split(list);
         }
+        let mut segments_of_floor: BTreeMap<ConditionId, Vec<u32>> = BTreeMap::new();
+        for (floor, segment) in floors.iter().zip(0..) {
+            floor.iter().for_each(|floor| segments_of_floor.entry(*floor).or_default().push(segment));
+        }
+        segments_of_floor.values().for_each(|segments| partition.split(segments));
         let (class_of_segment, classes) = partition.finish();
+        let mut floor_of_class = vec![None; if floors.is_empty() { 0 } else { classes }];
+        for (floor, class) in floors.iter().zip(&class_of_segment) {
+            floor_of_class[*class as usize] = *floor;
+        }
         let mut classes_of_list = Lists::default();
         for list in interner.lists.iter() {
             sorted.clear();
@@ -42,7 +62,7 @@ impl Side {
             sorted.dedup();
             classes_of_list.push(sorted.iter().copied());
         }
-        Side { list_of_rule, classes_of_list, class_of_segment, classes }
+        Side { list_of_rule, classes_of_list, class_of_segment, classes, floor_of_class }
     }
 }
 

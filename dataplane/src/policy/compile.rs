@@ -6,6 +6,9 @@
 //! blocks over a cell               ─▶ policy, hash-consed              I + Σ over policies of P log P
 //! ```
 //!
+//! Rules that ask for conditions, stand in different tiers or pass are blocks by their manner, and where manners meet the
+//! cells name lists of clauses: see [`clauses`](super::clauses). Floors split classes as rules do.
+//!
 //! I counts pairs of a block and a matrix cell that it covers, P the pieces of the blocks of one policy. Rules never
 //! meet segments one by one: a hundred thousand rules between one pair of lists are one block, and a rule from
 //! everything to everything is one block over as many cells as there are classes. What can still explode (many
@@ -18,14 +21,16 @@ use std::fmt;
 use ipnet::IpNet;
 
 use super::classes::Side;
+use super::clauses::{Clauses, Demands, Manners, Merger, TooMany};
+pub use super::clauses::{MAX_ALTERNATIVES, MAX_CLAUSES};
 use super::conditions::{Bits, ConditionId};
 use super::lists::{Interner, Lists};
 use super::matrix::{self, Matrix};
-use super::ports::{Cell, Painter, PairPolicy, Piece, PortTables, Span, TableId, TableInterner};
+use super::paint::{Merge, Painted, PaintedBlocks};
+use super::ports::{Cell, PairPolicy, Piece, PortTables, TableId, TableInterner};
 use super::rules::{Action, MAX_TIERS, RuleSet, Service};
 use super::{Place, Policy};
 use crate::connection::Limits;
-use crate::headers::protocol;
 use crate::trie::Trie;
 use crate::verdict::{MAX_PORTS, PortId, RuleId, SegmentId};
 
@@ -80,8 +85,6 @@ pub enum CompileError {
     UnknownTier(RuleId),
     /// A rule asks for what only a rule that allows can ask for (or, if it passes, for any identity).
     MisplacedCondition(RuleId),
-    /// A rule passes, asks for a condition, stands in a tier, or a segment has a floor.
-    Conditional,
     /// More segments than [`MAX_SEGMENTS`].
     TooManySegments(usize),
     /// More networks than [`MAX_NETWORKS`].
@@ -93,6 +96,21 @@ pub enum CompileError {
     /// Merging the port ranges of overlapping rules takes more pieces than [`MAX_PIECES`]; this rule is among those
     /// between the pair of segments where the limit was passed.
     TooManyPieces(RuleId),
+    /// More than [`MAX_ALTERNATIVES`] rules that ask for different things meet between the same segments at the same
+    /// port; this is one of them.
+    TooManyAlternatives(RuleId),
+    /// Rules that ask for different things, or stand in different tiers, meet in so many combinations that it takes more
+    /// than [`MAX_CLAUSES`] clauses to write them down; this rule is among those where the limit was passed.
+    TooManyClauses(RuleId),
+}
+
+impl From<TooMany> for CompileError {
+    fn from(error: TooMany) -> CompileError {
+        match error {
+            TooMany::Alternatives(rule) => CompileError::TooManyAlternatives(rule),
+            TooMany::Clauses(rule) => CompileError::TooManyClauses(rule),
+        }
+    }
 }
 
 impl fmt::Display for CompileError {
@@ -123,7 +141,6 @@ impl fmt::Display for CompileError {
             CompileError::MisplacedCondition(rule) => {
                 write!(f, "rule {} asks for what only a rule that allows can ask for", rule.0)
             }
-            CompileError::Conditional => f.write_str("conditions, tiers and floors cannot be compiled yet"),
             CompileError::TooManySegments(n) => write!(f, "{n} segments; the limit is {MAX_SEGMENTS}"),
             CompileError::TooManyNetworks(n) => write!(f, "{n} networks; the limit is {MAX_NETWORKS}"),
             CompileError::TooManyRules(n) => write!(f, "{n} rules; the limit is {MAX_RULES}"),
@@ -138,6 +155,18 @@ impl fmt::Display for CompileError {
                  Use fewer ranges between wide lists of segments",
                 rule.0
             ),
+            CompileError::TooManyAlternatives(rule) => write!(
+                f,
+                "more than {MAX_ALTERNATIVES} rules that ask for different things meet at one port, rule {} among \
+                 them. Name several groups in one rule",
+                rule.0
+            ),
+            CompileError::TooManyClauses(rule) => write!(
+                f,
+                "the rules that rule {} overlaps with meet in more than {MAX_CLAUSES} combinations. \
+                 Use fewer different conditions between wide lists of segments",
+                rule.0
+            ),
         }
     }
 }
@@ -146,10 +175,13 @@ impl std::error::Error for CompileError {}
 
 /// Compiles a rule set. Its answers are those of the [reference evaluator](super::reference), rule by rule.
 pub fn compile(rules: &RuleSet) -> Result<Policy, CompileError> {
-    check(rules)?;
+    let is_conditional = check(rules)?;
     let networks = unique_networks(rules)?;
-    let from = Side::new(rules, |rule| &rules.rules[rule].from);
-    let to = Side::new(rules, |rule| &rules.rules[rule].to);
+    let demands = Demands::new(rules);
+    let (floors_out, floors) = (demands.floors(|segment| segment.floor_out), demands.floors(|s| s.floor));
+    let from = Side::new(rules, |rule| &rules.rules[rule].from, &floors_out);
+    let to = Side::new(rules, |rule| &rules.rules[rule].to, &floors);
+    let manners = if is_conditional { Manners::new(rules, &demands) } else { Manners::plain() };
     let places: Vec<Place> = rules
         .segments
         .iter()
@@ -161,15 +193,17 @@ pub fn compile(rules: &RuleSet) -> Result<Policy, CompileError> {
             column: to.class_of_segment[id],
         })
         .collect();
-    let blocks = Blocks::new(rules, &from, &to)?;
-    let (entries, lists) = blocks.lists_of_cells(&from, &to);
-    let Compiled { policies, opaque, tables } = blocks.policies(rules, &lists)?;
+    let blocks = Blocks::new(rules, &from, &to, manners)?;
+    let (mut entries, lists) = blocks.lists_of_cells(&from, &to);
+    let cells = Cells::new(&lists, &mut entries, &from, &to);
+    let Compiled { policies, opaque, tables, clauses } = blocks.policies(rules, &cells)?;
     Ok(Policy {
         trie: Trie::new(networks, places),
         matrix: Matrix::new(from.classes, to.classes, &entries),
         policies,
         opaque,
         tables,
+        clauses,
         rules: rules.rules.len(),
         timeouts: Default::default(),
         limits: Limits::default(),
@@ -179,8 +213,8 @@ pub fn compile(rules: &RuleSet) -> Result<Policy, CompileError> {
     })
 }
 
-/// All that can be wrong with single entries.
-fn check(rules: &RuleSet) -> Result<(), CompileError> {
+/// All that can be wrong with single entries. Whether anything asks for a condition, passes or stands in a tier.
+fn check(rules: &RuleSet) -> Result<bool, CompileError> {
     let networks = rules.segments.iter().map(|segment| segment.networks.len()).sum();
     if rules.segments.len() > MAX_SEGMENTS {
         return Err(CompileError::TooManySegments(rules.segments.len()));
@@ -191,7 +225,7 @@ fn check(rules: &RuleSet) -> Result<(), CompileError> {
     if rules.rules.len() > MAX_RULES {
         return Err(CompileError::TooManyRules(rules.rules.len()));
     }
-    check_conditions(rules)?;
+    let is_conditional = check_conditions(rules)?;
     for (id, segment) in rules.segments.iter().enumerate() {
         if let Some(port) = segment.ports.iter().find(|port| usize::from(port.0) >= MAX_PORTS) {
             return Err(CompileError::UnknownPort { segment: SegmentId(id as u32), port: *port });
@@ -211,11 +245,11 @@ fn check(rules: &RuleSet) -> Result<(), CompileError> {
             return Err(CompileError::InvertedRange { rule: id, service: *service });
         }
     }
-    Ok(())
+    Ok(is_conditional)
 }
 
-/// Conditions exist, and stand where they mean something.
-fn check_conditions(rules: &RuleSet) -> Result<(), CompileError> {
+/// Conditions exist, and stand where they mean something. Whether there is any, or a tier, or a rule that passes.
+fn check_conditions(rules: &RuleSet) -> Result<bool, CompileError> {
     let floors = rules.segments.iter().flat_map(|segment| [segment.floor, segment.floor_out]);
     let named = floors.chain(rules.rules.iter().map(|rule| rule.condition)).flatten();
     let mut is_conditional = false;
@@ -240,7 +274,7 @@ fn check_conditions(rules: &RuleSet) -> Result<(), CompileError> {
         }
         is_conditional |= rule.tier > 0 || rule.action == Action::Pass;
     }
-    if is_conditional { Err(CompileError::Conditional) } else { Ok(()) }
+    Ok(is_conditional)
 }
 
 /// All networks without host bits, each once.
@@ -262,14 +296,39 @@ fn unique_networks(rules: &RuleSet) -> Result<Vec<(IpNet, u32)>, CompileError> {
     Ok(networks)
 }
 
-/// What a block or several say together: pieces of TCP and UDP ports and of the numbers of opaque protocols, and the
-/// cells of both kinds of echo.
-struct Painted<'p> {
-    tcp: &'p [Piece],
-    udp: &'p [Piece],
-    opaque: &'p [Piece],
-    icmp: Cell,
-    icmpv6: Cell,
+/// What the policy of a matrix cell is made of, each once.
+struct Cells<'l> {
+    lists: &'l Lists<u32>,
+    /// By policy, the list and the floors of the two classes. Empty where there are no floors: then by list.
+    of_policy: Vec<(u32, [Option<ConditionId>; 2])>,
+}
+
+impl<'l> Cells<'l> {
+    /// Where there are floors the entries, which name lists, are made to name policies.
+    fn new(lists: &'l Lists<u32>, entries: &mut [matrix::Entry], from: &Side, to: &Side) -> Cells<'l> {
+        let mut of_policy = Vec::new();
+        if !from.floor_of_class.is_empty() || !to.floor_of_class.is_empty() {
+            let mut known = HashMap::new();
+            known.insert((matrix::EMPTY, [None; 2]), matrix::EMPTY);
+            of_policy.push((matrix::EMPTY, [None; 2]));
+            for (row, column, list) in entries {
+                let floor =
+                    |side: &Side, class: u32| side.floor_of_class.get(class as usize).copied().flatten();
+                let key = (*list, [floor(from, *row), floor(to, *column)]);
+                *list = *known.entry(key).or_insert_with(|| {
+                    of_policy.push(key);
+                    of_policy.len() as u32 - 1
+                });
+            }
+        }
+        Cells { lists, of_policy }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&'l [u32], [Option<ConditionId>; 2])> {
+        let without = if self.of_policy.is_empty() { self.lists.len() } else { 0 };
+        let without = (0..without as u32).map(|list| (list, [None; 2]));
+        without.chain(self.of_policy.iter().copied()).map(|(list, floors)| (self.lists.list(list), floors))
+    }
 }
 
 /// The policies of all lists of blocks.
@@ -277,38 +336,42 @@ struct Compiled {
     policies: Vec<PairPolicy>,
     opaque: Vec<TableId>,
     tables: PortTables,
+    clauses: Clauses,
 }
 
-/// Rules with the same pair of lists; a block is a number here.
+/// Rules with the same pair of lists that speak in the same manner; a block is a number here.
 struct Blocks {
-    /// The numbers of the two lists.
+    /// The numbers of the two lists and of the manner.
     sides: Lists<u32>,
     rules: Lists<u32>,
+    manners: Manners,
 }
 
 impl Blocks {
-    fn new(rules: &RuleSet, from: &Side, to: &Side) -> Result<Blocks, CompileError> {
-        let mut pairs = Interner::default();
-        let sides = from.list_of_rule.iter().zip(&to.list_of_rule);
-        let block_of_rule: Vec<u32> = sides.map(|(from, to)| pairs.intern(&[*from, *to])).collect();
-        let sides = pairs.lists;
+    fn new(rules: &RuleSet, from: &Side, to: &Side, manners: Manners) -> Result<Blocks, CompileError> {
+        let mut keys = Interner::default();
+        let sides = from.list_of_rule.iter().zip(&to.list_of_rule).enumerate();
+        let block_of_rule: Vec<u32> =
+            sides.map(|(rule, (from, to))| keys.intern(&[*from, *to, manners.of_rule(rule)])).collect();
+        let sides = keys.lists;
         let covered =
-            |pair: &[u32]| from.classes_of_list.list(pair[0]).len() * to.classes_of_list.list(pair[1]).len();
+            |key: &[u32]| from.classes_of_list.list(key[0]).len() * to.classes_of_list.list(key[1]).len();
         let all = sides.iter().map(covered).fold(0, usize::saturating_add);
         if all > MAX_COVERED {
             return Err(CompileError::TooManyPairs(all));
         }
         let numbered = block_of_rule.iter().copied().zip(0..rules.rules.len() as u32);
         let rules = Lists::grouped(sides.len(), numbered);
-        Ok(Blocks { sides, rules })
+        Ok(Blocks { sides, rules, manners })
     }
 
     /// For every cell under any block its list of blocks, as a number; equal lists have one number.
     /// The number 0, [`matrix::EMPTY`], is the empty list.
     fn lists_of_cells(&self, from: &Side, to: &Side) -> (Vec<matrix::Entry>, Lists<u32>) {
-        let rows = self.sides.iter().zip(0..).flat_map(|(pair, block)| {
-            from.classes_of_list.list(pair[0]).iter().map(move |row| (*row, block))
-        });
+        let rows =
+            self.sides.iter().zip(0..).flat_map(|(key, block)| {
+                from.classes_of_list.list(key[0]).iter().map(move |row| (*row, block))
+            });
         let blocks_of_row: Lists<u32> = Lists::grouped(from.classes, rows);
         let mut interner = Interner::default();
         interner.intern(&[]);
@@ -334,139 +397,92 @@ impl Blocks {
         (entries, interner.lists)
     }
 
-    /// The policy of each list. A policy of one block is that block's pieces, one of several merges theirs.
-    fn policies(&self, rules: &RuleSet, lists: &Lists<u32>) -> Result<Compiled, CompileError> {
-        let (mut painter, mut udp_painter) = (Painter::default(), Painter::default());
-        let mut spans = Spans::default();
-        let (mut tcp, mut udp, mut opaque) = (Lists::default(), Lists::default(), Lists::default());
-        let mut icmp: Vec<(Cell, Cell)> = Vec::with_capacity(self.rules.len());
+    fn manner_of(&self, block: u32) -> u32 {
+        self.sides.list(block)[2]
+    }
+
+    /// Whether the best cell of all blocks over a port decides there, whatever the circumstances.
+    fn is_plain(&self, blocks: &[u32], floors: [Option<ConditionId>; 2]) -> bool {
+        let manner = |block: &u32| self.manners.manner(self.manner_of(*block));
+        let Some(first) = blocks.first().map(manner) else { return true };
+        floors == [None; 2]
+            && !first.passes
+            && first.condition.is_none()
+            && blocks.iter().all(|block| manner(block) == first)
+    }
+
+    /// What each block says by itself.
+    fn paint(&self, rules: &RuleSet) -> PaintedBlocks {
+        let (mut merge, mut all) = (Merge::default(), PaintedBlocks::with_capacity(self.rules.len()));
         for block in self.rules.iter() {
-            spans.clear();
-            block.iter().for_each(|rule| spans.add_rule(rules, *rule));
-            tcp.push(painter.resolve(&mut spans.tcp).iter().copied());
-            udp.push(painter.resolve(&mut spans.udp).iter().copied());
-            opaque.push(painter.resolve(&mut spans.opaque).iter().copied());
-            icmp.push((spans.icmp, spans.icmpv6));
+            let rules = block.iter().map(|rule| (*rule, &rules.rules[*rule as usize]));
+            all.push(&merge.resolve_rules(rules));
         }
-        let painted = |block: u32| {
-            let (icmp, icmpv6) = icmp[block as usize];
-            let opaque = opaque.list(block);
-            Painted { tcp: tcp.list(block), udp: udp.list(block), opaque, icmp, icmpv6 }
-        };
-        self.bound_pieces(lists, painted)?;
+        all
+    }
+
+    /// The policy of each cell. A policy of one block is that block's pieces, one of several merges theirs.
+    fn policies(&self, rules: &RuleSet, cells: &Cells<'_>) -> Result<Compiled, CompileError> {
+        let painted = self.paint(rules);
+        self.bound_pieces(cells, &painted)?;
         let mut interner = TableInterner::default();
-        let mut policies = Vec::with_capacity(lists.len());
-        let mut tables = Vec::with_capacity(lists.len());
-        for list in lists.iter() {
-            policies.push(match list {
-                [block] => {
-                    let Painted { tcp, udp, opaque, icmp, icmpv6 } = painted(*block);
-                    tables.push(interner.intern(opaque));
-                    PairPolicy::new(tcp, udp, icmp, icmpv6, &mut interner)
+        let mut policies = Vec::new();
+        let mut tables = Vec::new();
+        let (mut merge, mut merger) = (Merge::default(), Merger::default());
+        for (blocks, floors) in cells.iter() {
+            let Painted { tcp, udp, opaque, icmp, icmpv6 } = match blocks {
+                _ if !self.is_plain(blocks, floors) => {
+                    self.merge(blocks, floors, &painted, &mut merge, &mut merger)?
                 }
-                blocks => {
-                    spans.clear();
-                    blocks.iter().for_each(|block| spans.add_painted(&painted(*block)));
-                    tables.push(interner.intern(painter.resolve(&mut spans.opaque)));
-                    let tcp = painter.resolve(&mut spans.tcp);
-                    let udp = udp_painter.resolve(&mut spans.udp);
-                    PairPolicy::new(tcp, udp, spans.icmp, spans.icmpv6, &mut interner)
-                }
-            });
+                [block] => painted.block(*block),
+                _ => merge.resolve(blocks, &painted),
+            };
+            tables.push(interner.intern(opaque));
+            policies.push(PairPolicy::new(tcp, udp, icmp, icmpv6, &mut interner));
         }
-        Ok(Compiled { policies, opaque: tables, tables: interner.tables })
+        let clauses = merger.finish(&rules.conditions);
+        Ok(Compiled { policies, opaque: tables, tables: interner.tables, clauses })
+    }
+
+    /// What blocks of different manners say together: those of one manner are merged as plain ones are, and then the
+    /// manners.
+    fn merge<'m>(
+        &self,
+        blocks: &[u32],
+        floors: [Option<ConditionId>; 2],
+        painted: &PaintedBlocks,
+        merge: &mut Merge,
+        merger: &'m mut Merger,
+    ) -> Result<Painted<'m>, TooMany> {
+        let mut by_manner = blocks.to_vec();
+        by_manner.sort_unstable_by_key(|block| self.manner_of(*block));
+        for group in by_manner.chunk_by(|a, b| self.manner_of(*a) == self.manner_of(*b)) {
+            let manner = self.manners.manner(self.manner_of(group[0]));
+            match group {
+                [block] => merger.add(manner, floors, &painted.block(*block)),
+                _ => merger.add(manner, floors, &merge.resolve(group, painted)),
+            }
+        }
+        merger.resolve()
     }
 
     /// Refuses before merging what would take too long: merged pieces are at most as many as those that are merged.
-    fn bound_pieces<'p>(
-        &self,
-        lists: &Lists<u32>,
-        painted: impl Fn(u32) -> Painted<'p>,
-    ) -> Result<(), CompileError> {
+    fn bound_pieces(&self, cells: &Cells<'_>, painted: &PaintedBlocks) -> Result<(), CompileError> {
         // What is merged are the pieces where a rule matches; what results has as many boundaries.
         let ruled = |pieces: &[Piece]| pieces.iter().filter(|(_, cell)| *cell != Cell::NONE).count();
         let pieces_of_block: Vec<usize> = (0..self.rules.len() as u32)
             .map(|block| {
-                let Painted { tcp, udp, opaque, .. } = painted(block);
+                let Painted { tcp, udp, opaque, .. } = painted.block(block);
                 [tcp, udp, opaque].map(|pieces| pieces.len() + ruled(pieces)).iter().sum()
             })
             .collect();
         let mut merged = 0;
-        for list in lists.iter() {
-            merged += list.iter().map(|block| pieces_of_block[*block as usize]).sum::<usize>();
+        for (blocks, _) in cells.iter() {
+            merged += blocks.iter().map(|block| pieces_of_block[*block as usize]).sum::<usize>();
             if merged > MAX_PIECES {
-                return Err(CompileError::TooManyPieces(RuleId(self.rules.list(list[0])[0])));
+                return Err(CompileError::TooManyPieces(RuleId(self.rules.list(blocks[0])[0])));
             }
         }
         Ok(())
-    }
-}
-
-/// What several rules or blocks say, not yet painted.
-struct Spans {
-    tcp: Vec<Span>,
-    udp: Vec<Span>,
-    opaque: Vec<Span>,
-    icmp: Cell,
-    icmpv6: Cell,
-}
-
-impl Default for Spans {
-    fn default() -> Self {
-        let (tcp, udp, opaque) = Default::default();
-        Spans { tcp, udp, opaque, icmp: Cell::NONE, icmpv6: Cell::NONE }
-    }
-}
-
-impl Spans {
-    fn clear(&mut self) {
-        self.tcp.clear();
-        self.udp.clear();
-        self.opaque.clear();
-        self.icmp = Cell::NONE;
-        self.icmpv6 = Cell::NONE;
-    }
-
-    fn add_rule(&mut self, rules: &RuleSet, rule: u32) {
-        let action = rules.rules[rule as usize].action;
-        let cell = Cell::new(action, rule);
-        for service in &rules.rules[rule as usize].services {
-            match *service {
-                Service::Any => {
-                    self.tcp.push(Span { low: 0, high: u16::MAX, cell });
-                    self.udp.push(Span { low: 0, high: u16::MAX, cell });
-                    self.icmp = self.icmp.min(cell);
-                    self.icmpv6 = self.icmpv6.min(cell);
-                    if action != Action::Allow {
-                        self.opaque.push(Span { low: 0, high: u16::MAX, cell });
-                    }
-                }
-                Service::Tcp(low, high) => self.tcp.push(Span { low, high, cell }),
-                Service::Udp(low, high) => self.udp.push(Span { low, high, cell }),
-                Service::IcmpEcho => self.icmp = self.icmp.min(cell),
-                Service::Icmpv6Echo => self.icmpv6 = self.icmpv6.min(cell),
-                // The others have their own places.
-                Service::Protocol(number) if protocol::is_opaque(number) => {
-                    self.opaque.push(Span { low: number.into(), high: number.into(), cell });
-                }
-                Service::Protocol(_) => {}
-            }
-        }
-    }
-
-    fn add_painted(&mut self, painted: &Painted<'_>) {
-        let to_spans = |pieces: &[Piece], spans: &mut Vec<Span>| {
-            for (index, (low, cell)) in pieces.iter().enumerate() {
-                let high = pieces.get(index + 1).map_or(u16::MAX, |(next, _)| next - 1);
-                if *cell != Cell::NONE {
-                    spans.push(Span { low: *low, high, cell: *cell });
-                }
-            }
-        };
-        to_spans(painted.tcp, &mut self.tcp);
-        to_spans(painted.udp, &mut self.udp);
-        to_spans(painted.opaque, &mut self.opaque);
-        self.icmp = self.icmp.min(painted.icmp);
-        self.icmpv6 = self.icmpv6.min(painted.icmpv6);
     }
 }

@@ -190,6 +190,11 @@ impl Condition {
         *self != Condition { gates: self.gates.clone(), users: self.users.clone(), ..Condition::default() }
     }
 
+    /// Of a rule that denies, rejects or passes: whether it holds whatever the circumstances.
+    pub(super) fn always_binds(&self) -> bool {
+        self.gates.is_empty() && self.users.as_ref().is_none_or(|users| *users == Users::default())
+    }
+
     /// Whether it is the time for it.
     pub fn is_timely(&self, gates: &Bits) -> bool {
         self.gates.iter().all(|gate| gates.contains(gate.0))

@@ -1,14 +1,17 @@
 //! Policy: resolved rules, the compiled tables, and the slow obvious evaluator that proves them right.
 //!
 //! A question is answered in steps that do not depend on the number of rules: source and destination address find
-//! their place in a trie each, the pair of classes finds a policy in the matrix, and protocol and port a cell in it.
+//! their place in a trie each, the pair of classes finds a policy in the matrix, and protocol and port a cell in it. Where
+//! the answer depends on more than the packet, the cell names a short list of clauses.
 
 mod classes;
+mod clauses;
 pub mod compile;
 pub mod conditions;
 pub mod explain;
 mod lists;
 mod matrix;
+mod paint;
 mod ports;
 pub mod reference;
 pub mod rules;
@@ -28,6 +31,7 @@ use crate::connection::{Limits, RuleLimits};
 use crate::headers::{Address, Permits, protocol};
 use crate::trie::Trie;
 use crate::verdict::{PortId, Reason, RuleId, SegmentId};
+use clauses::Clauses;
 use conditions::Bits;
 use matrix::Matrix;
 use ports::{PairPolicy, PortTables, TableId};
@@ -41,6 +45,7 @@ pub struct Policy {
     /// Of each policy, the table of protocols without ports, by their number: rarely asked for, so kept apart.
     opaque: Vec<TableId>,
     tables: PortTables,
+    clauses: Clauses,
     rules: usize,
     timeouts: timeouts::RuleTimeouts,
     limits: Limits,
@@ -79,7 +84,7 @@ impl Policy {
     }
 
     /// May this originator open this connection?
-    pub fn judge_in(&self, query: &Query, _circumstances: &Circumstances<'_>) -> Decision {
+    pub fn judge_in(&self, query: &Query, circumstances: &Circumstances<'_>) -> Decision {
         let Some(source) = self.trie.find(query.source).filter(|place| place.admits(query.ingress)) else {
             return Decision::refused(Reason::SpoofedSource);
         };
@@ -96,7 +101,10 @@ impl Policy {
             }
             number => self.tables.find(self.opaque[pair], number.into()),
         };
-        cell.decision(query.protocol)
+        match cell.decision(query.protocol) {
+            Ok(decision) => decision,
+            Err(list) => self.clauses.judge(list, query.protocol, circumstances),
+        }
     }
 
     /// The segment of a source address, if the address may enter by this port; asked for every packet.

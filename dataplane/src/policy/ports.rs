@@ -6,36 +6,57 @@ use crate::headers::protocol;
 use crate::verdict::RuleId;
 
 /// The deciding action and rule in one number, ordered so that the smaller one wins: deny before reject before
-/// allow before nothing (2 bits), then the lower rule id (30 bits).
+/// allow before nothing (2 bits), then the lower rule id (30 bits). What starts with the bits of nothing but is not
+/// [`Cell::NONE`] numbers a list of clauses, of which the circumstances choose one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Cell(u32);
 
-/// Rule ids fit the 30 bits that a [`Cell`] has for them.
-const RULE_BITS: u32 = 30;
+/// Rule ids, and numbers of lists of clauses, fit the 30 bits that a [`Cell`] has for them.
+pub(super) const RULE_BITS: u32 = 30;
+
+/// The number of a list of clauses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ClausesId(pub u32);
 
 impl Cell {
     /// No rule matches.
     pub(super) const NONE: Cell = Cell(u32::MAX);
 
+    /// Rules that pass stand among themselves, see [`Manner`](super::clauses::Manner), in the place of those that deny.
     pub(super) fn new(action: Action, rule: u32) -> Cell {
         debug_assert!(rule < 1 << RULE_BITS);
         let rank = match action {
-            Action::Deny => 0,
+            Action::Deny | Action::Pass => 0,
             Action::Reject => 1,
             Action::Allow => 2,
-            Action::Pass => unreachable!("compiling refuses it"),
         };
         Cell(rank << RULE_BITS | rule)
     }
 
-    /// What it decides about a packet of this protocol.
-    pub(super) fn decision(self, protocol: u8) -> Decision {
-        let rule = RuleId(self.0 & ((1 << RULE_BITS) - 1));
-        match self.0 >> RULE_BITS {
-            0 => Decision::by(rule, Action::Deny),
-            1 => Decision::by(rule, Action::Reject),
-            2 => Decision::by(rule, Action::Allow),
-            _ => Decision::unmatched(protocol),
+    /// One of the clauses of this list decides.
+    pub(super) fn clauses(list: ClausesId) -> Cell {
+        debug_assert!(list.0 < (1 << RULE_BITS) - 1);
+        Cell(3 << RULE_BITS | list.0)
+    }
+
+    /// Action and rule, unless nothing or a list of clauses decides.
+    pub(super) fn plain(self) -> Option<(Action, u32)> {
+        let action = match self.0 >> RULE_BITS {
+            0 => Action::Deny,
+            1 => Action::Reject,
+            2 => Action::Allow,
+            _ => return None,
+        };
+        Some((action, self.0 & ((1 << RULE_BITS) - 1)))
+    }
+
+    /// What it decides about a packet of this protocol; or the clauses that do.
+    #[inline]
+    pub(super) fn decision(self, protocol: u8) -> Result<Decision, ClausesId> {
+        match self.plain() {
+            Some((action, rule)) => Ok(Decision::by(RuleId(rule), action)),
+            None if self == Cell::NONE => Ok(Decision::unmatched(protocol)),
+            None => Err(ClausesId(self.0 & ((1 << RULE_BITS) - 1))),
         }
     }
 }
@@ -320,13 +341,15 @@ mod tests {
             Cell::NONE,
         ];
         assert!(order.is_sorted());
-        assert_eq!(Cell::NONE.decision(protocol::TCP), Decision::refused(Reason::NoRule));
-        assert_eq!(Cell::NONE.decision(protocol::GRE), Decision::refused(Reason::ProtocolUnsupported));
+        assert_eq!(Cell::NONE.decision(protocol::TCP), Ok(Decision::refused(Reason::NoRule)));
+        assert_eq!(Cell::NONE.decision(protocol::GRE), Ok(Decision::refused(Reason::ProtocolUnsupported)));
         assert_eq!(
             order[2].decision(protocol::UDP),
-            Decision { refusal: Some(Reason::RuleRejected), rule: RuleId(1) }
+            Ok(Decision { refusal: Some(Reason::RuleRejected), rule: RuleId(1) })
         );
-        assert!(order[4].decision(protocol::TCP).allows());
+        assert!(order[4].decision(protocol::TCP).unwrap().allows());
+        let last = ClausesId((1 << RULE_BITS) - 2);
+        assert_eq!(Cell::clauses(last).decision(protocol::TCP), Err(last));
     }
 
     #[test]

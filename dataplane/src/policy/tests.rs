@@ -1,5 +1,7 @@
 //! The compiled policy against its semantics and against the reference evaluator.
 
+mod conditional;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
