@@ -21,6 +21,7 @@ const CONFIG: &str = r#"
 version = 1
 [gateway]
 control = "CONTROL"
+state = "STATE"
 connections = 4096
 connections_v6 = 4096
 [ports.office]
@@ -52,8 +53,14 @@ impl Scratch {
 
     fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
-        std::fs::write(&path, text.replace("CONTROL", self.control().to_str().unwrap())).unwrap();
+        std::fs::write(&path, self.filled(text)).unwrap();
         path
+    }
+
+    /// A configuration whose places are in this directory.
+    fn filled(&self, text: &str) -> String {
+        let text = text.replace("CONTROL", self.control().to_str().unwrap());
+        text.replace("STATE", self.0.join("state").to_str().unwrap())
     }
 
     fn control(&self) -> PathBuf {
@@ -300,7 +307,7 @@ fn reload(
 
     // IPv6 is no longer allowed, port 22 is.
     let text = CONFIG.replace("tcp/80\"]", "tcp/80\", \"tcp/22\"]").replace(", \"fd00:2::/64\"", "");
-    std::fs::write(config, text.replace("CONTROL", scratch.control().to_str().unwrap())).unwrap();
+    std::fs::write(config, scratch.filled(&text)).unwrap();
     let reloaded = gateway.json(&["reload"]);
     assert_eq!((&reloaded["generation"], &reloaded["rules"]), (&2.into(), &1.into()));
     echo(first, 10_000).expect("still allowed");

@@ -55,8 +55,9 @@ impl Config {
     /// The whole file.
     pub fn text(&self, control: &Path, zones: &[Zone]) -> String {
         let mut text = format!(
-            "version = 1\n[gateway]\ncontrol = {control:?}\nworkers = {}\nbusy_poll = false\n\
+            "version = 1\n[gateway]\ncontrol = {control:?}\nstate = {:?}\nworkers = {}\nbusy_poll = false\n\
              connections = {connections}\nconnections_v6 = {connections}\nhalf_open_percent = {}\n",
+            control.with_file_name("state"),
             self.workers,
             self.half_open_percent,
             connections = self.connections,

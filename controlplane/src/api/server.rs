@@ -49,7 +49,10 @@ impl Place {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
             made.with_context(|| format!("making {}", directory.display()))?;
         }
-        let lock = lock(&lock_path(socket))?;
+        let lock = lock(&lock_path(socket)).map_err(|error| match error {
+            Locked::Busy(why) => anyhow::anyhow!(why),
+            Locked::Broken(error) => error,
+        })?;
         match fs::symlink_metadata(socket) {
             Ok(metadata) if metadata.file_type().is_socket() => fs::remove_file(socket)?,
             Ok(_) => bail!(
@@ -86,7 +89,20 @@ fn lock_path(socket: &Path) -> PathBuf {
     name.into()
 }
 
-fn lock(path: &Path) -> Result<Flock<File>> {
+/// Why a lock cannot be had.
+pub(crate) enum Locked {
+    /// Another gateway holds it.
+    Busy(String),
+    /// Something went wrong.
+    Broken(anyhow::Error),
+}
+
+/// Locks a file for this process alone, and writes its number there for whoever comes next.
+pub(crate) fn lock(path: &Path) -> Result<Flock<File>, Locked> {
+    try_lock(path).map_err(Locked::Broken)?.map_err(Locked::Busy)
+}
+
+fn try_lock(path: &Path) -> Result<Result<Flock<File>, String>> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     // What somebody else's link leads to must not lose its contents to our process number.
@@ -96,13 +112,14 @@ fn lock(path: &Path) -> Result<Flock<File>> {
         Ok(lock) => {
             lock.set_len(0)?;
             writeln!(&*lock, "{}", std::process::id())?;
-            Ok(lock)
+            Ok(Ok(lock))
         }
         Err((file, nix::Error::EWOULDBLOCK)) => {
             let mut pid = String::new();
             // Only for the message.
             let _ = file.take(16).read_to_string(&mut pid);
-            bail!("a gateway is already running, pid {} (it holds {})", pid.trim(), path.display())
+            let (pid, path) = (pid.trim(), path.display());
+            Ok(Err(format!("a gateway is already running, pid {pid} (it holds {path})")))
         }
         Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
     }
@@ -124,10 +141,16 @@ impl Write for Stream {
 /// A client with its answer in the making.
 pub struct Client {
     stream: BufWriter<Stream>,
+    uid: u32,
     stop: Arc<AtomicBool>,
 }
 
 impl Client {
+    /// Who asks, as the kernel says.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
     /// Adds a line to the answer.
     ///
     /// # Errors
@@ -266,10 +289,14 @@ fn admit(stream: UnixStream, answer: &Arc<Answerer>, stop: &Arc<AtomicBool>, cli
         clients.len() - 1
     };
     let seat = Seat { clients: clients.clone(), stream: stream.clone() };
-    let mut client = Client { stream: BufWriter::new(Stream(stream.clone())), stop: stop.clone() };
-    if let Err(refusal) = may_enter(&stream, taken) {
-        let _ = client.end(Err(refusal));
-        return;
+    let mut client =
+        Client { stream: BufWriter::new(Stream(stream.clone())), uid: u32::MAX, stop: stop.clone() };
+    match may_enter(&stream, taken) {
+        Ok(uid) => client.uid = uid.as_raw(),
+        Err(refusal) => {
+            let _ = client.end(Err(refusal));
+            return;
+        }
     }
     let answer = answer.clone();
     let spawned = std::thread::Builder::new().name("client".to_owned()).spawn(move || {
@@ -284,7 +311,8 @@ fn admit(stream: UnixStream, answer: &Arc<Answerer>, stop: &Arc<AtomicBool>, cli
     drop(spawned);
 }
 
-fn may_enter(stream: &UnixStream, taken: usize) -> Result<(), Refusal> {
+/// Who comes in.
+fn may_enter(stream: &UnixStream, taken: usize) -> Result<Uid, Refusal> {
     let peer = getsockopt(stream, sockopt::PeerCredentials)
         .map_err(|error| Refusal::error(format!("cannot see who is asking: {error}")))?;
     let uid = Uid::from_raw(peer.uid());
@@ -294,7 +322,7 @@ fn may_enter(stream: &UnixStream, taken: usize) -> Result<(), Refusal> {
     if taken >= CLIENTS_MAX {
         return Err(Refusal::error(format!("{CLIENTS_MAX} clients are being answered already; try again")));
     }
-    Ok(())
+    Ok(uid)
 }
 
 /// Reads one line, within the limits of size and time.

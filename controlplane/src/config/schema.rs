@@ -38,6 +38,8 @@ pub struct Config {
 pub struct Gateway {
     /// `control`: path of the control socket.
     pub control: Option<Text>,
+    /// `state`: directory of the policies that were in force.
+    pub state: Option<Text>,
     /// `workers`: threads, each with one queue of every port.
     pub workers: Option<Located<u64>>,
     /// `connections`: capacity of the IPv4 connection table.
@@ -230,6 +232,8 @@ fn root_is_missing_version(table: &DeTable<'_>) -> bool {
 
 /// Bytes of `sun_path` (unix(7)), its NUL included.
 const SOCKET_PATH: usize = 108;
+/// Leaves room in PATH_MAX (4096, linux/limits.h) for the names of the files in it.
+const STATE_PATH: usize = 3840;
 
 fn gateway(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Gateway {
     let Some(mut table) = reader.table(value, "[gateway]") else { return Gateway::default() };
@@ -254,8 +258,17 @@ fn gateway(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Gateway {
         let hint = format!("write an absolute path of fewer than {SOCKET_PATH} bytes");
         reader.report.error(path.at, message).hint(hint);
     }
+    let state = reader.string(table.take("state"));
+    if let Some(path) = &state
+        && !(path.value.starts_with('/') && path.value.len() < STATE_PATH)
+    {
+        let message = format!("{} cannot be the state directory", quoted(&path.value));
+        let hint = format!("write an absolute path of fewer than {STATE_PATH} bytes");
+        reader.report.error(path.at, message).hint(hint);
+    }
     let gateway = Gateway {
         control,
+        state,
         workers: reader.integer(table.take("workers"), 1..65),
         connections: reader.integer(table.take("connections"), 1024..(1 << 27) + 1),
         connections_v6: reader.integer(table.take("connections_v6"), 1024..(1 << 27) + 1),

@@ -669,6 +669,10 @@ fn control_characters_in_texts_are_refused() {
         "description = \"two\\nlines\"\n[gateway]\ncontrol = \"run.sock\"\n",
         &["21:11 `run.sock` cannot be the control socket | write an absolute path of fewer than 108 bytes"],
     );
+    append(
+        "[gateway]\nstate = \"var\"\n",
+        &["20:9 `var` cannot be the state directory | write an absolute path of fewer than 3840 bytes"],
+    );
 }
 
 #[test]

@@ -80,8 +80,9 @@ pub fn zones() -> Vec<Zone> {
 /// The whole configuration, with or without the rule for downloads.
 pub fn configuration(control: &Path, downloads: bool) -> String {
     let mut text = format!(
-        "version = 1\n\n[gateway]\ncontrol = {:?}\nconnections = 16384\nconnections_v6 = 16384\n",
-        control.display().to_string()
+        "version = 1\n\n[gateway]\ncontrol = {:?}\nstate = {:?}\nconnections = 16384\nconnections_v6 = 16384\n",
+        control.display().to_string(),
+        control.with_extension("state").display().to_string()
     );
     for (name, v4, v6) in ZONES {
         text += &format!(

@@ -33,7 +33,7 @@ impl Model {
             "udp_replied_ms": t.udp_replied_ms, "icmp_ms": t.icmp_ms, "fragment_ms": t.fragment_ms,
         });
         json!({
-            "control": gateway.control, "workers": gateway.workers, "connections": gateway.connections_v4,
+            "control": gateway.control, "state": gateway.state, "workers": gateway.workers, "connections": gateway.connections_v4,
             "connections_v6": gateway.connections_v6, "half_open_percent": gateway.half_open_percent,
             "half_open_per_source": gateway.half_open_per_source, "fragments": gateway.fragments,
             "busy_poll": gateway.busy_poll, "timeouts": timeouts,

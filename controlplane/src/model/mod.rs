@@ -48,6 +48,8 @@ pub struct Model {
 pub struct Gateway {
     /// Path of the control socket.
     pub control: PathBuf,
+    /// Directory of the policies that were in force.
+    pub state: PathBuf,
     /// Worker threads.
     pub workers: usize,
     /// Capacity of the IPv4 connection table.
@@ -70,6 +72,7 @@ impl Default for Gateway {
     fn default() -> Self {
         Gateway {
             control: PathBuf::from("/run/bulkhead/control.sock"),
+            state: PathBuf::from("/var/lib/bulkhead"),
             workers: 1,
             connections_v4: 262_144,
             connections_v6: 131_072,

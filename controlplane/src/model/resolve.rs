@@ -84,6 +84,7 @@ fn gateway(config: &Config) -> Gateway {
     };
     Gateway {
         control: written.control.as_ref().map_or(default.control, |t| PathBuf::from(&t.value)),
+        state: written.state.as_ref().map_or(default.state, |t| PathBuf::from(&t.value)),
         workers: size(&written.workers, default.workers),
         connections_v4: size(&written.connections, default.connections_v4),
         connections_v6: size(&written.connections_v6, default.connections_v6),

@@ -1,0 +1,94 @@
+//! The file operations of the store, each a step after which the machine may stop.
+//!
+//! They are behind a trait so that a test can stop after every one of them and look at what is left. How they are put
+//! together is the store's affair alone, and the same in the tests.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use nix::libc::O_NOFOLLOW;
+use nix::unistd::geteuid;
+
+/// What the store does with files.
+pub trait Disk: Send + Sync {
+    /// Makes a directory that only we may use, and those above it; one that is there must be ours.
+    fn make_directory(&self, directory: &Path) -> io::Result<()>;
+    /// The names of a directory's files, with their sizes in bytes.
+    fn list(&self, directory: &Path) -> io::Result<Vec<(String, u64)>>;
+    /// The first bytes of a file, at most so many.
+    fn read(&self, path: &Path, most: u64) -> io::Result<Vec<u8>>;
+    /// Makes a file that only we may read, or empties the one that is there, and writes to it. None of it need last.
+    fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Returns when the file's contents last.
+    fn sync(&self, path: &Path) -> io::Result<()>;
+    /// Gives a file another name, at once and instead of the file that had it. That need not last.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Returns when the directory's names last.
+    fn sync_directory(&self, directory: &Path) -> io::Result<()>;
+    /// Removes a file. That need not last.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+}
+
+/// The disk of this machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Files;
+
+impl Disk for Files {
+    fn make_directory(&self, directory: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let found = fs::symlink_metadata(directory)?;
+        if !found.is_dir() || found.uid() != geteuid().as_raw() {
+            let why = format!("it is not a directory of uid {}", geteuid());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
+        if found.mode() & 0o077 != 0 {
+            fs::set_permissions(directory, Permissions::from_mode(0o700))?;
+        }
+        Ok(())
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<(String, u64)>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            // What is no file of ours has no name of ours either.
+            if let Ok(name) = entry.file_name().into_string()
+                && entry.file_type()?.is_file()
+            {
+                names.push((name, entry.metadata()?.len()));
+            }
+        }
+        Ok(names)
+    }
+
+    fn read(&self, path: &Path, most: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW).open(path)?;
+        file.take(most).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(O_NOFOLLOW);
+        options.open(path)?.write_all(bytes)
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        File::open(directory)?.sync_all()
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+}
