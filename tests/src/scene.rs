@@ -88,6 +88,21 @@ impl Scene {
         self.directory.join("control.sock")
     }
 
+    /// A file beside it.
+    ///
+    /// # Panics
+    /// Panics when it cannot be written.
+    pub fn candidate(&self, name: &str, config: &Config) -> String {
+        let path = self.directory.join(name);
+        fs::write(&path, self.text(config)).expect("a candidate is written");
+        path.display().to_string()
+    }
+
+    /// The state directory.
+    pub fn state(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
     /// Writes the configuration file.
     pub fn write(&self, config: &Config) {
         self.write_text(&self.text(config));

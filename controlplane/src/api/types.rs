@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::store::{Note, Said};
+
 /// The version of the protocol.
 pub const API: u32 = 1;
 
@@ -27,6 +29,47 @@ pub enum Request {
     Reload {
         /// The file; the one last loaded without. Relative paths are the gateway's.
         file: Option<PathBuf>,
+        /// What the client says of whoever asks.
+        #[serde(default)]
+        said: Said,
+    },
+    /// Put a configuration in force, perhaps for a while only. Answered with [`Reply::Reloaded`].
+    Apply {
+        /// The file. Relative paths are the gateway's.
+        file: PathBuf,
+        /// Put the confirmed one back after so many milliseconds without [`Request::Confirm`].
+        confirm_ms: Option<u64>,
+        /// Also instead of one that waits for its confirmation.
+        replace: bool,
+        /// Why.
+        note: Note,
+        /// What the client says of whoever asks.
+        #[serde(default)]
+        said: Said,
+    },
+    /// Keep what waits for its confirmation. Answered with [`Reply::Confirmed`].
+    Confirm {
+        /// Only if it is this one.
+        revision: Option<u64>,
+    },
+    /// Put an earlier policy in force. Answered with [`Reply::Reloaded`].
+    Rollback {
+        /// Which; without, the confirmed one before what runs.
+        revision: Option<u64>,
+        /// As in [`Request::Apply`].
+        confirm_ms: Option<u64>,
+        /// Why.
+        note: Note,
+        /// What the client says of whoever asks.
+        #[serde(default)]
+        said: Said,
+    },
+    /// The revisions that are kept, oldest first. Answered with [`Reply::Revision`]s.
+    History,
+    /// A revision. Answered with [`Reply::Revision`], then [`Reply::Text`]s.
+    Show {
+        /// Which.
+        revision: u64,
     },
     /// Live connections. Answered with [`Reply::Connection`]s, then [`Reply::Matched`].
     Connections {
@@ -112,8 +155,14 @@ pub struct Line {
 pub enum Reply {
     /// To [`Request::Status`].
     Status(Box<Status>),
-    /// To [`Request::Reload`].
+    /// To [`Request::Reload`], [`Request::Apply`] and [`Request::Rollback`].
     Reloaded(Reloaded),
+    /// To [`Request::Confirm`]: the revision.
+    Confirmed(u64),
+    /// To [`Request::History`] and [`Request::Show`].
+    Revision(Box<Revision>),
+    /// To [`Request::Show`]: one file of it, the main file first.
+    Text(Text),
     /// To [`Request::Connections`].
     Connection(Connection),
     /// How many connections matched, sent or not.
@@ -165,8 +214,12 @@ pub struct Status {
     pub started: String,
     /// For how long it has run, seconds.
     pub uptime_s: u64,
-    /// The policy in force.
+    /// The policy in force, counted in this run.
     pub generation: u32,
+    /// The same among the revisions that are kept, see `history`; `None` if it could not be stored.
+    pub revision: Option<u64>,
+    /// Until when it must be confirmed, if it must.
+    pub confirm_until: Option<String>,
     /// The configuration's digest.
     pub digest: String,
     /// The file it came from.
@@ -291,6 +344,10 @@ pub struct Alarm {
 pub struct Reloaded {
     /// Its generation, by which every worker judges now.
     pub generation: u32,
+    /// Its number among the revisions that are kept.
+    pub revision: Option<u64>,
+    /// Until when it must be confirmed, if it must.
+    pub confirm_until: Option<String>,
     /// Its digest.
     pub digest: String,
     /// The file.
@@ -299,6 +356,64 @@ pub struct Reloaded {
     pub rules: u64,
     /// From reading the file to the last worker, milliseconds.
     pub took_ms: u64,
+}
+
+/// A policy that was in force, or is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revision {
+    /// Its number.
+    pub revision: u64,
+    /// `in_force`, `pending` (in force, and not confirmed yet), `confirmed` (what comes back if the pending one is not),
+    /// `rolled_back` or `superseded`.
+    pub state: String,
+    /// Until when it must be confirmed.
+    pub until: Option<String>,
+    /// When it was confirmed.
+    pub confirmed: Option<String>,
+    /// When it was rolled back.
+    pub rolled_back: Option<String>,
+    /// Why it was.
+    pub why: Option<String>,
+    /// What is known of it; `None` if its file is damaged.
+    pub about: Option<About>,
+    /// What is wrong with its file.
+    pub damaged: Option<String>,
+}
+
+/// What is known of a revision since it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// When it was put in force.
+    pub at: String,
+    /// By what: `start`, `reload`, `signal`, `apply` or `rollback`.
+    pub cause: String,
+    /// Of a rollback: to which revision.
+    pub rollback_to: Option<u64>,
+    /// Who asked, as the kernel says; `None` for a signal.
+    pub uid: Option<u32>,
+    /// The user's name.
+    pub user: Option<String>,
+    /// What the client said of whoever asked; nobody has checked it.
+    pub client_said: Said,
+    /// Why.
+    pub message: Option<String>,
+    /// Where it was asked for.
+    pub ticket: Option<String>,
+    /// The configuration's digest.
+    pub digest: String,
+    /// Rules in it.
+    pub rules: u64,
+    /// Within so many milliseconds it had to be confirmed.
+    pub confirm_ms: Option<u64>,
+}
+
+/// One file of a revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Text {
+    /// Where it was.
+    pub path: String,
+    /// What stood in it.
+    pub text: String,
 }
 
 /// One connection.

@@ -10,6 +10,7 @@ use clap::Args;
 
 use super::{Exit, complain};
 use crate::api::client::{self, Failure};
+use crate::api::types::{Reloaded, Said};
 use crate::api::{DEFAULT_SOCKET, Reply, Request};
 
 /// Progress is shown when an action takes longer than this.
@@ -60,6 +61,31 @@ impl ControlArgs {
             (exit, _) => Ok(Err(exit)),
         }
     }
+}
+
+/// What can be said of whoever uses the command line.
+pub fn said() -> Said {
+    let variable = |name: &str| std::env::var(name).ok();
+    let tty = std::fs::read_link("/proc/self/fd/0").ok().filter(|_| std::io::stdin().is_terminal());
+    Said {
+        sudo_user: variable("SUDO_USER"),
+        ssh_connection: variable("SSH_CONNECTION"),
+        tty: tty.map(|tty| tty.display().to_string()),
+    }
+}
+
+/// Tells that a policy is in force.
+pub fn in_force(reloaded: &Reloaded) -> String {
+    let number = reloaded.revision.map_or_else(String::new, |revision| format!("revision {revision}, "));
+    let (generation, rules, took_ms) = (reloaded.generation, reloaded.rules, reloaded.took_ms);
+    let config = reloaded.config.display();
+    let mut text = format!(
+        "{number}generation {generation}: {rules} rules from {config}, in force in every worker after {took_ms} ms"
+    );
+    if let Some(until) = &reloaded.confirm_until {
+        text += &format!("\nuntil {until}, then it is rolled back; `bulkhead confirm` keeps it");
+    }
+    text
 }
 
 /// An answer of another kind than was asked for.

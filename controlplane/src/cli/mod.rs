@@ -2,18 +2,24 @@
 //!
 //! A new verb is a file with an `Args` that has `run`, a variant of [`Verb`] and a line in [`Verb::run`].
 
+mod apply;
 mod bench;
 mod check;
+mod confirm;
 mod connections;
 mod control;
 mod demo;
+mod diff;
 mod drops;
 mod events;
 mod explain;
 mod fmt;
+mod history;
 mod reload;
+mod rollback;
 mod rules;
 mod run;
+mod show;
 mod status;
 mod stop;
 
@@ -66,6 +72,12 @@ struct Cli {
 enum Verb {
     Run(run::RunArgs),
     Reload(reload::ReloadArgs),
+    Apply(apply::ApplyArgs),
+    Confirm(confirm::ConfirmArgs),
+    Rollback(rollback::RollbackArgs),
+    History(history::HistoryArgs),
+    Show(show::ShowArgs),
+    Diff(diff::DiffArgs),
     Status(status::StatusArgs),
     Connections(connections::ConnectionsArgs),
     Rules(rules::RulesArgs),
@@ -84,6 +96,12 @@ impl Verb {
         match self {
             Verb::Run(args) => args.run(),
             Verb::Reload(args) => args.run(),
+            Verb::Apply(args) => args.run(),
+            Verb::Confirm(args) => args.run(),
+            Verb::Rollback(args) => args.run(),
+            Verb::History(args) => args.run(),
+            Verb::Show(args) => args.run(),
+            Verb::Diff(args) => args.run(),
             Verb::Status(args) => args.run(),
             Verb::Connections(args) => args.run(),
             Verb::Rules(args) => args.run(),

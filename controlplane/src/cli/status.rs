@@ -50,6 +50,7 @@ fn text(status: &Status) -> String {
             "policy       generation {}, {} rules, digest {digest}, in force since {}",
             status.generation, status.rules, status.loaded
         ),
+        format!("revision     {}", revision(status)),
         format!("config       {}", status.config.display()),
         format!(
             "workers      {} of {} alive, packet memory in {} pages",
@@ -93,6 +94,16 @@ fn text(status: &Status) -> String {
         lines.extend(status.alarms.iter().map(|alarm| format!("{}  {}", alarm.ts, alarm.message)));
     }
     lines.join("\n")
+}
+
+fn revision(status: &Status) -> String {
+    match (status.revision, &status.confirm_until) {
+        (None, _) => "NOT STORED, see the alarms".to_owned(),
+        (Some(revision), None) => format!("{revision}, confirmed"),
+        (Some(revision), Some(until)) => {
+            format!("{revision}, ROLLED BACK AT {until} unless it is confirmed (`bulkhead confirm`)")
+        }
+    }
 }
 
 fn ports(status: &Status) -> String {

@@ -26,6 +26,29 @@ pub(super) fn load(path: &Path, report: &mut Report) -> Option<Config> {
     complete.then_some(config)
 }
 
+/// The text of one file, of which bytes that are no text are replaced.
+pub(super) fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(BYTES_LIMIT).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// As [`load`], of texts that were read before: the main file's first, then those that it includes, in that order.
+pub(super) fn load_texts(
+    texts: impl IntoIterator<Item = (String, String)>,
+    report: &mut Report,
+) -> Option<Config> {
+    let mut config = Config::default();
+    let (mut complete, mut main) = (true, true);
+    for (path, text) in texts {
+        let file = report.sources.add(path, text);
+        let source = report.sources.shared(file);
+        complete &= read_file(file, &source.text, main, &mut config, report).is_some();
+        main = false;
+    }
+    (complete && !main).then_some(config)
+}
+
 /// `from` is the place of the `include` that asked for it; `None` for the main file.
 fn read_path(
     path: &Path,

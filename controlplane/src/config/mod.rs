@@ -10,7 +10,7 @@ mod read;
 pub mod schema;
 pub mod values;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::DeTable;
@@ -47,6 +47,23 @@ fn finish((config, report): (Option<Config>, Report)) -> Result<Loaded, Diagnost
         Some(config) if report.is_clean() => Ok(Loaded { config, sources: report.sources }),
         _ => Err(report.into_diagnostics()),
     }
+}
+
+/// As [`read`], of texts that were read before, each with its path: the main file's first, then those that it includes.
+/// The disk is not looked at.
+pub(crate) fn read_texts(texts: impl IntoIterator<Item = (String, String)>) -> (Option<Config>, Report) {
+    let mut report = Report::default();
+    let config = files::load_texts(texts, &mut report);
+    (config, report)
+}
+
+/// The `state` that a file names, as far as it can be read; also of one with errors, so that what was in force can be
+/// found although the file is broken.
+pub(crate) fn state_of(path: &Path) -> Option<PathBuf> {
+    let text = files::read_text(path).ok()?;
+    let (table, _) = DeTable::parse_recoverable(&text);
+    let state = table.get_ref().get("gateway")?.get_ref().as_table()?.get("state")?.get_ref().as_str()?;
+    state.starts_with('/').then(|| PathBuf::from(state))
 }
 
 /// Reads a text that includes nothing. `name` stands for the file's path in messages.

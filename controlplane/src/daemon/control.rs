@@ -7,11 +7,13 @@ use std::time::Duration;
 use super::connections;
 use super::events::{Entry, describe};
 use super::gateway::{Gateway, StopRequest};
+use super::lifecycle::{Candidate, Order, who};
 use super::status;
 use super::time::rfc3339;
 use crate::api::server::Client;
-use crate::api::types::{Explained, Refusal, Reply, Request, Sources};
+use crate::api::types::{Explained, Refusal, Reply, Request, Sources, Text};
 use crate::explain::explain;
+use crate::store::Cause;
 
 /// How long a follower's thread sleeps when there is nothing to tell.
 const FOLLOW_SLEEP: Duration = Duration::from_millis(20);
@@ -26,7 +28,9 @@ pub fn answer(gateway: &Arc<Gateway>, request: Request, mut client: Client) {
         }
         Request::Connections { filter, limit } => connections::list(gateway, &filter, limit, &mut client),
         Request::Events { last, follow } => events(gateway, last, follow, &mut client),
-        other => reply(gateway, other).map(|reply| client.say(reply)),
+        Request::History => revisions(gateway, &mut client),
+        Request::Show { revision } => show(gateway, revision, &mut client),
+        other => reply(gateway, other, client.uid()).map(|reply| client.say(reply)),
     };
     // What fails from here on is that the client left.
     let _ = match result {
@@ -36,10 +40,24 @@ pub fn answer(gateway: &Arc<Gateway>, request: Request, mut client: Client) {
 }
 
 /// The answers of one line.
-fn reply(gateway: &Gateway, request: Request) -> Result<Reply, Refusal> {
+fn reply(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal> {
     match request {
         Request::Status => status::status(gateway).map(|status| Reply::Status(Box::new(status))),
-        Request::Reload { file } => gateway.reload(file.as_deref()).map(Reply::Reloaded),
+        Request::Reload { file, said } => {
+            let order = Order::plain(Cause::Reload, who(uid, said));
+            gateway.put_in_force(Candidate::File(file), &order).map(Reply::Reloaded)
+        }
+        Request::Apply { file, confirm_ms, replace, note, said } => {
+            let confirm = confirm_ms.map(Duration::from_millis);
+            let order = Order { cause: Cause::Apply, who: who(uid, said), note, confirm, replace };
+            gateway.put_in_force(Candidate::File(Some(file)), &order).map(Reply::Reloaded)
+        }
+        Request::Confirm { revision } => gateway.confirm(revision).map(Reply::Confirmed),
+        Request::Rollback { revision, confirm_ms, note, said } => {
+            let confirm = confirm_ms.map(Duration::from_millis);
+            let order = Order { note, confirm, ..Order::plain(Cause::Apply, who(uid, said)) };
+            gateway.roll_back(revision, order).map(Reply::Reloaded)
+        }
         Request::Kill { filter, all, dry_run } => {
             connections::kill(gateway, &filter, all, dry_run).map(Reply::Killed)
         }
@@ -56,10 +74,26 @@ fn reply(gateway: &Gateway, request: Request) -> Result<Reply, Refusal> {
             let told = answers.iter().map(|a| Explained { json: a.to_json(), text: a.to_string() });
             Ok(Reply::Explained(told.collect()))
         }
-        Request::Stop { .. } | Request::Connections { .. } | Request::Events { .. } => {
-            Err(Refusal::error("this request has an answer of many lines"))
-        }
+        Request::Stop { .. }
+        | Request::Connections { .. }
+        | Request::Events { .. }
+        | Request::History
+        | Request::Show { .. } => Err(Refusal::error("this request has an answer of many lines")),
     }
+}
+
+/// Tells the revisions that are kept.
+fn revisions(gateway: &Gateway, client: &mut Client) -> Result<io::Result<()>, Refusal> {
+    let revisions = gateway.revisions()?;
+    Ok(revisions.into_iter().try_for_each(|revision| client.say(Reply::Revision(Box::new(revision)))))
+}
+
+/// Tells a revision and its files.
+fn show(gateway: &Gateway, revision: u64, client: &mut Client) -> Result<io::Result<()>, Refusal> {
+    let (revision, files) = gateway.revision(revision)?;
+    let mut files = files.into_iter().map(|file| Reply::Text(Text { path: file.path, text: file.text }));
+    let said = client.say(Reply::Revision(Box::new(revision)));
+    Ok(said.and_then(|()| files.try_for_each(|file| client.say(file))))
 }
 
 /// Tells the recent events, and then, if wanted, what happens until the client leaves.

@@ -1,6 +1,6 @@
 //! What the threads of the running gateway share: the engine and everything said about it in names.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
@@ -12,9 +12,10 @@ use bulkhead_dataplane::verdict::{Generation, PortId, RuleId};
 use super::alarms::Alarms;
 use super::events::{Hub, Sources};
 use super::generations::{History, InForce, Names, Totals};
+use super::lifecycle::Lifecycle;
 use super::load::{self, Loaded};
 use crate::api::server::Client;
-use crate::api::types::{Refusal, Reloaded};
+use crate::api::types::Refusal;
 use crate::model::Model;
 
 /// A stop that a client asked for; it is answered when it is done.
@@ -47,8 +48,18 @@ pub struct Gateway {
     history: RwLock<History>,
     /// Held during a publication, so that who reads counters sees the retired policy's either there or here.
     totals: Mutex<Totals>,
-    /// Held during a reload.
-    reloading: Mutex<()>,
+    /// What was in force, on disk, and what waits for its confirmation.
+    pub lifecycle: Lifecycle,
+}
+
+/// Where a policy comes from, and how long it stays.
+pub struct Place {
+    /// The main file.
+    pub file: PathBuf,
+    /// Its number in the store.
+    pub revision: Option<u64>,
+    /// Until when it must be confirmed.
+    pub confirm_until: Option<SystemTime>,
 }
 
 /// Locks; a panic elsewhere leaves nothing half-done in what these protect.
@@ -61,7 +72,8 @@ impl Gateway {
     pub fn new(
         engine: Engine,
         model: Model,
-        file: PathBuf,
+        place: Place,
+        lifecycle: Lifecycle,
         stop: Sender<StopRequest>,
     ) -> anyhow::Result<Gateway> {
         let Some(mut cutter) = engine.table().worker() else {
@@ -72,6 +84,9 @@ impl Gateway {
         let mut history = History::default();
         history.add(generation, Names::of(&model));
         let since = SystemTime::now();
+        let Place { file, revision, confirm_until } = place;
+        let model = Arc::new(model);
+        let in_force = InForce { generation, revision, confirm_until, model, file, since };
         Ok(Gateway {
             engine,
             hub: Hub::default(),
@@ -81,16 +96,21 @@ impl Gateway {
             started: (Instant::now(), since),
             cutter: Mutex::new(cutter),
             stop,
-            in_force: RwLock::new(InForce { generation, model: Arc::new(model), file, since }),
+            in_force: RwLock::new(in_force),
             history: RwLock::new(history),
             totals: Mutex::default(),
-            reloading: Mutex::default(),
+            lifecycle,
         })
     }
 
     /// What is in force.
     pub fn in_force(&self) -> InForce {
         self.in_force.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what is known of what is in force.
+    pub(super) fn amend(&self, change: impl FnOnce(&mut InForce)) {
+        change(&mut self.in_force.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The names of a generation.
@@ -116,32 +136,8 @@ impl Gateway {
         self.hub.alarm(alarm);
     }
 
-    /// Puts a file in force, or the one last loaded. Returns when every worker judges by it; refused, it changes
-    /// nothing.
-    pub fn reload(&self, file: Option<&Path>) -> Result<Reloaded, Refusal> {
-        let begun = Instant::now();
-        let _one_at_a_time = lock(&self.reloading);
-        let before = self.in_force();
-        let file = file.map_or(before.file.clone(), Path::to_owned);
-        let loaded = load::load(&file)?;
-        let changes = load::needs_restart(&before.model, &loaded.model);
-        if !changes.is_empty() {
-            return Err(Refusal::error(format!(
-                "{}: a reload cannot change this, only a restart can; nothing was changed\n  {}",
-                file.display(),
-                changes.join("\n  ")
-            )));
-        }
-        self.set_local(&before.model, &loaded.model)?;
-        let rules = loaded.model.rule_infos.len() as u64;
-        let digest = loaded.model.digest.clone();
-        let generation = self.publish(&before, loaded, file.clone())?;
-        let took_ms = begun.elapsed().as_millis() as u64;
-        Ok(Reloaded { generation: generation.0, digest, config: file, rules, took_ms })
-    }
-
     /// Puts the local services of every port in force, with the sources that may use them, or of none.
-    fn set_local(&self, old: &Model, new: &Model) -> Result<(), Refusal> {
+    pub(super) fn set_local(&self, old: &Model, new: &Model) -> Result<(), Refusal> {
         let ids = || (0..=u8::MAX).map(PortId);
         for (id, (port, sources)) in ids().zip(new.ports.iter().zip(load::sources(new))) {
             if let Err(error) = self.engine.set_local(id, &port.local, sources) {
@@ -160,10 +156,16 @@ impl Gateway {
         Ok(())
     }
 
-    fn publish(&self, before: &InForce, loaded: Loaded, file: PathBuf) -> Result<Generation, Refusal> {
-        let Loaded { model, mut policy } = loaded;
-        // First, while a refusal still changes nothing.
-        self.engine.bind_limits(&mut policy).map_err(|error| Refusal::error(error.to_string()))?;
+    /// Has every worker judge by a policy whose limits are bound ([`Engine::bind_limits`]), whatever happens. Returns its
+    /// generation.
+    pub(super) fn publish(
+        &self,
+        before: &InForce,
+        loaded: Loaded,
+        place: Place,
+    ) -> Result<Generation, Refusal> {
+        let Loaded { model, policy } = loaded;
+        let Place { file, revision, confirm_until } = place;
         let names = Names::of(&model);
         let mut totals = lock(&self.totals);
         let retired = self.engine.snapshot().policy.clone();
@@ -174,7 +176,14 @@ impl Gateway {
         let published = self.engine.publish_policy(policy);
         // Also when a worker is stuck: the policy is posted, and that worker judges by it as soon as it moves.
         totals.fold(&Names::of(&before.model), &retired.counters, &names);
-        let in_force = InForce { generation, model: Arc::new(model), file, since: SystemTime::now() };
+        let in_force = InForce {
+            generation,
+            revision,
+            confirm_until,
+            model: Arc::new(model),
+            file,
+            since: SystemTime::now(),
+        };
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = in_force;
         drop(totals);
         match published {

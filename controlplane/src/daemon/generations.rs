@@ -42,8 +42,12 @@ impl Names {
 /// What is in force.
 #[derive(Clone)]
 pub struct InForce {
-    /// Its number.
+    /// Its number in this run.
     pub generation: Generation,
+    /// Its number in the store; nothing if it could not be stored.
+    pub revision: Option<u64>,
+    /// Until when it must be confirmed, if it must.
+    pub confirm_until: Option<SystemTime>,
     /// In names.
     pub model: Arc<Model>,
     /// The file it came from.

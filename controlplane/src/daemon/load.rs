@@ -8,7 +8,9 @@ use bulkhead_dataplane::verdict::PortId;
 use ipnet::IpNet;
 
 use crate::api::types::Refusal;
+use crate::config::{Diagnostics, Sources};
 use crate::model::{self, Gateway, Model};
+use crate::store::{Stored, Text, digest_of};
 
 /// Packet buffers of 2 KiB: for each port its receive and transmit rings (2048 each) twice over, because a frame is
 /// back only when its receiver is done with it, and at least the default 32 MiB.
@@ -35,7 +37,43 @@ pub struct Loaded {
 ///
 /// The full diagnostics, or the tests that failed (exit code 3).
 pub fn load(file: &Path) -> Result<Loaded, Refusal> {
-    let model = model::load(file).map_err(|errors| Refusal::error(errors.to_string()))?;
+    attempt(file).1
+}
+
+/// As [`load`], with the digest of the texts that could be read ([`digest_of`]), be they right or wrong.
+pub fn attempt(file: &Path) -> (String, Result<Loaded, Refusal>) {
+    match model::load(file) {
+        Ok(model) => (content(&model.sources), check(model)),
+        Err(errors) => (content(errors.sources()), Err(Refusal::error(errors.to_string()))),
+    }
+}
+
+/// What a stored revision means: the seam for whatever wants to look at an earlier policy.
+///
+/// # Errors
+///
+/// The full diagnostics: this version of the program understands it no more.
+pub fn model_of(stored: Stored) -> Result<Model, Diagnostics> {
+    model::load_texts(stored.files.into_iter().map(|Text { path, text }| (path, text)))
+}
+
+/// The texts of a configuration, as they are stored.
+pub fn texts(sources: &Sources) -> Vec<Text> {
+    let files = (0..sources.len() as u32).map(|index| sources.file(index));
+    files.map(|file| Text { path: file.path.clone(), text: file.text.clone() }).collect()
+}
+
+/// The digest of the texts of a configuration.
+pub fn content(sources: &Sources) -> String {
+    digest_of((0..sources.len() as u32).map(|index| sources.file(index).text.as_str()))
+}
+
+/// Compiles a model and runs its tests.
+///
+/// # Errors
+///
+/// As of [`load`].
+pub fn check(model: Model) -> Result<Loaded, Refusal> {
     let policy = model.compile().map_err(Refusal::error)?;
     let mut failures = Vec::new();
     for result in model.run_tests(&policy) {
@@ -98,6 +136,7 @@ pub fn needs_restart(old: &Model, new: &Model) -> Vec<String> {
     compare("ports", ports(old), ports(new));
     let (old, new) = (&old.gateway, &new.gateway);
     compare("control", old.control.display().to_string(), new.control.display().to_string());
+    compare("state", old.state.display().to_string(), new.state.display().to_string());
     compare("workers", old.workers.to_string(), new.workers.to_string());
     compare("connections", old.connections_v4.to_string(), new.connections_v4.to_string());
     compare("connections_v6", old.connections_v6.to_string(), new.connections_v6.to_string());

@@ -15,10 +15,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
 use super::gateway::{Gateway, StopRequest, lock};
+use super::lifecycle::{self, Candidate, Order};
 use super::log;
 use crate::api::types::Reloaded;
 use crate::forwarding;
 use crate::model::Model;
+use crate::store::Cause;
 use crate::topology::{Asking, Watcher};
 
 /// How often the watch looks around.
@@ -131,6 +133,7 @@ impl<'g> MainLoop<'g> {
             if raised(&self.signals.reload) {
                 self.reload();
             }
+            self.gateway.roll_back_if_due();
             self.follow_kernel();
             self.resolve();
             if Instant::now() >= next_tick {
@@ -164,9 +167,14 @@ impl<'g> MainLoop<'g> {
         let spawned = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
             loop {
                 let seen = wanted.load(Ordering::Acquire);
-                match gateway.reload(None) {
-                    Ok(Reloaded { generation, rules, took_ms, .. }) => {
-                        log::say(&format!("reloaded: generation {generation}, {rules} rules, {took_ms} ms"));
+                let order = Order::plain(Cause::Signal, lifecycle::nobody());
+                match gateway.put_in_force(Candidate::File(None), &order) {
+                    Ok(Reloaded { generation, rules, took_ms, revision, .. }) => {
+                        let revision =
+                            revision.map_or_else(String::new, |revision| format!("revision {revision}, "));
+                        log::say(&format!(
+                            "reloaded: {revision}generation {generation}, {rules} rules, {took_ms} ms"
+                        ));
                     }
                     Err(refusal) => {
                         let why = refusal.message;

@@ -11,10 +11,12 @@ mod control;
 mod events;
 mod gateway;
 mod generations;
+mod lifecycle;
 mod load;
 mod log;
 mod main_loop;
 mod notify;
+mod start;
 mod status;
 pub mod time;
 
@@ -34,8 +36,10 @@ use crate::api::types::Refusal;
 use crate::forwarding;
 use crate::topology::Watcher;
 use gateway::{Gateway, StopRequest};
+use lifecycle::Lifecycle;
 use load::Loaded;
 use main_loop::{MainLoop, Signals};
+use start::Choice;
 
 /// How long the events' thread sleeps when there are none.
 const EVENT_SLEEP: Duration = Duration::from_millis(10);
@@ -51,6 +55,10 @@ pub struct Options {
     pub config: PathBuf,
     /// Turn the kernel's forwarding off, at the start and whenever it is found on.
     pub manage_forwarding: bool,
+    /// The state directory, whatever the configuration says.
+    pub state: Option<PathBuf>,
+    /// Refuse to start when the configuration is broken.
+    pub no_fallback: bool,
 }
 
 /// Runs the gateway until it is told to stop. The refusal of a bad configuration has the exit code it deserves.
@@ -58,15 +66,19 @@ pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
     // Before anything else: a signal during the start stops it in order.
     let signals = Signals::listen().context("listening to signals")?;
     let file = std::path::absolute(&options.config)?;
-    let loaded = match load::load(&file) {
-        Ok(loaded) => loaded,
+    let wanted =
+        start::Wanted { file: &file, state: options.state.as_deref(), no_fallback: options.no_fallback };
+    let mut choice = match start::choose(&wanted) {
+        Ok(choice) => choice,
         Err(refusal) => return Ok(Err(refusal)),
     };
     check_forwarding(options.manage_forwarding)?;
     // Before the engine: it would take the ports from a gateway that is running.
-    let place = Place::claim(&loaded.model.gateway.control)?;
+    let place = Place::claim(&choice.loaded.model.gateway.control)?;
     let (stop, stops) = mpsc::channel();
-    let (gateway, watcher) = start(loaded, &file, stop)?;
+    let alarms = std::mem::take(&mut choice.alarms);
+    let (gateway, watcher) = begin(choice, file, stop)?;
+    gateway.remember_start(alarms);
     log::say(&status::report(&gateway).map_err(|refusal| anyhow::anyhow!(refusal.message))?);
 
     let events = Events::start(&gateway)?;
@@ -111,8 +123,8 @@ fn check_forwarding(manage: bool) -> Result<()> {
     Ok(())
 }
 
-fn start(loaded: Loaded, file: &Path, stop: mpsc::Sender<StopRequest>) -> Result<(Arc<Gateway>, Watcher)> {
-    let Loaded { model, policy } = loaded;
+fn begin(choice: Choice, own: PathBuf, stop: mpsc::Sender<StopRequest>) -> Result<(Arc<Gateway>, Watcher)> {
+    let Choice { loaded: Loaded { model, policy }, file, revision, directory, store, seen, .. } = choice;
     let interfaces: Vec<_> = model.ports.iter().map(|port| port.interface.clone()).collect();
     for interface in &interfaces {
         forwarding::distrust(interface).context("closing the kernel to its neighbours' routes")?;
@@ -125,7 +137,9 @@ fn start(loaded: Loaded, file: &Path, stop: mpsc::Sender<StopRequest>) -> Result
     }
     let topology = Topology::new(watcher.spec().clone());
     let engine = Engine::start(&load::engine_config(&model), policy, topology)?;
-    let gateway = Gateway::new(engine, model, file.to_owned(), stop)?;
+    let place = gateway::Place { file, revision, confirm_until: None };
+    let lifecycle = Lifecycle::new(own, directory, store, seen);
+    let gateway = Gateway::new(engine, model, place, lifecycle, stop)?;
     Ok((Arc::new(gateway), watcher))
 }
 

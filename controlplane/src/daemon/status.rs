@@ -28,6 +28,8 @@ pub fn status(gateway: &Gateway) -> Result<Status, Refusal> {
         started: rfc3339(started_wall),
         uptime_s: started.elapsed().as_secs(),
         generation: in_force.generation.0,
+        revision: in_force.revision,
+        confirm_until: in_force.confirm_until.map(rfc3339),
         digest: in_force.model.digest.clone(),
         config: in_force.file.clone(),
         loaded: rfc3339(in_force.since),

@@ -201,6 +201,11 @@ pub fn load(path: &Path) -> Result<Model, Diagnostics> {
     finish(config::read(path))
 }
 
+/// Resolves texts that were read before, each with its path: the main file's first, then those that it includes.
+pub fn load_texts(texts: impl IntoIterator<Item = (String, String)>) -> Result<Model, Diagnostics> {
+    finish(config::read_texts(texts))
+}
+
 /// Reads and resolves a text; `name` stands for the file's path in messages.
 pub fn parse(name: &str, text: &str) -> Result<Model, Diagnostics> {
     finish(config::read_text(name, text))

@@ -259,6 +259,6 @@ fn exit_codes_tell_success_error_and_failed_tests() {
     let nobody = scene.cli(&["status"]);
     assert!(nobody.code == 1 && nobody.stderr.contains("no gateway is running"), "{nobody:?}");
     scene.write_text(&(good + test));
-    let failed = scene.try_run(&[]).expect_err("its tests fail");
+    let failed = scene.try_run(&["--no-fallback"]).expect_err("its tests fail");
     assert_eq!(failed.status.code(), Some(3));
 }

@@ -5,6 +5,7 @@ mod cli;
 mod closed;
 mod connections;
 mod ledger;
+mod lifecycle;
 mod policy;
 mod reload;
 mod routing;

@@ -119,7 +119,7 @@ fn a_live_connection_is_cut_at_its_next_packet_in_either_direction_and_another_g
 
 /// Puts a file in force over the control socket, as `bulkhead reload FILE` does.
 fn reload_file(scene: &Scene, file: &std::path::Path) {
-    let request = Request::Reload { file: Some(file.to_owned()) };
+    let request = Request::Reload { file: Some(file.to_owned()), said: Default::default() };
     let mut answer = client::ask(&scene.control(), &request).unwrap();
     assert!(matches!(answer.read(), Ok(Some(Reply::Reloaded(_)))));
     assert!(matches!(answer.read(), Ok(None)));
