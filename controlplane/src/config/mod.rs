@@ -6,6 +6,7 @@
 pub mod diagnostics;
 mod files;
 pub mod format;
+pub mod identity;
 mod read;
 pub mod schema;
 pub mod values;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostics::{At, Located, Report, nearest, quoted};
+use super::diagnostics::{At, Diagnostic, Located, Report, nearest, quoted};
 
 /// A TOML value with its place.
 pub(super) type Value<'i> = Spanned<DeValue<'i>>;
@@ -35,7 +35,7 @@ impl<'d, 'i> Table<'d, 'i> {
     pub fn take(&mut self, key: &'static str) -> Option<&'d Value<'i>> {
         if self.known.capacity() == 0 {
             // As many as a rule is asked for: one allocation instead of three.
-            self.known.reserve(16);
+            self.known.reserve(20);
         }
         self.known.push(key);
         self.table.get(key)
@@ -65,9 +65,9 @@ impl Reader<'_> {
         At { file: self.file, start: span.start as u32, end: span.end as u32 }
     }
 
-    fn mismatch(&mut self, value: &Value<'_>, expected: &str) {
+    pub fn mismatch(&mut self, value: &Value<'_>, expected: &str) -> &mut Diagnostic {
         let at = self.at(value.span());
-        self.report.error(at, format!("expected {expected}, found {}", kind(value.get_ref())));
+        self.report.error(at, format!("expected {expected}, found {}", kind(value.get_ref())))
     }
 
     pub fn string(&mut self, value: Option<&Value<'_>>) -> Option<Located<String>> {
@@ -185,8 +185,15 @@ impl Reader<'_> {
                 );
                 continue;
             }
-            let hint = nearest(name, table.known.iter().copied())
-                .unwrap_or_else(|| format!("known here: {}", table.known.join(", ")));
+            let mut known: Vec<&str> = Vec::new();
+            // Some are asked for twice.
+            for key in &table.known {
+                if !known.contains(key) {
+                    known.push(key);
+                }
+            }
+            let hint = nearest(name, known.iter().copied())
+                .unwrap_or_else(|| format!("known here: {}", known.join(", ")));
             self.report.error(at, format!("unknown key {} in {}", quoted(name), table.what)).hint(hint);
         }
     }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use bulkhead_dataplane::connection::{MAX_RATE, MAX_TIMEOUT_MS};
+use jiff::Timestamp;
 use toml::de::DeTable;
 
 use super::diagnostics::{At, Located, nearest, quoted};
+use super::identity::{Asker, Group, Posture, Require, Schedule, Users};
 use super::read::{Reader, Table, Value};
 use super::values;
 
@@ -19,6 +21,8 @@ pub struct Config {
     pub version: Option<Located<u64>>,
     /// `include = ["policy.d/*.toml"]`.
     pub include: Vec<Text>,
+    /// `tiers = ["platform", "security", "app"]`: the first decides first.
+    pub tiers: Option<Vec<Text>>,
     /// `[gateway]`.
     pub gateway: Gateway,
     /// `[ports.NAME]`.
@@ -27,6 +31,12 @@ pub struct Config {
     pub segments: Vec<Segment>,
     /// `[services.NAME]`.
     pub services: Vec<ServiceGroup>,
+    /// `[groups.NAME]`.
+    pub groups: Vec<Group>,
+    /// `[postures.NAME]`.
+    pub postures: Vec<Posture>,
+    /// `[schedules.NAME]`.
+    pub schedules: Vec<Schedule>,
     /// `[[rule]]`.
     pub rules: Vec<Rule>,
     /// `[[test]]`.
@@ -84,6 +94,10 @@ pub struct Segment {
     pub protect: Option<Text>,
     /// `permit`: unusual packets that may come from it and go to it.
     pub permit: Vec<Text>,
+    /// `require`: what every rule into it asks for besides.
+    pub require: Option<Box<Require>>,
+    /// `require_from`: what every rule out of it asks for besides.
+    pub require_from: Option<Box<Require>>,
     /// `description`.
     pub description: Option<Text>,
 }
@@ -112,6 +126,20 @@ pub struct Rule {
     pub services: Vec<Text>,
     /// `action`.
     pub action: Option<Text>,
+    /// `tier`.
+    pub tier: Option<Text>,
+    /// `users`.
+    pub users: Option<Box<Users>>,
+    /// `require`.
+    pub require: Option<Box<Require>>,
+    /// `mode = "audit"`.
+    pub audit: bool,
+    /// `starts`.
+    pub starts: Option<Located<Timestamp>>,
+    /// `expires`.
+    pub expires: Option<Located<Timestamp>>,
+    /// `schedule`.
+    pub schedule: Option<Text>,
     /// `timeouts`: name and duration.
     pub timeouts: Vec<(Text, Duration)>,
     /// `limits`.
@@ -146,12 +174,14 @@ pub struct Test {
     pub at: At,
     /// `name`.
     pub name: Option<Text>,
-    /// `from`: a segment or an address.
-    pub from: Option<Text>,
-    /// `to`: a segment or an address.
-    pub to: Option<Text>,
-    /// `port`: one port or ICMP request.
-    pub port: Option<Text>,
+    /// `from`: segments or addresses.
+    pub from: Vec<Text>,
+    /// `to`: segments or addresses.
+    pub to: Vec<Text>,
+    /// `port`: ports, ICMP requests or protocols.
+    pub ports: Vec<Text>,
+    /// Who asks, and when.
+    pub asker: Box<Asker>,
     /// `expect`.
     pub expect: Option<Expect>,
 }
@@ -202,11 +232,13 @@ pub(super) fn root(reader: &mut Reader<'_>, table: &DeTable<'_>, at: At, main: b
     config.version = config.version.take().or(version);
     let include = root.take("include");
     let gateway_value = root.take("gateway");
+    let tiers = root.take("tiers");
     if main {
+        config.tiers = reader.strings(tiers);
         config.include = reader.strings(include).unwrap_or_default();
         config.gateway = gateway(reader, gateway_value);
     } else {
-        for (value, what) in [(include, "`include`"), (gateway_value, "`[gateway]`")] {
+        for (value, what) in [(include, "`include`"), (gateway_value, "`[gateway]`"), (tiers, "`tiers`")] {
             if let Some(value) = value {
                 let at = reader.at(value.span());
                 let message = format!("{what} does not belong in an included file");
@@ -217,12 +249,12 @@ pub(super) fn root(reader: &mut Reader<'_>, table: &DeTable<'_>, at: At, main: b
     config.ports.extend(ports(reader, root.take("ports")));
     config.segments.extend(segments(reader, root.take("segments")));
     config.services.extend(services(reader, root.take("services")));
+    config.groups.extend(reader.groups(root.take("groups")));
+    config.postures.extend(reader.postures(root.take("postures")));
+    config.schedules.extend(reader.schedules(root.take("schedules")));
     config.rules.extend(rules(reader, root.take("rule")));
     config.tests.extend(tests(reader, root.take("test")));
-    reader.finish(
-        root,
-        &["postures", "floor", "floors", "users", "groups", "identity", "devices", "schedules", "audit"],
-    );
+    reader.finish(root, &["floor", "floors", "users", "identity", "devices", "audit"]);
 }
 
 /// A version of the wrong type has been reported already.
@@ -366,9 +398,11 @@ fn segments(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Segment> 
             networks: networks.unwrap_or_default(),
             protect: protect(reader, table.take("protect")),
             permit: reader.strings(table.take("permit")).unwrap_or_default(),
+            require: reader.require(table.take("require"), true),
+            require_from: reader.require(table.take("require_from"), true),
             description: reader.string(table.take("description")),
         });
-        reader.finish(table, &["vlans", "vlan", "require", "floor", "floors", "users", "mode", "quarantine"]);
+        reader.finish(table, &["vlans", "vlan", "floor", "floors", "users", "mode", "quarantine"]);
     }
     list
 }
@@ -415,21 +449,36 @@ fn rules(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Rule> {
             to: reader.strings(table.take("to")).unwrap_or_default(),
             services: reader.strings(table.take("services")).unwrap_or_default(),
             action: reader.string(table.take("action")),
+            tier: reader.string(table.take("tier")),
+            users: reader.users(table.take("users")).map(Box::new),
+            require: reader.require(table.take("require"), false),
+            audit: mode(reader, table.take("mode")),
+            starts: reader.moment(table.take("starts")),
+            expires: reader.moment(table.take("expires")),
+            schedule: reader.string(table.take("schedule")),
             timeouts: timeouts(reader, table.take("timeouts"), "`timeouts`", &[]),
             limits: limits(reader, table.take("limits")),
             owner: reader.string(table.take("owner")),
             ticket: reader.string(table.take("ticket")),
             description: reader.string(table.take("description")),
         });
-        reader.finish(
-            table,
-            &[
-                "users", "groups", "devices", "require", "mode", "expires", "schedule", "floor", "floors",
-                "vlans", "log", "rate",
-            ],
-        );
+        reader.finish(table, &["groups", "devices", "floor", "floors", "vlans", "log", "rate"]);
     }
     list
+}
+
+/// Whether a rule is only tried.
+fn mode(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> bool {
+    let Some(mode) = reader.string(value) else { return false };
+    if !["enforce", "audit"].contains(&mode.value.as_str()) {
+        let hint = nearest(&mode.value, ["enforce", "audit"]);
+        reader
+            .report
+            .error(mode.at, format!("{} is not a mode", quoted(&mode.value)))
+            .hint("use \"enforce\" or \"audit\"")
+            .maybe_hint(hint);
+    }
+    mode.value == "audit"
 }
 
 fn limits(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Option<Limits> {
@@ -467,12 +516,13 @@ fn tests(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Test> {
         list.push(Test {
             at: table.at,
             name: reader.string(table.take("name")),
-            from: reader.string(table.take("from")),
-            to: reader.string(table.take("to")),
-            port: reader.string(table.take("port")),
+            from: reader.strings(table.take("from")).unwrap_or_default(),
+            to: reader.strings(table.take("to")).unwrap_or_default(),
+            ports: reader.strings(table.take("port")).unwrap_or_default(),
             expect: expect(reader, table.take("expect")),
+            asker: Box::new(reader.asker(&mut table)),
         });
-        reader.finish(table, &["user", "groups", "device", "posture", "mfa_age", "risk", "at", "time"]);
+        reader.finish(table, &[]);
     }
     list
 }

@@ -1,5 +1,7 @@
 //! Bad files and exactly what is said of them.
 
+mod language;
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -116,9 +118,7 @@ fn unknown_keys_are_errors_with_the_nearest_key() {
 
 #[test]
 fn keys_of_later_versions_are_refused_not_ignored() {
-    for key in
-        ["users = [\"a\"]", "require = {}", "mode = \"audit\"", "expires = 2027-01-31", "schedule = \"x\""]
-    {
+    for key in ["groups = [\"a\"]", "log = true", "rate = 5"] {
         let name = key.split(' ').next().unwrap();
         append(
             &format!("{key}\n"),
@@ -127,15 +127,15 @@ fn keys_of_later_versions_are_refused_not_ignored() {
     }
     edit(
         "port = \"lan\"",
-        "port = \"lan\"\nvlans = [10]\nrequire = {}",
+        "port = \"lan\"\nvlans = [10]\nquarantine = true",
         &[
             &format!("8:1 `vlans` is not supported by this version yet | {LATER}"),
-            &format!("9:1 `require` is not supported by this version yet | {LATER}"),
+            &format!("9:1 `quarantine` is not supported by this version yet | {LATER}"),
         ],
     );
     append(
-        "[postures.x]\nmax_age = \"1m\"\n",
-        &[&format!("19:2 `postures` is not supported by this version yet | {LATER}")],
+        "[identity.x]\nmax_age = \"1m\"\n",
+        &[&format!("19:2 `identity` is not supported by this version yet | {LATER}")],
     );
     append(
         "[gateway]\nmode = \"bridged\"\n",
@@ -513,8 +513,8 @@ fn independent_errors_are_told_at_once_in_the_order_of_their_places() {
     says(
         &text,
         &[
-            "2:1 unknown key `colour` in the file | known here: version, include, gateway, ports, segments, services, \
-         rule, test",
+            "2:1 unknown key `colour` in the file | known here: version, include, gateway, tiers, ports, segments, \
+         services, groups, postures, schedules, rule, test",
             "11:8 unknown port `wam` | did you mean `wan`?",
             "14:10 `x` is not a port | ports go from 1 to 65535: \"tcp/443\" or \"tcp/8000-8099\"",
         ],

@@ -202,6 +202,24 @@ pub fn name(text: &str) -> Result<(), Wrong> {
     wrong(format!("{} is not a usable name", quoted(text)), &hint)
 }
 
+/// Longest name of a user, a group or a tag, characters.
+const IDENTITY_CHARS: usize = 256;
+
+/// Whether the text may be a user, a group or a tag of devices (`what`): whatever an identity provider calls them
+/// ("alice@example.org", "/Admins/Data base"), but nothing that looks like something else on a terminal.
+pub fn identity(text: &str, what: &str) -> Result<(), Wrong> {
+    if text == "any" {
+        let hint = "every authenticated user is `users = \"any\"`; leave out what does not matter";
+        return wrong(format!("`any` cannot name a {what}"), hint);
+    }
+    let plain = !text.is_empty() && text.trim() == text && !text.contains(char::is_control);
+    if plain && text.chars().count() <= IDENTITY_CHARS {
+        return Ok(());
+    }
+    let hint = format!("write it without spaces around it, in 1 to {IDENTITY_CHARS} characters");
+    wrong(format!("{} cannot name a {what}", quoted(text)), &hint)
+}
+
 /// Whether the text can be the name of a network interface (Linux: `dev_valid_name`, IFNAMSIZ 16 with the NUL).
 pub fn interface(text: &str) -> Result<(), Wrong> {
     let legal = |c: char| !c.is_whitespace() && !c.is_control() && c != '/' && c != ':';

@@ -6,6 +6,7 @@ use bulkhead_dataplane::engine::{EngineConfig, PortConfig};
 use bulkhead_dataplane::policy::Policy;
 use bulkhead_dataplane::verdict::PortId;
 use ipnet::IpNet;
+use jiff::Timestamp;
 
 use crate::api::types::Refusal;
 use crate::config::{Diagnostics, Sources};
@@ -74,7 +75,7 @@ pub fn content(sources: &Sources) -> String {
 ///
 /// As of [`load`].
 pub fn check(model: Model) -> Result<Loaded, Refusal> {
-    let policy = model.compile().map_err(Refusal::error)?;
+    let mut policy = model.compile().map_err(Refusal::error)?;
     let mut failures = Vec::new();
     for result in model.run_tests(&policy) {
         if let Some(failure) = result.failure {
@@ -85,6 +86,7 @@ pub fn check(model: Model) -> Result<Loaded, Refusal> {
     if !failures.is_empty() {
         return Err(Refusal { message: failures.join("\n"), exit: TESTS_FAILED });
     }
+    policy.set_gates(model.gates_at(Timestamp::now()).0);
     Ok(Loaded { model, policy })
 }
 

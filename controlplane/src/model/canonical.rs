@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::io::{self, BufWriter, IntoInnerError};
 
 use bulkhead_dataplane::connection::{Overrides, RuleLimits};
+use bulkhead_dataplane::policy::conditions::{ConditionId, GroupId};
 use bulkhead_dataplane::policy::{Action, Service};
 use bulkhead_dataplane::verdict::SegmentId;
 use serde::{Serialize, Serializer};
@@ -12,6 +13,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Model;
+use super::time::day_name;
+use crate::config::identity::Check;
 use crate::config::values::service_text;
 
 impl Model {
@@ -20,7 +23,15 @@ impl Model {
     pub fn canonical(&self) -> impl Serialize {
         let (gateway, ports, segments) =
             (self.canonical_gateway(), self.canonical_ports(), self.canonical_segments());
-        Canonical { gateway, ports, rules: Rules(self), segments }
+        Canonical {
+            gateway,
+            groups: self.canonical_groups(),
+            ports,
+            postures: self.canonical_postures(),
+            rules: Rules(self),
+            schedules: self.canonical_schedules(),
+            segments,
+        }
     }
 
     fn canonical_gateway(&self) -> Value {
@@ -64,9 +75,85 @@ impl Model {
                 if !info.permits.is_empty() {
                     segment["permit"] = info.permits.names().collect::<Vec<_>>().into();
                 }
+                for (key, floor) in [("require", s.floor), ("require_from", s.floor_out)] {
+                    if let Some(floor) = floor {
+                        segment[key] = self.canonical_condition(floor);
+                    }
+                }
                 segment
             })
             .collect()
+    }
+
+    /// Who is in them decides who gets through.
+    fn canonical_groups(&self) -> Vec<Value> {
+        let groups = &self.identities.groups;
+        let name = |id: &GroupId| &groups[id.0 as usize].name;
+        let declared = groups.iter().filter(|group| !group.members.is_empty() || !group.groups.is_empty());
+        declared
+            .map(|group| {
+                let inner: Vec<_> = group.groups.iter().map(name).collect();
+                json!({ "name": group.name, "members": group.members, "groups": inner })
+            })
+            .collect()
+    }
+
+    fn canonical_postures(&self) -> Vec<Value> {
+        let check = |check: &Check| match check {
+            Check::Flag(flag) => json!(flag),
+            Check::MaxAge(age) => json!({ "max_age_s": age.as_secs() }),
+            Check::Text(text) => json!(text),
+            Check::Texts(texts) => json!(texts),
+        };
+        let postures = self.identities.postures.iter();
+        postures
+            .map(|posture| {
+                let checks: BTreeMap<_, _> =
+                    posture.checks.iter().map(|(key, value)| (key, check(value))).collect();
+                json!({ "name": posture.name, "max_age_s": posture.max_age_s, "checks": checks })
+            })
+            .collect()
+    }
+
+    fn canonical_schedules(&self) -> Vec<Value> {
+        let schedules = self.identities.schedules.iter();
+        schedules
+            .map(|schedule| {
+                let days: Vec<_> = (0..7).filter(|day| schedule.days[*day]).map(day_name).collect();
+                let zone = schedule.zone.iana_name().unwrap_or("UTC");
+                json!({ "name": schedule.name, "days": days, "minutes": schedule.hours, "timezone": zone })
+            })
+            .collect()
+    }
+
+    /// What it asks for, in names, and nothing of what it leaves out. Its gates stand beside it, in the rule.
+    fn canonical_condition(&self, id: ConditionId) -> Value {
+        let condition = self.rules.condition(id);
+        let names = &self.identities;
+        let mut asks = json!({});
+        if let Some(users) = &condition.users {
+            let groups: Vec<_> = users.groups.iter().map(|id| &names.groups[id.0 as usize].name).collect();
+            let users: Vec<_> = users.users.iter().map(|id| &names.users[id.0 as usize]).collect();
+            asks["users"] = json!({ "users": users, "groups": groups });
+        }
+        if let Some(devices) = &condition.devices {
+            let tags: Vec<_> = devices.tags.iter().map(|id| &names.tags[id.0 as usize]).collect();
+            asks["devices"] = json!({ "enrolled": devices.enrolled, "tags": tags });
+        }
+        if condition.phishing_resistant {
+            asks["mfa"] = "phishing-resistant".into();
+        }
+        if let Some(age_s) = condition.mfa_max_age_s {
+            asks["mfa_max_age_s"] = age_s.into();
+        }
+        if !condition.postures.is_empty() {
+            let postures = condition.postures.iter().map(|id| names.postures[id.0 as usize].name.as_str());
+            asks["posture"] = postures.collect::<Vec<_>>().into();
+        }
+        if let Some(risk) = condition.risk_below {
+            asks["risk_below"] = risk.into();
+        }
+        asks
     }
 
     /// SHA-256 of [`canonical`](Model::canonical).
@@ -88,8 +175,14 @@ impl Model {
 #[derive(Serialize)]
 struct Canonical<'m> {
     gateway: Value,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<Value>,
     ports: Vec<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    postures: Vec<Value>,
     rules: Rules<'m>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    schedules: Vec<Value>,
     segments: Vec<Value>,
 }
 
@@ -98,13 +191,20 @@ struct Rules<'m>(&'m Model);
 impl Serialize for Rules<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Rules(model) = self;
-        serializer.collect_seq(model.rule_infos.iter().zip(&model.rules.rules).map(|(info, rule)| {
+        serializer.collect_seq(model.rule_infos.iter().zip(&model.written().rules).map(|(info, rule)| {
+            let asks = rule.condition.map(|condition| model.canonical_condition(condition));
             CanonicalRule {
                 action: action_text(rule.action),
+                asks: asks.filter(|asks| asks.as_object().is_some_and(|asks| !asks.is_empty())),
+                expires: info.expires.map(|moment| moment.to_string()),
                 from: Names(model, &rule.from),
                 limits: info.limits.map(|limits| canonical_limits(&limits)),
+                mode: info.audit.then_some("audit"),
                 name: &info.name,
+                schedule: info.schedule.as_deref(),
                 services: Services(&rule.services),
+                starts: info.starts.map(|moment| moment.to_string()),
+                tier: rule.tier,
                 timeouts: canonical_overrides(&info.timeouts),
                 to: Names(model, &rule.to),
             }
@@ -124,14 +224,31 @@ fn canonical_limits(limits: &RuleLimits) -> Value {
 #[derive(Serialize)]
 struct CanonicalRule<'m> {
     action: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asks: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<String>,
     from: Names<'m>,
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<&'static str>,
     name: &'m str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule: Option<&'m str>,
     services: Services<'m>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    starts: Option<String>,
+    /// Its place among the tiers in which rules stand: their names mean nothing.
+    #[serde(skip_serializing_if = "is_first")]
+    tier: u8,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     timeouts: BTreeMap<&'static str, u32>,
     to: Names<'m>,
+}
+
+fn is_first(tier: &u8) -> bool {
+    *tier == 0
 }
 
 /// What a rule says, and nothing of what it leaves out.

@@ -4,20 +4,27 @@
 //! says is told in names again by the model it was compiled from. Segments, rules and ports are numbered in the
 //! order of their names, so the order in the files means nothing.
 
+mod asked;
 mod canonical;
+mod conditions;
 mod resolve;
+mod time;
 mod trial;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bulkhead_dataplane::connection::{Overrides, RuleLimits, TableConfig, Timeouts};
 use bulkhead_dataplane::headers::Permits;
 use bulkhead_dataplane::policy::RuleSet;
 use bulkhead_dataplane::steering::LocalService;
 use bulkhead_dataplane::verdict::{PortId, Reason, RuleId, SegmentId};
+use jiff::Timestamp;
 
 pub use canonical::action_text;
+pub use conditions::{Asker, Group, Identities, Posture};
+pub use time::{Gate, Schedule};
 pub use trial::{TestResult, probe_text};
 
 use crate::config::{self, At, Config, Diagnostics, Loaded, Report, Sources};
@@ -33,8 +40,14 @@ pub struct Model {
     pub segments: Vec<SegmentInfo>,
     /// Rules; a [`RuleId`] is an index here and in `rules.rules`.
     pub rule_infos: Vec<RuleInfo>,
-    /// Segments and rules as the policy compiler takes them.
+    /// Segments and rules as the policy compiler takes them: what is enforced. A rule in audit matches nothing here.
     pub rules: RuleSet,
+    /// What would be enforced if nothing were in audit, with the same numbers; `None` when nothing is.
+    audited: Option<Arc<RuleSet>>,
+    /// The names of the tiers, in their order; [`RuleInfo::tier`] is an index here.
+    pub tiers: Vec<String>,
+    /// The names of users, groups, tags, postures and conditions of time.
+    pub identities: Identities,
     /// The `[[test]]`s.
     pub tests: Vec<Test>,
     /// SHA-256 of the canonical content, in hexadecimal: equal for files that mean the same.
@@ -132,6 +145,16 @@ pub struct RuleInfo {
     pub name: String,
     /// Its services as written.
     pub services: Vec<String>,
+    /// Its tier, an index in [`Model::tiers`]. In the rule set tiers without rules are left out.
+    pub tier: u8,
+    /// It is only tried: it changes no verdict, and what it would do is logged.
+    pub audit: bool,
+    /// Before this moment it is not in force.
+    pub starts: Option<Timestamp>,
+    /// From this moment on it is not in force any more.
+    pub expires: Option<Timestamp>,
+    /// The schedule outside which it is not in force.
+    pub schedule: Option<String>,
     /// Time-outs of its own.
     pub timeouts: Overrides,
     /// What it allows of new connections.
@@ -180,12 +203,16 @@ pub enum Expected {
 pub struct Test {
     /// Its name.
     pub name: String,
-    /// Who asks.
-    pub from: Endpoint,
-    /// Who is asked.
-    pub to: Endpoint,
+    /// From where: every one of these is tried with all the others.
+    pub from: Vec<Endpoint>,
+    /// To where.
+    pub to: Vec<Endpoint>,
     /// For what.
-    pub probe: Probe,
+    pub probes: Vec<Probe>,
+    /// Who asks.
+    pub asker: Asker,
+    /// When; `None` for the moment of the check.
+    pub moment: Option<Timestamp>,
     /// The verdict.
     pub verdict: Expected,
     /// The reason, if the test cares.
@@ -225,6 +252,18 @@ fn finish((config, report): (Option<Config>, Report)) -> Result<Model, Diagnosti
 }
 
 impl Model {
+    /// The rules as they would be enforced if nothing were in audit: with the same segments and the same numbers as
+    /// [`rules`](Self::rules). `None` when nothing is in audit, and both are the same.
+    pub fn audited(&self) -> Option<&RuleSet> {
+        self.audited.as_deref()
+    }
+
+    /// The rules as they are written, with nothing in audit. The tests are about these: they say what the policy is
+    /// meant to do.
+    pub fn written(&self) -> &RuleSet {
+        self.audited().unwrap_or(&self.rules)
+    }
+
     /// The rule's name; `None` for [`RuleId::NONE`] and for a number of another generation.
     pub fn rule_name(&self, rule: RuleId) -> Option<&str> {
         Some(&self.rule_infos.get(rule.index()?)?.name)

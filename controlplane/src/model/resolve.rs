@@ -1,19 +1,21 @@
 //! Names to ids. Every independent error is reported; what hangs on a reported one stays silent.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_dataplane::connection::{MAX_LIMITED_RULES, MAX_OVERRIDES, Overrides, RuleLimits, Timeouts};
-use bulkhead_dataplane::headers::{Permits, protocol};
+use bulkhead_dataplane::headers::Permits;
+use bulkhead_dataplane::policy::rules::MAX_TIERS;
 use bulkhead_dataplane::policy::{Action, Rule, RuleSet, Segment, Service};
 use bulkhead_dataplane::steering::LocalService;
-use bulkhead_dataplane::verdict::{MAX_PORTS, PortId, Reason, SegmentId};
+use bulkhead_dataplane::verdict::{MAX_PORTS, PortId, SegmentId};
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
-use super::{Endpoint, Expected, Gateway, Model, Port, Probe, RuleInfo, SegmentInfo, Test};
+use super::conditions::Names;
+use super::{Gateway, Model, Port, RuleInfo, SegmentInfo};
 use crate::config::Sources;
 use crate::config::diagnostics::{At, Diagnostics, Report, nearest, quoted};
 use crate::config::schema::{self, Config, Text};
@@ -29,21 +31,29 @@ pub(super) fn resolve(config: Config, report: Report) -> Result<Model, Diagnosti
 
 /// As [`resolve`], with a limit of one's own for the entries of written-out lists.
 pub(super) fn resolve_within(limit: usize, mut config: Config, report: Report) -> Result<Model, Diagnostics> {
-    let mut resolver = Resolver { report, expanded: 0, limit };
+    let mut resolver = Resolver { report, names: Names::default(), expanded: 0, limit };
     config.ports.sort_by(|a, b| a.name.value.cmp(&b.name.value));
     config.segments.sort_by(|a, b| a.name.value.cmp(&b.name.value));
+    resolver.identities(&mut config);
+    let tiers = resolver.tiers(config.tiers.as_deref());
     let mut written = std::mem::take(&mut config.rules);
     let services = resolver.services(&config);
     let ports = resolver.ports(&config, &services);
     let (segments, mut rules) = resolver.segments(&config, &ports);
-    let (rule_infos, resolved) = resolver.rules(&mut written, &segments, &services, &rules);
+    let (rule_infos, resolved) = resolver.rules(&mut written, &segments, &services, &tiers, &rules);
     rules.rules = resolved;
+    rules.conditions = std::mem::take(&mut resolver.names.conditions);
+    number_tiers(&mut rules.rules);
+    let audited = audited(&mut rules, &rule_infos);
     let mut model = Model {
         gateway: gateway(&config),
         ports,
         segments,
         rule_infos,
         rules,
+        audited,
+        tiers,
+        identities: resolver.names.list.clone(),
         tests: Vec::new(),
         digest: String::new(),
         sources: Sources::default(),
@@ -55,6 +65,29 @@ pub(super) fn resolve_within(limit: usize, mut config: Config, report: Report) -
     model.sources = resolver.report.sources;
     model.digest = model.compute_digest();
     Ok(model)
+}
+
+/// Numbers the tiers in which rules stand without gaps: tiers without rules cost nothing.
+fn number_tiers(rules: &mut [Rule]) {
+    let mut used: Vec<u8> = rules.iter().map(|rule| rule.tier).collect();
+    used.sort_unstable();
+    used.dedup();
+    for rule in rules {
+        rule.tier = used.partition_point(|tier| *tier < rule.tier) as u8;
+    }
+}
+
+/// Takes what is only tried out of the rules that are enforced, and gives the rules as they would be enforced.
+fn audited(rules: &mut RuleSet, infos: &[RuleInfo]) -> Option<Arc<RuleSet>> {
+    if !infos.iter().any(|rule| rule.audit) {
+        return None;
+    }
+    let written = Arc::new(rules.clone());
+    for (rule, _) in rules.rules.iter_mut().zip(infos).filter(|(_, info)| info.audit) {
+        // Matches nothing, and keeps its number.
+        *rule = Rule { action: rule.action, tier: rule.tier, ..Rule::default() };
+    }
+    Some(written)
 }
 
 fn text(text: &Option<Text>) -> &str {
@@ -140,8 +173,9 @@ fn has_timeout(service: Service, name: &str) -> bool {
 /// Named services, flattened.
 type Services<'c> = HashMap<&'c str, Vec<Service>>;
 
-struct Resolver {
-    report: Report,
+pub(super) struct Resolver {
+    pub(super) report: Report,
+    pub(super) names: Names,
     /// List entries that names have been expanded to.
     expanded: usize,
     /// The most it may come to.
@@ -149,11 +183,11 @@ struct Resolver {
 }
 
 impl Resolver {
-    fn wrong(&mut self, at: At, wrong: Wrong) {
+    pub(super) fn wrong(&mut self, at: At, wrong: Wrong) {
         self.report.error(at, wrong.message).maybe_hint(wrong.hint);
     }
 
-    fn unknown<'a>(&mut self, what: &str, name: &Text, candidates: impl Iterator<Item = &'a str>) {
+    pub(super) fn unknown<'a>(&mut self, what: &str, name: &Text, candidates: impl Iterator<Item = &'a str>) {
         let hint = self
             .report
             .nearest(&name.value, candidates)
@@ -162,7 +196,7 @@ impl Resolver {
     }
 
     /// Checks one name and that it is new; `seen` remembers it.
-    fn claim<'c>(&mut self, what: &str, name: &'c Text, seen: &mut HashMap<&'c str, At>) {
+    pub(super) fn claim<'c>(&mut self, what: &str, name: &'c Text, seen: &mut HashMap<&'c str, At>) {
         if let Err(wrong) = values::name(&name.value) {
             self.wrong(name.at, wrong);
         }
@@ -173,6 +207,19 @@ impl Resolver {
         } else {
             seen.insert(&name.value, name.at);
         }
+    }
+
+    /// The names of the tiers, in their order.
+    fn tiers(&mut self, written: Option<&[Text]>) -> Vec<String> {
+        let Some(written) = written else { return TIERS.map(str::to_owned).to_vec() };
+        let mut seen = HashMap::new();
+        for tier in written {
+            self.claim("tier", tier, &mut seen);
+        }
+        if let Some(tier) = written.get(usize::from(MAX_TIERS)) {
+            self.report.error(tier.at, format!("more than {MAX_TIERS} tiers"));
+        }
+        written.iter().map(|tier| tier.value.clone()).collect()
     }
 
     fn services<'c>(&mut self, config: &'c Config) -> Services<'c> {
@@ -349,7 +396,11 @@ impl Resolver {
         let (mut infos, mut rules) = (Vec::new(), RuleSet::default());
         for segment in &config.segments {
             self.claim("segment", &segment.name, &mut seen);
-            let mut resolved = Segment::default();
+            let mut resolved = Segment {
+                floor: self.floor(segment.require.as_deref()),
+                floor_out: self.floor(segment.require_from.as_deref()),
+                ..Segment::default()
+            };
             for name in &segment.ports {
                 match ports.binary_search_by(|p| p.name.as_str().cmp(&name.value)) {
                     Ok(index) => resolved.ports.push(PortId(index.min(MAX_PORTS) as u8)),
@@ -444,6 +495,7 @@ impl Resolver {
         written: &mut [schema::Rule],
         segments: &[SegmentInfo],
         services: &Services<'_>,
+        tiers: &[String],
         set: &RuleSet,
     ) -> (Vec<RuleInfo>, Vec<Rule>) {
         let mut infos: Vec<RuleInfo> = Vec::with_capacity(written.len());
@@ -470,12 +522,14 @@ impl Resolver {
                     _ => first = Some(infos.len()),
                 }
             }
+            let action = self.action(&rule.action);
             let resolved = Rule {
                 from: self.segment_list(&rule.from, segments),
                 to: self.segment_list(&rule.to, segments),
                 services: self.service_list(&rule.services, services),
-                action: self.action(&rule.action),
-                ..Rule::default()
+                action,
+                tier: self.tier(rule.tier.as_ref(), tiers),
+                condition: self.condition(rule, action),
             };
             let entries = resolved.from.len() + resolved.to.len() + resolved.services.len();
             if !self.expand(entries, at) {
@@ -492,6 +546,11 @@ impl Resolver {
             infos.push(RuleInfo {
                 name: taken(&mut rule.name).unwrap_or_default(),
                 services: rule.services.drain(..).map(|s| s.value).collect(),
+                tier: resolved.tier,
+                audit: rule.audit,
+                starts: rule.starts.as_ref().map(|moment| moment.value),
+                expires: rule.expires.as_ref().map(|moment| moment.value),
+                schedule: taken(&mut rule.schedule),
                 timeouts,
                 limits,
                 owner: taken(&mut rule.owner),
@@ -565,76 +624,21 @@ impl Resolver {
             "allow" => Action::Allow,
             "deny" => Action::Deny,
             "reject" => Action::Reject,
+            "pass" => Action::Pass,
             other => {
-                let hint = nearest(other, ["allow", "deny", "reject"]);
+                let hint = nearest(other, ["allow", "deny", "reject", "pass"]);
                 self.report
                     .error(action.at, format!("{} is not an action", quoted(other)))
-                    .hint("use \"allow\", \"deny\" or \"reject\"")
+                    .hint("use \"allow\", \"deny\", \"reject\" or \"pass\"")
                     .maybe_hint(hint);
                 Action::Deny
             }
         }
     }
-
-    fn test(&mut self, test: &schema::Test, model: &Model) -> Option<Test> {
-        let from = self.endpoint(test.from.as_ref(), model);
-        let to = self.endpoint(test.to.as_ref(), model);
-        let probe = self.probe(test.port.as_ref());
-        let expect = test.expect.as_ref()?;
-        let reason = match &expect.reason {
-            None => None,
-            Some(name) => match Reason::from_name(&name.value) {
-                Some(reason) => Some(reason),
-                None => {
-                    let hint = self
-                        .report
-                        .nearest(&name.value, Reason::ALL.iter().map(|r| r.name()))
-                        .unwrap_or_else(|| "for example \"no_rule\" or \"spoofed_source\"".to_owned());
-                    let message = format!("{} is not a reason", quoted(&name.value));
-                    self.report.error(name.at, message).hint(hint);
-                    None
-                }
-            },
-        };
-        let rule = expect.rule.as_ref().and_then(|name| {
-            let found = model.rule_id(&name.value);
-            if found.is_none() {
-                let hint = self.report.nearest(&name.value, model.rule_infos.iter().map(|r| r.name.as_str()));
-                let message = format!("unknown rule {}", quoted(&name.value));
-                self.report.error(name.at, message).maybe_hint(hint);
-            }
-            found
-        });
-        let verdict = match expect.verdict.as_ref()?.value.as_str() {
-            "allow" => Expected::Allow,
-            "reject" => Expected::Reject,
-            _ => Expected::Deny,
-        };
-        let name = test.name.as_ref()?;
-        let (name, at) = (name.value.clone(), name.at);
-        Some(Test { name, from: from?, to: to?, probe: probe?, verdict, reason, rule, at })
-    }
-
-    fn endpoint(&mut self, text: Option<&Text>, model: &Model) -> Option<Endpoint> {
-        let text = text?;
-        let found = model.endpoint(&text.value);
-        if found.is_none() {
-            self.unknown("segment", text, model.segments.iter().map(|s| s.name.as_str()));
-        }
-        found
-    }
-
-    fn probe(&mut self, text: Option<&Text>) -> Option<Probe> {
-        let text = text?;
-        match Probe::parse(&text.value) {
-            Ok(probe) => Some(probe),
-            Err(wrong) => {
-                self.wrong(text.at, wrong);
-                None
-            }
-        }
-    }
 }
+
+/// The tiers where none are given; rules without one stand in the last.
+const TIERS: [&str; 3] = ["platform", "security", "app"];
 
 /// The most entries that all lists together may have when names and "any" are written out: bounds the memory of a
 /// model to some hundred MiB. 10,000 rules from any to any of 1,000 segments take 20 million.
@@ -642,32 +646,6 @@ const EXPANDED_LIMIT: usize = 32_000_000;
 
 /// Deepest nesting of services in services: the flattening recurses.
 const GROUP_DEPTH: usize = 32;
-
-impl Model {
-    /// A segment's name or an address.
-    pub fn endpoint(&self, text: &str) -> Option<Endpoint> {
-        // Names may look like addresses ("10.0.0.1" is a legal name): what is configured goes first.
-        let segment = self.segment_id(text).map(Endpoint::Segment);
-        segment.or_else(|| text.parse::<IpAddr>().ok().map(Endpoint::Address))
-    }
-}
-
-impl Probe {
-    /// One protocol and port: `tcp/443`, `udp/53`, `icmp/echo-request`, `icmpv6/echo-request`, `gre`, `proto/99`.
-    pub fn parse(text: &str) -> Result<Probe, Wrong> {
-        match values::service(text)? {
-            Service::Tcp(port, high) if port == high => Ok(Probe { protocol: protocol::TCP, port }),
-            Service::Udp(port, high) if port == high => Ok(Probe { protocol: protocol::UDP, port }),
-            Service::IcmpEcho => Ok(Probe { protocol: protocol::ICMP, port: 0 }),
-            Service::Icmpv6Echo => Ok(Probe { protocol: protocol::ICMPV6, port: 0 }),
-            Service::Protocol(number) => Ok(Probe { protocol: number, port: 0 }),
-            Service::Any | Service::Tcp(..) | Service::Udp(..) => Err(Wrong {
-                message: format!("{} is not one port", quoted(text)),
-                hint: Some("a question is about one connection: \"tcp/443\"".to_owned()),
-            }),
-        }
-    }
-}
 
 const IPV4: u8 = 1;
 const IPV6: u8 = 2;

@@ -1,3 +1,5 @@
+mod language;
+
 use std::path::Path;
 
 use super::*;

@@ -5,9 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bulkhead_dataplane::headers::protocol;
 use bulkhead_dataplane::policy::compile::CompileError;
-use bulkhead_dataplane::policy::{Circumstances, Decision, Policy, Query, compile, reference};
+use bulkhead_dataplane::policy::conditions::Bits;
+use bulkhead_dataplane::policy::{Circumstances, Decision, Policy, Query, RuleSet, compile, reference};
 use bulkhead_dataplane::verdict::{PortId, Reason, RuleId, SegmentId};
 use ipnet::IpNet;
+use jiff::Timestamp;
 
 use super::{Endpoint, Expected, Model, Probe, Test};
 use crate::config::values::protocol_text;
@@ -22,6 +24,15 @@ pub struct TestResult<'m> {
     pub test: &'m Test,
     /// What went otherwise than expected; `None` when the test passed.
     pub failure: Option<String>,
+}
+
+/// What one test is judged with.
+struct Trial<'t> {
+    test: &'t Test,
+    policy: &'t Policy,
+    moment: Timestamp,
+    gates: &'t Bits,
+    rules_from: &'t HashMap<SegmentId, Vec<RuleId>>,
 }
 
 impl Expected {
@@ -57,8 +68,19 @@ pub fn probe_text(protocol: u8, port: u16) -> String {
 
 impl Model {
     /// Compiles the rules; the error is told in the names of the configuration.
+    ///
+    /// Every gate is shut until [`Policy::set_gates`] is called with those of [`gates_at`](Self::gates_at).
     pub fn compile(&self) -> Result<Policy, String> {
-        let mut policy = compile(&self.rules).map_err(|error| match error {
+        self.compile_set(&self.rules)
+    }
+
+    /// Compiles the rules as they would be enforced if nothing were in audit; `None` when nothing is.
+    pub fn compile_audited(&self) -> Option<Result<Policy, String>> {
+        self.audited().map(|rules| self.compile_set(rules))
+    }
+
+    fn compile_set(&self, rules: &RuleSet) -> Result<Policy, String> {
+        let mut policy = compile(rules).map_err(|error| match error {
             CompileError::TooManyPieces(rule)
             | CompileError::TooManyAlternatives(rule)
             | CompileError::TooManyClauses(rule) => {
@@ -140,17 +162,52 @@ impl Model {
         all.filter(|net| net.contains(&address)).max_by_key(|net| net.prefix_len()).copied()
     }
 
-    /// Runs every `[[test]]` through the compiled policy and the reference evaluator, which must agree.
-    pub fn run_tests(&self, policy: &Policy) -> Vec<TestResult<'_>> {
-        let questions: Vec<_> =
-            self.tests.iter().map(|test| self.questions(test.from, test.to, test.probe)).collect();
+    /// Runs every `[[test]]` through the compiled policy and the reference evaluator, which must agree. `policy` is what
+    /// [`compile`](Self::compile) made of this model. Tests are about the rules as they are written, so where something
+    /// is in audit they are judged as if it were enforced. A test that names no moment is about `now`.
+    pub fn run_tests_at(&self, policy: &Policy, now: Timestamp) -> Vec<TestResult<'_>> {
+        let audited = match self.compile_audited().transpose() {
+            Ok(audited) => audited,
+            Err(message) => {
+                let failed = |test| TestResult { test, failure: Some(message.clone()) };
+                return self.tests.iter().map(failed).collect();
+            }
+        };
+        let policy = audited.as_ref().unwrap_or(policy);
+        let questions: Vec<_> = self.tests.iter().map(|test| self.asked(test)).collect();
         let rules_from = self.rules_from(questions.iter().flatten().flatten());
-        let failure = |test: &Test, questions: Result<Vec<Query>, String>| match questions {
-            Ok(queries) => queries.iter().find_map(|query| self.check(test, policy, query, &rules_from)),
-            Err(message) => Some(message),
+        // Many tests name the same moment, and a policy may have many gates.
+        let mut gates: HashMap<Timestamp, Bits> = HashMap::new();
+        for test in &self.tests {
+            let moment = test.moment.unwrap_or(now);
+            gates.entry(moment).or_insert_with(|| self.gates_at(moment).0);
+        }
+        let failure = |test: &Test, questions: Result<Vec<Query>, String>| {
+            let moment = test.moment.unwrap_or(now);
+            let trial = Trial { test, policy, moment, gates: &gates[&moment], rules_from: &rules_from };
+            match questions {
+                Ok(queries) => queries.iter().find_map(|query| self.check(&trial, query)),
+                Err(message) => Some(message),
+            }
         };
         let results = self.tests.iter().zip(questions);
         results.map(|(test, questions)| TestResult { test, failure: failure(test, questions) }).collect()
+    }
+
+    /// As [`run_tests_at`](Self::run_tests_at), now.
+    pub fn run_tests(&self, policy: &Policy) -> Vec<TestResult<'_>> {
+        self.run_tests_at(policy, Timestamp::now())
+    }
+
+    /// All the questions of a test.
+    fn asked(&self, test: &Test) -> Result<Vec<Query>, String> {
+        let mut queries = Vec::new();
+        for (from, to) in test.from.iter().flat_map(|from| test.to.iter().map(move |to| (*from, *to))) {
+            for probe in &test.probes {
+                queries.extend(self.questions(from, to, *probe)?);
+            }
+        }
+        Ok(queries)
     }
 
     /// For the segment of every source asked about, the rules that name it in `from`. Going through all the rules
@@ -158,7 +215,7 @@ impl Model {
     fn rules_from<'q>(&self, queries: impl Iterator<Item = &'q Query>) -> HashMap<SegmentId, Vec<RuleId>> {
         let sources = queries.filter_map(|query| reference::segment_of(&self.rules, query.source));
         let mut rules_from: HashMap<SegmentId, Vec<RuleId>> = sources.map(|s| (s, Vec::new())).collect();
-        for (rule, id) in self.rules.rules.iter().zip(0..) {
+        for (rule, id) in self.written().rules.iter().zip(0..) {
             for segment in &rule.from {
                 if let Some(rules) = rules_from.get_mut(segment) {
                     rules.push(RuleId(id));
@@ -168,18 +225,15 @@ impl Model {
         rules_from
     }
 
-    fn check(
-        &self,
-        test: &Test,
-        policy: &Policy,
-        query: &Query,
-        rules_from: &HashMap<SegmentId, Vec<RuleId>>,
-    ) -> Option<String> {
-        let decision = policy.judge(query);
+    fn check(&self, trial: &Trial<'_>, query: &Query) -> Option<String> {
+        let test = trial.test;
+        let circumstances = Circumstances { who: test.asker.who(), gates: trial.gates };
         let source = reference::segment_of(&self.rules, query.source);
-        let candidates = source.and_then(|source| rules_from.get(&source)).map_or(&[][..], Vec::as_slice);
+        let candidates =
+            source.and_then(|source| trial.rules_from.get(&source)).map_or(&[][..], Vec::as_slice);
         let oracle =
-            reference::judge_among(&self.rules, candidates.iter().copied(), query, &Circumstances::NONE);
+            reference::judge_among(self.written(), candidates.iter().copied(), query, &circumstances);
+        let decision = trial.policy.judge_in(query, &circumstances);
         if decision != oracle {
             return Some(format!(
                 "the compiled policy says {} and the reference evaluator {}: a fault of Bulkhead, please report it",
@@ -200,13 +254,24 @@ impl Model {
         if let Some(rule) = test.rule.and_then(|rule| self.rule_name(rule)) {
             expected += &format!(" by rule `{rule}`");
         }
-        Some(format!(
+        let mut failure = format!(
             "expected {expected}, got {}: {} → {} {}",
             self.decision_text(&decision),
             query.source,
             query.destination,
             probe_text(query.protocol, query.destination_port)
-        ))
+        );
+        if decision.refusal == Some(Reason::OutsideSchedule)
+            && let Some(info) = decision.rule.index().and_then(|index| self.rule_infos.get(index))
+            && let Some(why) = self.untimely(info, trial.moment)
+        {
+            failure += &format!("; {why}");
+        }
+        if test.moment.is_none() && !self.identities.gates.is_empty() {
+            failure +=
+                &format!("; tried as of now, {:.0}, because the test names no moment (`at`)", trial.moment);
+        }
+        Some(failure)
     }
 
     fn decision_text(&self, decision: &Decision) -> String {
