@@ -7,6 +7,7 @@ pub mod config;
 pub mod daemon;
 pub mod explain;
 pub mod model;
+pub mod replay;
 pub mod store;
 
 pub mod netlink;

@@ -136,3 +136,61 @@ fn fmt_says_what_would_change_and_changes_layout_only() {
     assert!(ended.code == 1 && ended.err.contains(":1:11"), "{}", ended.err);
     assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "version = = 1");
 }
+
+/// A pcap of one SYN from the office to port 22 of a server.
+fn syn_to_22() -> Vec<u8> {
+    let mut frame = Vec::new();
+    etherparse::PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4([10, 1, 0, 5], [10, 2, 0, 5], 64)
+        .tcp(40_000, 22, 1, 1000)
+        .syn()
+        .write(&mut frame, &[])
+        .unwrap();
+    let mut file = Vec::new();
+    for word in
+        [0xa1b2_c3d4, 0x0004_0002, 0, 0, 65_535, 1, 1_700_000_000, 0, frame.len() as u32, frame.len() as u32]
+    {
+        file.extend(u32::to_le_bytes(word));
+    }
+    file.extend(frame);
+    file
+}
+
+#[test]
+fn a_replay_lists_verdicts_and_ends_with_2_where_two_policies_differ() {
+    let other = File::edited("replay", "tcp/443\"]", "tcp/22\"]");
+    let capture = File(std::env::temp_dir().join(format!("bulkhead-cli-{}.pcap", std::process::id())));
+    std::fs::write(&capture.0, syn_to_22()).unwrap();
+    let ended = bulkhead(&["replay", capture.path(), "--policy", &minimal()]);
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    assert!(ended.out.contains("1 packet(s): 0 forwarded, 1 refused"), "{}", ended.out);
+    assert!(ended.out.contains("drop (no_rule)") && ended.out.contains("assumed:"), "{}", ended.out);
+    let compare = ["replay", capture.path(), "--policy", other.path(), "--against", &minimal(), "-o", "json"];
+    let ended = bulkhead(&compare);
+    let line: serde_json::Value = serde_json::from_str(ended.out.lines().next().unwrap()).unwrap();
+    assert_eq!(
+        (ended.code, &line["new"]["verdict"], &line["old"]["reason"]),
+        (2, &"forward".into(), &"no_rule".into())
+    );
+    let same = bulkhead(&["replay", capture.path(), "--policy", &minimal(), "--against", &minimal()]);
+    assert_eq!(same.code, 0, "{}", same.out);
+}
+
+#[test]
+fn a_broken_capture_ends_with_1_and_tells_where_and_what_was_read_before() {
+    let capture = File(std::env::temp_dir().join(format!("bulkhead-cli-{}-cut.pcap", std::process::id())));
+    let mut file = syn_to_22();
+    let packet = file[24..].to_vec();
+    file.extend(&packet[..packet.len() - 9]);
+    std::fs::write(&capture.0, file).unwrap();
+    let ended = bulkhead(&["replay", capture.path(), "--policy", &minimal()]);
+    assert_eq!(ended.code, 1);
+    assert!(
+        ended.err.contains("at byte 94: the file ends in the middle of a block; 1 packet(s)"),
+        "{}",
+        ended.err
+    );
+    assert!(ended.out.contains("1 refused"), "{}", ended.out);
+    let ended = bulkhead(&["replay", &minimal(), "--policy", &minimal()]);
+    assert!(ended.code == 1 && ended.err.contains("neither pcap nor pcapng"), "{}", ended.err);
+}

@@ -16,6 +16,7 @@ mod explain;
 mod fmt;
 mod history;
 mod reload;
+mod replay;
 mod rollback;
 mod rules;
 mod run;
@@ -87,6 +88,7 @@ enum Verb {
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
     Fmt(fmt::FmtArgs),
+    Replay(replay::ReplayArgs),
     Demo(demo::DemoArgs),
     Bench(bench::BenchArgs),
 }
@@ -111,6 +113,7 @@ impl Verb {
             Verb::Check(args) => args.run(),
             Verb::Explain(args) => args.run(),
             Verb::Fmt(args) => args.run(),
+            Verb::Replay(args) => args.run(),
             Verb::Demo(args) => args.run(),
             Verb::Bench(args) => args.run(),
         }

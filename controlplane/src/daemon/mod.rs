@@ -8,7 +8,7 @@
 mod alarms;
 mod connections;
 mod control;
-mod events;
+pub(crate) mod events;
 mod gateway;
 mod generations;
 mod lifecycle;
