@@ -40,8 +40,10 @@ pub struct Answer {
     pub verdict: Expected,
     /// Why not.
     pub reason: Option<Reason>,
-    /// The deciding rule.
+    /// The deciding rule, or the one that would allow it but for a demand.
     pub rule: Option<String>,
+    /// Whether the rule did not decide, but came nearest.
+    pub is_unmet: bool,
     /// `path:line:column` of the deciding rule.
     pub place: Option<String>,
     /// The rules that came nearest, when none decided.
@@ -80,6 +82,7 @@ pub fn answer(model: &Model, query: &Query) -> Answer {
         verdict: Expected::of(&told.decision),
         reason: told.decision.refusal,
         rule: model.rule_name(told.decision.rule).map(str::to_owned),
+        is_unmet: told.decision.decided_by() != told.decision.rule,
         place: model.rule_place(told.decision.rule),
         near_misses: near_misses.collect(),
     }
@@ -104,6 +107,12 @@ fn near_miss(
     };
     let unnamed = rule.services.contains(&Service::Any) && protocol::is_opaque(query.protocol);
     let (clause, why) = match clause {
+        Clause::Condition(reason) => ("condition", format!("{reason}: {}", reason.help())),
+        Clause::Overruled(by) => {
+            let name = model.rule_name(by).unwrap_or_default();
+            let place = model.rule_place(by).unwrap_or_default();
+            ("overruled", format!("it would allow this, but rule `{name}` ({place}) stands before it"))
+        }
         Clause::Service if unnamed => (
             "services",
             format!(
@@ -167,7 +176,8 @@ impl fmt::Display for Answer {
         )?;
         write!(f, "  {}", self.verdict.name().to_uppercase())?;
         if let (Some(rule), Some(place)) = (&self.rule, &self.place) {
-            write!(f, " by rule `{rule}` ({place})")?;
+            let by = if self.is_unmet { "; nearest is" } else { " by" };
+            write!(f, "{by} rule `{rule}` ({place})")?;
         }
         if let Some(reason) = self.reason {
             write!(f, "\n  {reason}: {}", reason.help())?;

@@ -39,7 +39,7 @@ pub struct Event {
     pub destination_port: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// The deciding rule, of this generation.
+    /// The deciding rule, of this generation; of a refusal by an unmet demand the rule that makes it.
     pub rule: RuleId,
     /// The policy that decided.
     pub generation: Generation,

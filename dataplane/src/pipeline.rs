@@ -268,7 +268,8 @@ impl Pipeline {
         check_checksum(context, frame, headers)?;
         let decision = policy.policy.judge(&query(ingress, tuple));
         if let Some(reason) = decision.refusal {
-            self.rule_hit(context, decision.rule, headers.ip_len());
+            // The event names the rule that came nearest; it is no hit of that rule.
+            self.rule_hit(context, decision.decided_by(), headers.ip_len());
             self.record(context, ingress, tuple, EventKind::Denied(reason), decision.rule);
             return Err(match (reason, segment) {
                 (Reason::RuleRejected, Some(_)) => Refusal::Told(reason, Tell::Reset),
@@ -334,14 +335,18 @@ impl Pipeline {
                 return match decision.refusal {
                     None => Ok(Stamp { rule: decision.rule, egress: None, ..stamp }),
                     Some(reason) => {
-                        self.rule_hit(context, decision.rule, bytes);
+                        self.rule_hit(context, decision.decided_by(), bytes);
                         Err(reason)
                     }
                 };
             }
-            if !decision.allows() {
-                self.end(context, map, hit, EventKind::Cut(Reason::PolicyRevoked));
-                return Err(Reason::PolicyRevoked);
+            if let Some(reason) = decision.refusal {
+                let cut = match reason {
+                    Reason::OutsideSchedule => Reason::Expired,
+                    _ => Reason::PolicyRevoked,
+                };
+                self.end(context, map, hit, EventKind::Cut(cut));
+                return Err(cut);
             }
             let fresh = Stamp { generation: policy.generation, rule: decision.rule, egress: None, ..stamp };
             // If another worker was faster, its stamp decides.

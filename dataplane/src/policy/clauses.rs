@@ -85,6 +85,11 @@ pub(super) struct Clauses {
 }
 
 impl Clauses {
+    /// How many lists there are.
+    pub(super) fn len(&self) -> usize {
+        self.lists.len()
+    }
+
     /// What the list decides in these circumstances about a packet of this protocol.
     #[cold]
     pub(super) fn judge(&self, list: ClausesId, protocol: u8, circumstances: &Circumstances<'_>) -> Decision {

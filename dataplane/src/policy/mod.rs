@@ -197,6 +197,7 @@ impl fmt::Debug for Policy {
             .field("rules", &self.rules)
             .field("policies", &self.policies.len())
             .field("port_pieces", &self.tables.len())
+            .field("clause_lists", &self.clauses.len())
             .finish()
     }
 }

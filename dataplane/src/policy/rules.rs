@@ -215,6 +215,14 @@ impl Decision {
         Decision { refusal: Some(reason), rule }
     }
 
+    /// The rule that decided: none where one only came nearest, for then the default deny did.
+    pub fn decided_by(&self) -> RuleId {
+        match self.refusal {
+            None | Some(Reason::RuleDenied | Reason::RuleRejected) => self.rule,
+            Some(_) => RuleId::NONE,
+        }
+    }
+
     /// Whether the connection is allowed.
     pub fn allows(&self) -> bool {
         self.refusal.is_none()

@@ -10,6 +10,7 @@ use bulkhead_dataplane::event::Event;
 use bulkhead_dataplane::fragments::Share;
 use bulkhead_dataplane::packet::{FrameBuf, MemoryFrame};
 use bulkhead_dataplane::pipeline::Pipeline;
+use bulkhead_dataplane::policy::conditions::{Bits, Condition};
 use bulkhead_dataplane::policy::{Action, Rule, RuleSet, Segment, Service, compile};
 use bulkhead_dataplane::port::MemoryPort;
 use bulkhead_dataplane::snapshot::{ActivePolicy, Snapshot};
@@ -253,6 +254,17 @@ impl Gateway {
     /// Makes the worker judge by this generation, also by an older one, as a worker does that is behind.
     pub fn judge_by(&mut self, generation: u32, rules: &[Rule]) {
         let policy = active(&self.table, generation, rules, &[]);
+        self.post(Snapshot { policy, ..Snapshot::clone(&self.snapshot) });
+    }
+
+    /// As [`Gateway::publish`], of rules that ask for these conditions, with these gates open.
+    pub fn publish_conditions(&mut self, rules: &[Rule], conditions: &[Condition], open: &[u32]) {
+        let rules = RuleSet { conditions: conditions.to_vec(), ..rule_set(rules) };
+        let mut policy = compile(&rules).unwrap();
+        policy.set_gates(Bits::from_iter(open.iter().copied()));
+        let counters = RuleCounters::new(policy.rule_count(), 2);
+        let generation = self.snapshot.policy.generation.next();
+        let policy = Arc::new(ActivePolicy { generation, policy, counters });
         self.post(Snapshot { policy, ..Snapshot::clone(&self.snapshot) });
     }
 
