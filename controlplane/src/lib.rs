@@ -1,6 +1,7 @@
 //! The control plane: configuration, model, control socket, laboratory and command line.
 #![forbid(unsafe_code)]
 
+pub mod algebra;
 pub mod api;
 pub mod cli;
 pub mod config;
@@ -20,3 +21,5 @@ pub mod lab;
 pub mod demo;
 
 pub mod bench;
+
+pub mod plan;

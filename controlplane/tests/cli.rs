@@ -86,6 +86,31 @@ fn failing_tests_end_with_3_and_are_named() {
 }
 
 #[test]
+fn a_plan_ends_with_2_when_there_is_a_difference_and_with_0_when_there_is_none() {
+    let file = File::edited(
+        "plan",
+        "name = \"office-to-web\"",
+        "limits = { connections = 9 }\nname = \"office-to-web\"",
+    );
+    let plan = |new: &str, more: &[&str]| bulkhead(&[&["plan", new, "--against", &minimal()], more].concat());
+    let same = plan(&minimal(), &[]);
+    assert_eq!((same.code, same.err.as_str()), (0, ""));
+    assert!(same.out.starts_with("no difference: "), "{}", same.out);
+    let other = plan(file.path(), &[]);
+    assert_eq!((other.code, other.err.as_str()), (2, ""));
+    for part in
+        ["~ allowed, limits or time-outs differ: office → servers: ", "connections 9", "rules: 1 changed"]
+    {
+        assert!(other.out.contains(part), "{part} is missing in {}", other.out);
+    }
+    let json: serde_json::Value = serde_json::from_str(&plan(file.path(), &["-o", "json"]).out).unwrap();
+    assert_eq!((&json["different"], &json["restart"]), (&true.into(), &false.into()));
+    assert_eq!(json["access"][0]["witness"]["after"]["rule"], "office-to-web");
+    let missing = plan("/nonexistent/bulkhead.toml", &[]);
+    assert_eq!((missing.code, missing.out.as_str()), (1, ""));
+}
+
+#[test]
 fn usage_errors_end_with_1_because_2_means_differences() {
     assert_eq!(bulkhead(&["check"]).code, 1);
     assert_eq!(bulkhead(&["frobnicate"]).code, 1);

@@ -308,6 +308,7 @@ fn reload(
     // IPv6 is no longer allowed, port 22 is.
     let text = CONFIG.replace("tcp/80\"]", "tcp/80\", \"tcp/22\"]").replace(", \"fd00:2::/64\"", "");
     std::fs::write(config, scratch.filled(&text)).unwrap();
+    plan(gateway, config);
     let reloaded = gateway.json(&["reload"]);
     assert_eq!((&reloaded["generation"], &reloaded["rules"]), (&2.into(), &1.into()));
     echo(first, 10_000).expect("still allowed");
@@ -317,6 +318,26 @@ fn reload(
     let rules = gateway.json(&["rules"]);
     assert_eq!(rules["rules"][0]["connections"], 3, "counters survive by the rule's name");
     gateway.assert_balanced();
+}
+
+/// A plan names what the file would gain and lose, counts the live connections it would cut, and changes nothing.
+fn plan(gateway: &Gateway, file: &Path) {
+    let output = gateway.ask(&["plan", file.to_str().unwrap(), "-o", "json"]);
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let [gained, lost] = plan["access"].as_array().unwrap().as_slice() else { panic!("{plan:#}") };
+    assert_eq!((&gained["change"], &gained["services"][0]), (&"gained".into(), &"tcp/22".into()));
+    assert_eq!((&lost["change"], &lost["services"][0]), (&"lost".into(), &"tcp/80".into()));
+    assert_eq!((&lost["to"][0]["old"], &lost["to"][0]["new"]), (&"servers".into(), &Value::Null));
+    assert_eq!(lost["witness"]["after"]["reason"], "no_destination_segment");
+    assert_eq!(plan["connections"]["stay"], 1);
+    let cut = &plan["connections"]["cut"];
+    assert_eq!((&cut[0]["rule"], &cut[0]["connections"]), (&"web".into(), &1.into()), "{cut}");
+    assert_eq!(gateway.json(&["status"])["generation"], 1);
+    let told = String::from_utf8(gateway.ask(&["plan", file.to_str().unwrap()]).stdout).unwrap();
+    assert!(told.contains("live connections: 1 would be cut, 1 stay") && !told.contains('\x1b'), "{told}");
+    let same = gateway.ask(&["plan", file.with_file_name("bad.toml").to_str().unwrap()]);
+    assert_eq!(same.status.code(), Some(1), "a bad file is an error");
 }
 
 fn cut(gateway: &Gateway, first: &mut TcpStream, lab: &Lab, address: SocketAddr) {

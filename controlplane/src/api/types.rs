@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Plan;
 pub use crate::store::{Note, Said};
 
 /// The version of the protocol.
@@ -70,6 +71,11 @@ pub enum Request {
     Show {
         /// Which.
         revision: u64,
+    },
+    /// What a configuration would change. Answered with [`Reply::Planned`].
+    Plan {
+        /// The file. Relative paths are the gateway's.
+        file: PathBuf,
     },
     /// Live connections. Answered with [`Reply::Connection`]s, then [`Reply::Matched`].
     Connections {
@@ -163,6 +169,8 @@ pub enum Reply {
     Revision(Box<Revision>),
     /// To [`Request::Show`]: one file of it, the main file first.
     Text(Text),
+    /// To [`Request::Plan`].
+    Planned(Box<Plan>),
     /// To [`Request::Connections`].
     Connection(Connection),
     /// How many connections matched, sent or not.

@@ -15,6 +15,7 @@ mod events;
 mod explain;
 mod fmt;
 mod history;
+mod plan;
 mod reload;
 mod replay;
 mod rollback;
@@ -72,6 +73,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     Run(run::RunArgs),
+    Plan(plan::PlanArgs),
     Reload(reload::ReloadArgs),
     Apply(apply::ApplyArgs),
     Confirm(confirm::ConfirmArgs),
@@ -97,6 +99,7 @@ impl Verb {
     fn run(self) -> anyhow::Result<Exit> {
         match self {
             Verb::Run(args) => args.run(),
+            Verb::Plan(args) => args.run(),
             Verb::Reload(args) => args.run(),
             Verb::Apply(args) => args.run(),
             Verb::Confirm(args) => args.run(),

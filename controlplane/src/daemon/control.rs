@@ -8,6 +8,7 @@ use super::connections;
 use super::events::{Entry, describe};
 use super::gateway::{Gateway, StopRequest};
 use super::lifecycle::{Candidate, Order, who};
+use super::plan;
 use super::status;
 use super::time::rfc3339;
 use crate::api::server::Client;
@@ -58,6 +59,7 @@ fn reply(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal
             let order = Order { note, confirm, ..Order::plain(Cause::Apply, who(uid, said)) };
             gateway.roll_back(revision, order).map(Reply::Reloaded)
         }
+        Request::Plan { file } => plan::plan(gateway, &file).map(|plan| Reply::Planned(Box::new(plan))),
         Request::Kill { filter, all, dry_run } => {
             connections::kill(gateway, &filter, all, dry_run).map(Reply::Killed)
         }

@@ -76,13 +76,7 @@ pub fn content(sources: &Sources) -> String {
 /// As of [`load`].
 pub fn check(model: Model) -> Result<Loaded, Refusal> {
     let mut policy = model.compile().map_err(Refusal::error)?;
-    let mut failures = Vec::new();
-    for result in model.run_tests(&policy) {
-        if let Some(failure) = result.failure {
-            let place = model.sources.place(result.test.at);
-            failures.push(format!("{place}: test \"{}\" failed: {failure}", result.test.name.escape_debug()));
-        }
-    }
+    let failures = model.failed_tests(&policy);
     if !failures.is_empty() {
         return Err(Refusal { message: failures.join("\n"), exit: TESTS_FAILED });
     }

@@ -16,6 +16,7 @@ mod load;
 mod log;
 mod main_loop;
 mod notify;
+mod plan;
 mod start;
 mod status;
 pub mod time;

@@ -210,6 +210,15 @@ impl Model {
         Ok(queries)
     }
 
+    /// The tests that fail, with their places: one line each.
+    pub fn failed_tests(&self, policy: &Policy) -> Vec<String> {
+        let told = |result: TestResult<'_>| {
+            let (place, name) = (self.sources.place(result.test.at), result.test.name.escape_debug());
+            result.failure.map(|failure| format!("{place}: test \"{name}\" failed: {failure}"))
+        };
+        self.run_tests(policy).into_iter().filter_map(told).collect()
+    }
+
     /// For the segment of every source asked about, the rules that name it in `from`. Going through all the rules
     /// once is what keeps a thousand tests of a hundred thousand rules from going through them a thousand times.
     fn rules_from<'q>(&self, queries: impl Iterator<Item = &'q Query>) -> HashMap<SegmentId, Vec<RuleId>> {

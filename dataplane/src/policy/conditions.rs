@@ -50,6 +50,11 @@ impl Bits {
         self.0.get(bit as usize / 64).is_some_and(|word| word >> (bit % 64) & 1 == 1)
     }
 
+    /// All numbers in it, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u32> {
+        (0..64 * self.0.len() as u32).filter(|bit| self.contains(*bit))
+    }
+
     /// Puts the number in. Equal sets stay equal whatever was put in first.
     pub fn insert(&mut self, bit: u32) {
         let word = bit as usize / 64;
