@@ -111,6 +111,37 @@ fn a_plan_ends_with_2_when_there_is_a_difference_and_with_0_when_there_is_none()
 }
 
 #[test]
+fn check_writes_its_tests_as_junit_xml_also_when_the_configuration_is_broken() {
+    let report = std::env::temp_dir().join(format!("bulkhead-cli-{}-junit.xml", std::process::id()));
+    let report = File(report);
+    let run = |file: &File| {
+        let ended = bulkhead(&["check", "--junit", report.path(), file.path()]);
+        (ended.code, std::fs::read_to_string(report.path()).unwrap())
+    };
+    let failing = File::edited("junit", "expect = \"deny\"", "expect = \"allow\"");
+    let (code, xml) = run(&failing);
+    assert_eq!(code, 3);
+    assert!(xml.starts_with(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites tests=\"4\" failures=\"1\" errors=\"0\""
+    ));
+    assert_eq!((xml.matches("<testcase ").count(), xml.matches("<failure ").count()), (4, 1), "{xml}");
+    let text = std::fs::read_to_string(failing.path()).unwrap();
+    let line = 1 + text.lines().position(|line| line.contains("a server never opens")).unwrap();
+    let place = format!("file=\"{}\" line=\"{line}\"", failing.path());
+    assert!(xml.contains(&place) && xml.contains("expected allow, got deny (no_rule)"), "{xml}");
+    let (code, xml) =
+        run(&File::edited("junit-broken", "to = \"servers\"\nservices", "to = \"server\"\nservices"));
+    assert_eq!((code, xml.matches("<error ").count()), (1, 1), "{xml}");
+    assert!(xml.contains("errors=\"1\"") && xml.contains("unknown segment `server`"), "{xml}");
+    let nowhere = bulkhead(&["check", "--junit", "/nonexistent/report.xml", &minimal()]);
+    assert!(
+        nowhere.code == 1 && nowhere.err.contains("cannot write /nonexistent/report.xml"),
+        "{}",
+        nowhere.err
+    );
+}
+
+#[test]
 fn usage_errors_end_with_1_because_2_means_differences() {
     assert_eq!(bulkhead(&["check"]).code, 1);
     assert_eq!(bulkhead(&["frobnicate"]).code, 1);

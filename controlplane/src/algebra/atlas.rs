@@ -182,7 +182,9 @@ impl<'r, const N: usize> Atlas<'r, N> {
             services.sort_unstable();
             services.dedup();
             let effect = if rule.action == Action::Allow { effects[id.0 as usize] } else { 0 };
-            essence.push((rule.tier, rule.action, demand, effect, services));
+            // Tiers are few, so that the floors' bit has room beside them.
+            let tier = rule.tier << 1 | u8::from(rule.waives_floors);
+            essence.push((tier, rule.action, demand, effect, services));
         }
         if essence.iter().all(|of| of.3 == essence[0].3) {
             essence.sort_unstable();
@@ -272,7 +274,8 @@ impl<'r, const N: usize> Atlas<'r, N> {
         for id in ids.flat_map(|block| self.blocks[policy][*block as usize].rules.iter()) {
             let rule = &rules.rules[id.0 as usize];
             let [out, into] = content.floors[policy];
-            let floors = if rule.action == Action::Allow { [out, into] } else { [None; 2] };
+            let is_bound = rule.action == Action::Allow && !rule.waives_floors;
+            let floors = if is_bound { [out, into] } else { [None; 2] };
             let conditions = [rule.condition, floors[0], floors[1]];
             let demand = self.demands.merge(policy, rules, rule.action, conditions);
             let effect = if rule.action == Action::Allow { effects[id.0 as usize] } else { 0 };

@@ -172,6 +172,7 @@ fn rule(dice: &mut Dice, rules: &mut RuleSet, conditional: u64) -> Rule {
         action,
         tier: dice.roll(2) as u8,
         condition,
+        waives_floors: dice.one_in(6),
     }
 }
 

@@ -1,11 +1,15 @@
 //! `bulkhead check FILE`: is this configuration right, and does its policy do what its tests say?
 
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
+use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 
-use super::{Exit, Format, OutputArgs, complain, say, say_json};
+use super::{Exit, Format, OutputArgs, complain, junit, say, say_json};
 use crate::model::{self, Model, TestResult};
 
 /// Check a configuration and run its tests
@@ -14,11 +18,15 @@ use crate::model::{self, Model, TestResult};
 /// it. Changes nothing, and needs no privileges.
 #[derive(Args)]
 #[command(after_help = "Exit codes: 0 right, 1 errors, 3 tests failed\n\n\
-    Examples:\n  bulkhead check /etc/bulkhead/bulkhead.toml\n  bulkhead check -o json bulkhead.toml | jq .errors")]
+    Examples:\n  bulkhead check /etc/bulkhead/bulkhead.toml\n  bulkhead check -o json bulkhead.toml | jq .errors\n  \
+    bulkhead check --junit policy.xml bulkhead.toml")]
 pub struct CheckArgs {
     /// The configuration
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// Write the tests' results as JUnit XML to this file as well
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -29,6 +37,7 @@ impl CheckArgs {
         let model = match model::load(&self.file) {
             Ok(model) => model,
             Err(errors) => {
+                self.write_junit(|file| junit::of_errors(file, &errors))?;
                 if json_wanted {
                     say_json(
                         &json!({ "ok": false, "errors": errors.to_json(), "error_count": errors.list().len() }),
@@ -42,6 +51,7 @@ impl CheckArgs {
         let policy = match model.compile() {
             Ok(policy) => policy,
             Err(message) => {
+                self.write_junit(|file| junit::of_error(file, &message))?;
                 if json_wanted {
                     say_json(&json!({ "ok": false, "errors": [{ "message": message }], "error_count": 1 }));
                 } else {
@@ -50,7 +60,10 @@ impl CheckArgs {
                 return Ok(Exit::Error);
             }
         };
+        let begun = Instant::now();
         let results = model.run_tests(&policy);
+        let seconds = begun.elapsed().as_secs_f64();
+        self.write_junit(|file| junit::of_tests(file, &model, &results, seconds))?;
         let failed = results.iter().filter(|r| r.failure.is_some()).count();
         if json_wanted {
             say_json(&to_json(&model, &results, failed));
@@ -59,9 +72,39 @@ impl CheckArgs {
         }
         Ok(if failed == 0 { Exit::Ok } else { Exit::TestsFailed })
     }
+
+    fn write_junit(&self, report: impl FnOnce(&str) -> String) -> anyhow::Result<()> {
+        let Some(path) = &self.junit else { return Ok(()) };
+        let xml = report(&self.file.display().to_string());
+        write(path, xml.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// Writes a file as a whole or not at all. A pipe or a device takes it as it comes.
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return File::options().write(true).open(path)?.write_all(bytes);
+    }
+    let Some(name) = path.file_name() else { return Err(std::io::Error::other("it has no name")) };
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let unfinished = directory.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let written = (|| {
+        let mut new = File::create_new(&unfinished)?;
+        new.write_all(bytes)?;
+        new.sync_all()?;
+        fs::rename(&unfinished, path)?;
+        File::open(directory)?.sync_all()
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&unfinished);
+    }
+    written
 }
 
 fn tell(file: &str, model: &Model, results: &[TestResult<'_>], failed: usize) {
+    if !model.warnings.list().is_empty() {
+        complain(&model.warnings.to_string());
+    }
     for result in results {
         if let Some(failure) = &result.failure {
             let place = model.sources.place(result.test.at);
@@ -74,13 +117,27 @@ fn tell(file: &str, model: &Model, results: &[TestResult<'_>], failed: usize) {
         (all, 0) => format!("{} passed", counted(all, "test")),
         (all, _) => format!("{failed} of {} failed", counted(all, "test")),
     };
+    let (tried, pairs) = in_audit(model);
+    if tried.len() + pairs.len() > 0 {
+        say(&format!(
+            "{file}: in audit: {}; the tests are judged as if it were enforced",
+            tried.iter().chain(&pairs).copied().collect::<Vec<_>>().join(", ")
+        ));
+    }
     say(&format!(
         "{file}: {}: {}, {}, {}, {tests}",
         if failed == 0 { "ok" } else { "TESTS FAILED" },
         counted(model.ports.len(), "port"),
         counted(model.segments.len(), "segment"),
-        counted(model.rule_infos.len(), "rule"),
+        counted(model.rule_infos.len() - pairs.len(), "rule"),
     ));
+}
+
+/// The rules in audit, and the pairs of segments.
+fn in_audit(model: &Model) -> (Vec<&str>, Vec<&str>) {
+    let rules = model.rule_infos.iter().filter(|rule| rule.audit).map(|rule| rule.name.as_str());
+    let pairs = model.rule_infos.iter().filter(|rule| rule.is_synthetic).map(|rule| rule.name.as_str());
+    (rules.collect(), pairs.collect())
 }
 
 fn to_json(model: &Model, results: &[TestResult<'_>], failed: usize) -> serde_json::Value {
@@ -88,11 +145,18 @@ fn to_json(model: &Model, results: &[TestResult<'_>], failed: usize) -> serde_js
         .iter()
         .map(|r| {
             let at = model.sources.place(r.test.at);
-            json!({ "name": r.test.name, "at": at, "passed": r.failure.is_none(), "failure": r.failure })
+            let (file, line, _) = model.sources.position(r.test.at);
+            json!({
+                "name": r.test.name, "at": at, "file": file, "line": line,
+                "passed": r.failure.is_none(), "failure": r.failure,
+            })
         })
         .collect();
+    let (tried, pairs) = in_audit(model);
+    let rules = model.rule_infos.len() - pairs.len();
     json!({
-        "ok": failed == 0, "digest": model.digest, "ports": model.ports.len(), "segments": model.segments.len(),
-        "rules": model.rule_infos.len(), "tests": tests, "tests_failed": failed,
+        "ok": failed == 0, "in_audit": { "rules": tried, "pairs": pairs }, "digest": model.digest, "ports": model.ports.len(), "segments": model.segments.len(),
+        "rules": rules, "tests": tests, "tests_failed": failed,
+        "warnings": model.warnings.to_json(),
     })
 }

@@ -15,6 +15,7 @@ mod events;
 mod explain;
 mod fmt;
 mod history;
+mod junit;
 mod plan;
 mod reload;
 mod replay;

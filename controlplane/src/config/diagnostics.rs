@@ -160,8 +160,8 @@ impl Diagnostic {
         self
     }
 
-    fn render(&self, sources: &Sources) -> String {
-        let mut group = Level::ERROR.primary_title(self.message.as_str()).elements([] as [Origin<'_>; 0]);
+    fn render(&self, sources: &Sources, level: Level<'_>) -> String {
+        let mut group = level.primary_title(self.message.as_str()).elements([] as [Origin<'_>; 0]);
         for (at, label, kind) in [
             self.at.map(|at| (at, &self.label, AnnotationKind::Primary)),
             self.related.as_ref().map(|(at, label)| (*at, label, AnnotationKind::Context)),
@@ -193,11 +193,12 @@ impl Diagnostic {
     }
 }
 
-/// Everything that is wrong with a configuration; never empty. `Display` renders it for people.
-#[derive(Clone, Debug)]
+/// Everything that is wrong with a configuration, or worth a warning. `Display` renders it for people.
+#[derive(Clone, Debug, Default)]
 pub struct Diagnostics {
     sources: Sources,
     list: Vec<Diagnostic>,
+    are_warnings: bool,
 }
 
 impl Diagnostics {
@@ -243,12 +244,14 @@ impl Diagnostics {
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for diagnostic in self.list.iter().take(SHOWN) {
-            writeln!(f, "{}\n", diagnostic.render(&self.sources))?;
+            let level = if self.are_warnings { Level::WARNING } else { Level::ERROR };
+            writeln!(f, "{}\n", diagnostic.render(&self.sources, level))?;
         }
+        let what = if self.are_warnings { "warning" } else { "error" };
         match self.list.len() {
-            1 => write!(f, "1 error"),
-            n if n > SHOWN => write!(f, "{n} errors; the first {SHOWN} are shown"),
-            n => write!(f, "{n} errors"),
+            1 => write!(f, "1 {what}"),
+            n if n > SHOWN => write!(f, "{n} {what}s; the first {SHOWN} are shown"),
+            n => write!(f, "{n} {what}s"),
         }
     }
 }
@@ -261,12 +264,33 @@ pub struct Report {
     /// The files read so far.
     pub sources: Sources,
     list: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
 }
 
 impl Report {
     /// No errors yet, in these files.
     pub fn new(sources: Sources) -> Report {
-        Report { sources, list: Vec::new() }
+        Report { sources, ..Report::default() }
+    }
+
+    /// Adds what is not wrong, but hardly meant; the returned value takes a hint and a label.
+    pub fn warn(&mut self, at: At, message: impl Into<String>) -> &mut Diagnostic {
+        let message = message.into();
+        self.warnings.push(Diagnostic {
+            message,
+            at: Some(at),
+            label: String::new(),
+            related: None,
+            hint: None,
+        });
+        self.warnings.last_mut().expect("just pushed")
+    }
+
+    /// The files, and the warnings in the order of their places.
+    pub fn into_warnings(mut self) -> (Sources, Diagnostics) {
+        self.warnings.sort_by_key(|d| d.at);
+        let sources = self.sources.clone();
+        (sources, Diagnostics { sources: self.sources, list: self.warnings, are_warnings: true })
     }
 
     /// Adds an error at a place; the returned value takes a hint and a label.
@@ -303,7 +327,7 @@ impl Report {
     /// The collected errors in the order of their places.
     pub fn into_diagnostics(mut self) -> Diagnostics {
         self.list.sort_by_key(|d| d.at);
-        Diagnostics { sources: self.sources, list: self.list }
+        Diagnostics { sources: self.sources, list: self.list, are_warnings: false }
     }
 }
 

@@ -104,11 +104,24 @@ fn parse_table<'t>(file: u32, text: &'t str, report: &mut Report) -> Option<Span
     let mut told = std::collections::HashSet::new();
     let reader = Reader { file, report };
     for error in errors {
-        let at = reader.at(error.span().unwrap_or(0..0));
+        let at = reader.at(error.span().or_else(|| long_key(text)).unwrap_or(0..0));
         if !told.insert((at, error.message().to_owned())) {
             continue;
         }
         reader.report.error(at, format!("not valid TOML: {}", error.message()));
+    }
+    None
+}
+
+/// The line with a key of more parts than the parser takes, which it refuses without saying where.
+fn long_key(text: &str) -> Option<std::ops::Range<usize>> {
+    const PARTS: usize = 80;
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        if line.bytes().filter(|byte| *byte == b'.').count() >= PARTS - 1 {
+            return Some(start..start + line.trim_end().len());
+        }
+        start += line.len();
     }
     None
 }

@@ -39,6 +39,8 @@ pub struct Config {
     pub schedules: Vec<Schedule>,
     /// `[[rule]]`.
     pub rules: Vec<Rule>,
+    /// `[[audit]]`.
+    pub audits: Vec<Audit>,
     /// `[[test]]`.
     pub tests: Vec<Test>,
 }
@@ -64,6 +66,8 @@ pub struct Gateway {
     pub fragments: Option<Located<u64>>,
     /// `busy_poll`.
     pub busy_poll: Option<Located<bool>>,
+    /// `audit`: nothing is refused for want of a rule or a demand; it is logged.
+    pub audit: Option<Located<bool>>,
     /// `local`: services of the gateway itself on every port.
     pub local: Vec<Text>,
     /// `[gateway.timeouts]`: name and duration.
@@ -150,6 +154,17 @@ pub struct Rule {
     pub ticket: Option<Text>,
     /// `description`.
     pub description: Option<Text>,
+}
+
+/// `[[audit]]`: between these segments nothing is refused, only logged.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    /// Where its header stands.
+    pub at: At,
+    /// `from`: segments or "any".
+    pub from: Vec<Text>,
+    /// `to`: segments or "any".
+    pub to: Vec<Text>,
 }
 
 /// `limits = { connections = 1000, … }`: what a rule allows of new connections.
@@ -253,8 +268,9 @@ pub(super) fn root(reader: &mut Reader<'_>, table: &DeTable<'_>, at: At, main: b
     config.postures.extend(reader.postures(root.take("postures")));
     config.schedules.extend(reader.schedules(root.take("schedules")));
     config.rules.extend(rules(reader, root.take("rule")));
+    config.audits.extend(audits(reader, root.take("audit")));
     config.tests.extend(tests(reader, root.take("test")));
-    reader.finish(root, &["floor", "floors", "users", "identity", "devices", "audit"]);
+    reader.finish(root, &["floor", "floors", "users", "identity", "devices"]);
 }
 
 /// A version of the wrong type has been reported already.
@@ -308,10 +324,11 @@ fn gateway(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Gateway {
         half_open_per_source: reader.integer(table.take("half_open_per_source"), 0..(1 << 27) + 1),
         fragments: reader.integer(table.take("fragments"), 0..(1 << 18) + 1),
         busy_poll: reader.boolean(table.take("busy_poll")),
+        audit: reader.boolean(table.take("audit")),
         local: reader.strings(table.take("local")).unwrap_or_default(),
         timeouts: timeouts(reader, table.take("timeouts"), "[gateway.timeouts]", &[FRAGMENT_TIMEOUT]),
     };
-    reader.finish(table, &["floors", "require", "audit", "identity", "portal", "vlans"]);
+    reader.finish(table, &["floors", "require", "identity", "portal", "vlans"]);
     gateway
 }
 
@@ -503,6 +520,25 @@ fn limits(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Option<Limits> 
             .hint("for example `limits = { connections_per_source = 20 }`, or leave it out");
     }
     Some(limits)
+}
+
+fn audits(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Audit> {
+    let mut list = Vec::new();
+    for mut table in reader.tables(value, "an audit") {
+        for key in ["from", "to"] {
+            if table.take(key).is_none() {
+                reader.report.error(table.at, format!("this audit has no `{key}`"));
+            }
+        }
+        list.push(Audit {
+            at: table.at,
+            from: reader.strings(table.take("from")).unwrap_or_default(),
+            to: reader.strings(table.take("to")).unwrap_or_default(),
+        });
+        reader.string(table.take("description"));
+        reader.finish(table, &["services", "expires", "users"]);
+    }
+    list
 }
 
 fn tests(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Test> {

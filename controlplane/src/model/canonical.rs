@@ -191,24 +191,28 @@ struct Rules<'m>(&'m Model);
 impl Serialize for Rules<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Rules(model) = self;
-        serializer.collect_seq(model.rule_infos.iter().zip(&model.written().rules).map(|(info, rule)| {
-            let asks = rule.condition.map(|condition| model.canonical_condition(condition));
-            CanonicalRule {
-                action: action_text(rule.action),
-                asks: asks.filter(|asks| asks.as_object().is_some_and(|asks| !asks.is_empty())),
-                expires: info.expires.map(|moment| moment.to_string()),
-                from: Names(model, &rule.from),
-                limits: info.limits.map(|limits| canonical_limits(&limits)),
-                mode: info.audit.then_some("audit"),
-                name: &info.name,
-                schedule: info.schedule.as_deref(),
-                services: Services(&rule.services),
-                starts: info.starts.map(|moment| moment.to_string()),
-                tier: rule.tier,
-                timeouts: canonical_overrides(&info.timeouts),
-                to: Names(model, &rule.to),
-            }
-        }))
+        serializer.collect_seq(model.rule_infos.iter().zip(&model.written().rules).enumerate().map(
+            |(id, (info, rule))| {
+                // It matches nothing where the others stand as they are written, and its services are always the same.
+                let at = if info.is_synthetic { &model.rules.rules[id] } else { rule };
+                let asks = rule.condition.map(|condition| model.canonical_condition(condition));
+                CanonicalRule {
+                    action: action_text(rule.action),
+                    asks: asks.filter(|asks| asks.as_object().is_some_and(|asks| !asks.is_empty())),
+                    expires: info.expires.map(|moment| moment.to_string()),
+                    from: Names(model, &at.from),
+                    limits: info.limits.map(|limits| canonical_limits(&limits)),
+                    mode: info.audit.then_some("audit"),
+                    name: &info.name,
+                    schedule: info.schedule.as_deref(),
+                    services: Services(&rule.services),
+                    starts: info.starts.map(|moment| moment.to_string()),
+                    tier: rule.tier,
+                    timeouts: canonical_overrides(&info.timeouts),
+                    to: Names(model, &at.to),
+                }
+            },
+        ))
     }
 }
 

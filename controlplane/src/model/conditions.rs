@@ -134,6 +134,18 @@ impl Identities {
         all
     }
 
+    /// These groups and all within them.
+    pub(super) fn within(&self, groups: &[GroupId]) -> Vec<GroupId> {
+        let mut open = groups.to_vec();
+        let mut all = HashSet::new();
+        while let Some(group) = open.pop() {
+            if all.insert(group) {
+                open.extend_from_slice(&self.groups[group.0 as usize].groups);
+            }
+        }
+        all.into_iter().collect()
+    }
+
     /// The tags that rules know, of those a device has.
     pub fn tags_of<'a>(&self, tags: impl IntoIterator<Item = &'a str>) -> Bits {
         tags.into_iter().filter_map(|name| self.tag(name)).map(|tag| tag.0).collect()

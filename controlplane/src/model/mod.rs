@@ -5,11 +5,13 @@
 //! order of their names, so the order in the files means nothing.
 
 mod asked;
+mod audit;
 mod canonical;
 mod conditions;
 mod resolve;
 mod time;
 mod trial;
+mod unused;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,7 @@ use bulkhead_dataplane::steering::LocalService;
 use bulkhead_dataplane::verdict::{PortId, Reason, RuleId, SegmentId};
 use jiff::Timestamp;
 
+pub use audit::AUDIT;
 pub use canonical::action_text;
 pub use conditions::{Asker, Group, Identities, Posture};
 pub use time::{Gate, Schedule};
@@ -52,6 +55,8 @@ pub struct Model {
     pub tests: Vec<Test>,
     /// SHA-256 of the canonical content, in hexadecimal: equal for files that mean the same.
     pub digest: String,
+    /// What is not wrong, but hardly meant: names that nothing uses.
+    pub warnings: Diagnostics,
     /// The files it came from.
     pub sources: Sources,
 }
@@ -149,6 +154,9 @@ pub struct RuleInfo {
     pub tier: u8,
     /// It is only tried: it changes no verdict, and what it would do is logged.
     pub audit: bool,
+    /// It stands for an `[[audit]]` or for `audit` of the gateway, and its name begins with [`AUDIT`]. It allows everything
+    /// in [`Model::rules`] and matches nothing in [`Model::written`].
+    pub is_synthetic: bool,
     /// Before this moment it is not in force.
     pub starts: Option<Timestamp>,
     /// From this moment on it is not in force any more.
@@ -252,18 +260,6 @@ fn finish((config, report): (Option<Config>, Report)) -> Result<Model, Diagnosti
 }
 
 impl Model {
-    /// The rules as they would be enforced if nothing were in audit: with the same segments and the same numbers as
-    /// [`rules`](Self::rules). `None` when nothing is in audit, and both are the same.
-    pub fn audited(&self) -> Option<&RuleSet> {
-        self.audited.as_deref()
-    }
-
-    /// The rules as they are written, with nothing in audit. The tests are about these: they say what the policy is
-    /// meant to do.
-    pub fn written(&self) -> &RuleSet {
-        self.audited().unwrap_or(&self.rules)
-    }
-
     /// The rule's name; `None` for [`RuleId::NONE`] and for a number of another generation.
     pub fn rule_name(&self, rule: RuleId) -> Option<&str> {
         Some(&self.rule_infos.get(rule.index()?)?.name)

@@ -1,8 +1,8 @@
 //! Names to ids. Every independent error is reported; what hangs on a reported one stays silent.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_dataplane::connection::{MAX_LIMITED_RULES, MAX_OVERRIDES, Overrides, RuleLimits, Timeouts};
@@ -14,6 +14,7 @@ use bulkhead_dataplane::verdict::{MAX_PORTS, PortId, SegmentId};
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
+use super::audit;
 use super::conditions::Names;
 use super::{Gateway, Model, Port, RuleInfo, SegmentInfo};
 use crate::config::Sources;
@@ -40,11 +41,13 @@ pub(super) fn resolve_within(limit: usize, mut config: Config, report: Report) -
     let services = resolver.services(&config);
     let ports = resolver.ports(&config, &services);
     let (segments, mut rules) = resolver.segments(&config, &ports);
-    let (rule_infos, resolved) = resolver.rules(&mut written, &segments, &services, &tiers, &rules);
+    let (mut rule_infos, resolved) = resolver.rules(&mut written, &segments, &services, &tiers, &rules);
     rules.rules = resolved;
     rules.conditions = std::mem::take(&mut resolver.names.conditions);
-    number_tiers(&mut rules.rules);
-    let audited = audited(&mut rules, &rule_infos);
+    audit::merge(&mut rule_infos, &mut rules.rules, resolver.audits(&config, &segments));
+    audit::number_tiers(&mut rules.rules, &rule_infos);
+    resolver.check_audit_tier(&rules.rules, &rule_infos);
+    let audited = audit::split(&mut rules, &rule_infos);
     let mut model = Model {
         gateway: gateway(&config),
         ports,
@@ -56,38 +59,18 @@ pub(super) fn resolve_within(limit: usize, mut config: Config, report: Report) -
         identities: resolver.names.list.clone(),
         tests: Vec::new(),
         digest: String::new(),
+        warnings: Diagnostics::default(),
         sources: Sources::default(),
     };
     model.tests = config.tests.iter().filter_map(|test| resolver.test(test, &model)).collect();
     if !resolver.report.is_clean() {
         return Err(resolver.report.into_diagnostics());
     }
-    model.sources = resolver.report.sources;
+    let used = services.iter().filter(|(_, named)| named.is_used.get()).map(|(name, _)| (*name).to_owned());
+    resolver.warn_of_unused(&config, &used.collect(), &model.rules.conditions);
+    (model.sources, model.warnings) = resolver.report.into_warnings();
     model.digest = model.compute_digest();
     Ok(model)
-}
-
-/// Numbers the tiers in which rules stand without gaps: tiers without rules cost nothing.
-fn number_tiers(rules: &mut [Rule]) {
-    let mut used: Vec<u8> = rules.iter().map(|rule| rule.tier).collect();
-    used.sort_unstable();
-    used.dedup();
-    for rule in rules {
-        rule.tier = used.partition_point(|tier| *tier < rule.tier) as u8;
-    }
-}
-
-/// Takes what is only tried out of the rules that are enforced, and gives the rules as they would be enforced.
-fn audited(rules: &mut RuleSet, infos: &[RuleInfo]) -> Option<Arc<RuleSet>> {
-    if !infos.iter().any(|rule| rule.audit) {
-        return None;
-    }
-    let written = Arc::new(rules.clone());
-    for (rule, _) in rules.rules.iter_mut().zip(infos).filter(|(_, info)| info.audit) {
-        // Matches nothing, and keeps its number.
-        *rule = Rule { action: rule.action, tier: rule.tier, ..Rule::default() };
-    }
-    Some(written)
 }
 
 fn text(text: &Option<Text>) -> &str {
@@ -171,7 +154,22 @@ fn has_timeout(service: Service, name: &str) -> bool {
 }
 
 /// Named services, flattened.
-type Services<'c> = HashMap<&'c str, Vec<Service>>;
+type Services<'c> = HashMap<&'c str, Named>;
+
+/// A service by name.
+#[derive(Default)]
+struct Named {
+    list: Vec<Service>,
+    /// Whether something names it.
+    is_used: Cell<bool>,
+}
+
+impl Named {
+    fn used(&self) -> &[Service] {
+        self.is_used.set(true);
+        &self.list
+    }
+}
 
 pub(super) struct Resolver {
     pub(super) report: Report,
@@ -271,7 +269,7 @@ impl Resolver {
                 self.report.error(member.at, message);
             } else if let Some((&inner, _)) = groups.get_key_value(member.value.as_str()) {
                 self.service_group(inner, groups, path, done);
-                list.extend_from_slice(&done[inner]);
+                list.extend_from_slice(done[inner].used());
                 list.sort();
                 list.dedup();
             } else {
@@ -282,11 +280,11 @@ impl Resolver {
         list.sort();
         list.dedup();
         self.expand(list.len(), groups[name].name.at);
-        done.insert(name, list);
+        done.insert(name, Named { list, ..Named::default() });
     }
 
     /// Counts entries towards the limit, and reports once that it is passed. `false`: expand no more.
-    fn expand(&mut self, entries: usize, at: At) -> bool {
+    pub(super) fn expand(&mut self, entries: usize, at: At) -> bool {
         let before = self.expanded;
         self.expanded = before.saturating_add(entries);
         if before <= self.limit && self.expanded > self.limit {
@@ -315,7 +313,7 @@ impl Resolver {
                     Err(wrong) => self.wrong(name.at, wrong),
                 }
             } else if let Some(found) = services.get(name.value.as_str()) {
-                list.extend_from_slice(found);
+                list.extend_from_slice(found.used());
             } else {
                 self.unknown_service(name, services.keys().copied());
             }
@@ -472,7 +470,7 @@ impl Resolver {
         }
     }
 
-    fn segment_list(&mut self, names: &[Text], segments: &[SegmentInfo]) -> Vec<SegmentId> {
+    pub(super) fn segment_list(&mut self, names: &[Text], segments: &[SegmentInfo]) -> Vec<SegmentId> {
         let mut list = Vec::new();
         for name in names {
             if name.value == "any" {
@@ -530,6 +528,7 @@ impl Resolver {
                 action,
                 tier: self.tier(rule.tier.as_ref(), tiers),
                 condition: self.condition(rule, action),
+                waives_floors: false,
             };
             let entries = resolved.from.len() + resolved.to.len() + resolved.services.len();
             if !self.expand(entries, at) {
@@ -548,6 +547,7 @@ impl Resolver {
                 services: rule.services.drain(..).map(|s| s.value).collect(),
                 tier: resolved.tier,
                 audit: rule.audit,
+                is_synthetic: false,
                 starts: rule.starts.as_ref().map(|moment| moment.value),
                 expires: rule.expires.as_ref().map(|moment| moment.value),
                 schedule: taken(&mut rule.schedule),

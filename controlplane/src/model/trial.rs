@@ -212,11 +212,16 @@ impl Model {
 
     /// The tests that fail, with their places: one line each.
     pub fn failed_tests(&self, policy: &Policy) -> Vec<String> {
+        self.failed_tests_at(policy, Timestamp::now())
+    }
+
+    /// As [`failed_tests`](Self::failed_tests), with tests that name no moment about `now`.
+    pub fn failed_tests_at(&self, policy: &Policy, now: Timestamp) -> Vec<String> {
         let told = |result: TestResult<'_>| {
             let (place, name) = (self.sources.place(result.test.at), result.test.name.escape_debug());
             result.failure.map(|failure| format!("{place}: test \"{name}\" failed: {failure}"))
         };
-        self.run_tests(policy).into_iter().filter_map(told).collect()
+        self.run_tests_at(policy, now).into_iter().filter_map(told).collect()
     }
 
     /// For the segment of every source asked about, the rules that name it in `from`. Going through all the rules

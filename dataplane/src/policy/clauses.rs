@@ -120,13 +120,14 @@ impl Clauses {
 }
 
 /// How the rules of a block speak. In a block the best rule over a port speaks for all of them, so there must be no
-/// circumstances in which another of them would: they share tier and condition; those that pass are among themselves;
-/// and so are, where they ask for something, those that allow, for they take a demand in another sense.
+/// circumstances in which another of them would: they share tier and condition; those that pass are among themselves,
+/// and those that allow whatever the floors; and so are, where they ask for something, those that allow, for they take a demand in another sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Manner {
     pub tier: u8,
     pub condition: Option<ConditionId>,
     pub passes: bool,
+    pub waives_floors: bool,
 }
 
 /// The manner of every rule.
@@ -140,7 +141,10 @@ pub(super) struct Manners {
 impl Manners {
     /// Of rules that ask for nothing, pass nothing and stand in one tier.
     pub(super) fn plain() -> Manners {
-        Manners { all: vec![Manner { tier: 0, condition: None, passes: false }], of_rule: Vec::new() }
+        Manners {
+            all: vec![Manner { tier: 0, condition: None, passes: false, waives_floors: false }],
+            of_rule: Vec::new(),
+        }
     }
 
     pub(super) fn new(rules: &RuleSet, demands: &Demands<'_>) -> Manners {
@@ -149,9 +153,14 @@ impl Manners {
         let mut all = Vec::new();
         let mut number = |rule: &Rule| {
             let condition = demands.of_rule(rule);
-            let manner = Manner { tier: rule.tier, condition, passes: rule.action == Action::Pass };
+            let passes = rule.action == Action::Pass;
+            let waives_floors = rule.waives_floors && rule.action == Action::Allow;
+            let manner = Manner { tier: rule.tier, condition, passes, waives_floors };
             let allows = condition.is_some() && rule.action == Action::Allow;
-            let kind = u32::from(manner.tier) << 2 | u32::from(allows) << 1 | u32::from(manner.passes);
+            let kind = u32::from(manner.tier) << 3
+                | u32::from(waives_floors) << 2
+                | u32::from(allows) << 1
+                | u32::from(passes);
             let number = known.intern(&[condition.map_or(NO_CONDITION, |id| id.0), kind]);
             if number as usize == all.len() {
                 all.push(manner);
@@ -246,6 +255,7 @@ impl Merger {
     /// Adds what rules of one manner say between classes of these floors.
     pub(super) fn add(&mut self, manner: Manner, floors: [Option<ConditionId>; 2], says: &Painted<'_>) {
         let own = self.demands(&[manner.condition]);
+        let floors = if manner.waives_floors { [None; 2] } else { floors };
         let to_allow = self.demands(&[manner.condition, floors[0], floors[1]]);
         let clause = |cell: Cell| {
             let (action, rule) = cell.plain()?;

@@ -95,7 +95,8 @@ pub fn judge_among(
     }
 }
 
-/// What the rule asks for between these segments: its own condition and, if it allows, both floors.
+/// What the rule asks for between these segments: its own condition and, if it allows and does not waive them, both
+/// floors.
 pub fn conditions<'r>(
     rules: &'r RuleSet,
     rule: &Rule,
@@ -104,7 +105,8 @@ pub fn conditions<'r>(
 ) -> impl Iterator<Item = &'r Condition> + Clone {
     let of = |segment: SegmentId| &rules.segments[segment.0 as usize];
     let floors = [of(source).floor_out, of(destination).floor];
-    let floors = if rule.action == Action::Allow { floors } else { [None; 2] };
+    let is_bound = rule.action == Action::Allow && !rule.waives_floors;
+    let floors = if is_bound { floors } else { [None; 2] };
     [rule.condition, floors[0], floors[1]].into_iter().flatten().map(|id| rules.condition(id))
 }
 

@@ -92,6 +92,8 @@ pub struct Rule {
     pub tier: u8,
     /// What must hold besides. See [`conditions`](super::conditions) for what an unknown identity means.
     pub condition: Option<ConditionId>,
+    /// Of a rule that allows: no floor binds it. For segments between which nothing is to be refused.
+    pub waives_floors: bool,
 }
 
 /// The largest number of tiers.

@@ -1,6 +1,6 @@
 //! Users, groups, postures, schedules, tiers and tests: what can be wrong with them, and what is said of it.
 
-use super::{GOOD, append, edit, says};
+use super::{GOOD, append, edit, lines, says};
 
 /// A rule's further keys, from line 19 on.
 fn rule(keys: &str, expected: &[&str]) {
@@ -258,4 +258,74 @@ fn keys_that_are_known_are_listed_once() {
             "19:1 unknown key `colour` in a rule | known here: name, from, to, services, action, tier, users, require, mode, starts, expires, schedule, timeouts, limits, owner, ticket, description",
         ],
     );
+}
+
+/// Asserts what a configuration in which nothing is wrong is warned of.
+fn warns(text: &str, expected: &[&str]) {
+    let model = crate::model::parse("t.toml", text).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(lines(&model.warnings), expected, "{text}");
+}
+
+#[test]
+fn names_that_no_rule_uses_are_warned_of() {
+    let text = "[services.inner]\nports = \"tcp/1\"\n[services.outer]\nservices = \"inner\"\n\
+                [groups.a]\n[groups.b]\n[postures.p]\nok = true\n[schedules.s]\ndays = \"mon\"\n";
+    let hint = "name it in a rule, or take it out";
+    warns(GOOD, &[]);
+    warns(
+        &format!("{GOOD}{text}"),
+        &[
+            &format!("21:11 no rule uses service `outer` | {hint}"),
+            &format!("23:9 no rule uses group `a` | {hint}"),
+            &format!("24:9 no rule uses group `b` | {hint}"),
+            &format!("25:11 no rule uses posture `p` | {hint}"),
+            &format!("27:12 no rule uses schedule `s` | {hint}"),
+        ],
+    );
+    let used = "services = [\"https\", \"outer\"]\nusers = { groups = \"a\" }\nrequire = { posture = \"p\" }\nschedule = \"s\"";
+    let text = GOOD.replace("services = [\"https\"]", used)
+        + &text.replace("[groups.a]", "[groups.a]\ngroups = \"b\"");
+    warns(&text, &[]);
+    let shown =
+        crate::model::parse("gate.toml", &format!("{GOOD}[services.x]\nports = \"tcp/1\"\n")).unwrap();
+    let expected = "\
+warning: no rule uses service `x`
+  --> gate.toml:19:11
+   |
+19 | [services.x]
+   |           ^
+   |
+   = help: name it in a rule, or take it out
+
+1 warning";
+    assert_eq!(shown.warnings.to_string(), expected);
+}
+
+#[test]
+fn ten_thousand_brackets_or_dots_end_in_an_error_and_not_in_a_crash() {
+    let deep = [
+        format!("a = {}", "[".repeat(10_000)),
+        format!("a = {}1{}", "[".repeat(10_000), "]".repeat(10_000)),
+        format!("a = {}", "{ a = ".repeat(10_000)),
+        format!("a = {}1{}", "{ a = ".repeat(10_000), " }".repeat(10_000)),
+        format!("{}a = 1", "a.".repeat(10_000)),
+        format!("[{}a]", "a.".repeat(10_000)),
+        format!("[[{}a]]", "a.".repeat(10_000)),
+    ];
+    for text in deep {
+        let errors = crate::model::parse("t.toml", &format!("version = 1\n{text}\n")).unwrap_err();
+        let (_, line, _) = errors.sources().position(errors.list()[0].at.unwrap());
+        assert_eq!(line, 2, "{errors}");
+        assert!(errors.to_string().len() < 20_000);
+    }
+}
+
+#[test]
+fn audits_are_checked() {
+    append("[[audit]]\nfrom = \"web\"\n", &["19:1 this audit has no `to`"]);
+    append(
+        "[[audit]]\nfrom = \"wbe\"\nto = \"db\"\n[[audit]]\nfrom = [\"db\", \"web\"]\nto = \"any\"\n[[audit]]\nfrom = [\"web\", \"db\"]\nto = \"any\"\n",
+        &["20:8 unknown segment `wbe` | did you mean `web`?", "25:1 this is in audit already | 22:1 here"],
+    );
+    append("[gateway]\naudit = \"yes\"\n", &["20:9 expected true or false, found a string"]);
 }

@@ -1,7 +1,7 @@
 //! What rules ask for besides addresses, and when they hold: from the file to the verdict.
 
-use bulkhead_dataplane::policy::Service;
 use bulkhead_dataplane::policy::conditions::{Bits, UserId};
+use bulkhead_dataplane::policy::{Decision, Policy, Query, Service};
 use jiff::Timestamp;
 
 use super::*;
@@ -429,4 +429,135 @@ fn what_changes_the_behaviour_changes_the_digest() {
         assert_ne!(changed, text, "{from}");
         assert_eq!(digest(&changed), before, "{from} → {to}");
     }
+}
+
+const AUDITED: &str = r#"
+[[rule]]
+name = "sql"
+from = "web"
+to = "db"
+services = "tcp/5432"
+users = "any"
+[[rule]]
+name = "no-telnet"
+from = "any"
+to = "any"
+services = "tcp/23"
+action = "deny"
+tier = "platform"
+"#;
+
+/// What a policy answers to a packet from web to db by this protocol and port, when nobody is known.
+fn judged(policy: &Policy, protocol: u8, port: u16) -> Decision {
+    policy.judge(&Query {
+        ingress: PortId(0),
+        source: "10.10.0.7".parse().unwrap(),
+        destination: "10.20.0.7".parse().unwrap(),
+        protocol,
+        destination_port: port,
+    })
+}
+
+#[test]
+fn between_segments_in_audit_everything_passes_and_what_would_happen_is_known() {
+    let floor = BASE.replace("port = \"servers\"", "port = \"servers\"\nrequire = { posture = \"p\" }");
+    let text = format!("{floor}[postures.p]\nok = true\n{AUDITED}");
+    let plain = model(&text);
+    assert!(plain.audited().is_none() && plain.compile_audited().is_none());
+    let refused = |policy: &Policy, protocol, port| judged(policy, protocol, port).refusal.map(|r| r.name());
+    let policy = plain.compile().unwrap();
+    assert_eq!(refused(&policy, 6, 5432), Some("not_authenticated"));
+    for audit in
+        ["[[audit]]\nfrom = \"web\"\nto = \"db\"\n", "[[audit]]\nfrom = \"any\"\nto = [\"db\", \"web\"]\n"]
+    {
+        let model = model(&format!("{text}{audit}"));
+        assert_ne!(model.digest, plain.digest);
+        let (enforced, beside) = (model.compile().unwrap(), model.compile_audited().unwrap().unwrap());
+        let name = if audit.contains("any") { "audit:any:db+web" } else { "audit:web:db" };
+        let rule = model.rule_id(name).unwrap();
+        assert!(model.rule_infos[rule.0 as usize].is_synthetic);
+        for (protocol, port, would) in [
+            (6, 5432, Some("not_authenticated")),
+            (6, 23, Some("rule_denied")),
+            (17, 53, Some("no_rule")),
+            (1, 0, Some("no_rule")),
+            (47, 0, Some("protocol_unsupported")),
+            (99, 0, Some("protocol_unsupported")),
+        ] {
+            let decision = judged(&enforced, protocol, port);
+            assert_eq!((decision.refusal, decision.rule), (None, rule), "{protocol}/{port}");
+            assert_eq!(refused(&beside, protocol, port), would, "{protocol}/{port}");
+            // The numbers of the rules are the same, and the other rules' too.
+            assert_eq!(
+                judged(&beside, protocol, port).rule == model.rule_id("no-telnet").unwrap(),
+                port == 23
+            );
+        }
+        // What is spoofed stays out, and so does what is for nobody.
+        let query = |source: &str, destination: &str| Query {
+            ingress: PortId(0),
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            protocol: 6,
+            destination_port: 80,
+        };
+        let reason = |query: Query| enforced.judge(&query).refusal.unwrap().name();
+        assert_eq!(reason(query("10.20.0.9", "10.20.0.7")), "spoofed_source");
+        assert_eq!(reason(query("10.10.0.7", "192.0.2.1")), "no_destination_segment");
+    }
+    let other = model(&format!("{text}[[audit]]\nfrom = \"db\"\nto = \"web\"\n"));
+    assert_eq!(refused(&other.compile().unwrap(), 6, 5432), Some("not_authenticated"));
+}
+
+#[test]
+fn a_gateway_in_audit_refuses_nothing_that_rules_could_allow() {
+    let text = format!("{BASE}{AUDITED}").replacen("[ports", "[gateway]\naudit = true\n[ports", 1);
+    let model = model(&text);
+    let policy = model.compile().unwrap();
+    let decision = judged(&policy, 6, 23);
+    assert_eq!((decision.refusal, model.rule_name(decision.rule)), (None, Some("audit:any:any")));
+    let without = super::model(&text.replace("audit = true", "audit = false"));
+    assert!(without.audited().is_none());
+    assert_ne!(without.digest, model.digest);
+}
+
+#[test]
+fn a_rule_in_audit_changes_no_verdict_whatever_its_action() {
+    for (action, would) in [("allow", None), ("deny", Some("rule_denied")), ("reject", Some("rule_rejected"))]
+    {
+        let rule = format!(
+            "[[rule]]\nname = \"tried\"\nmode = \"audit\"\ntier = \"platform\"\nfrom = \"web\"\nto = \"db\"\nservices = [\"tcp/80\", \"tcp/5432\"]\naction = \"{action}\"\n"
+        );
+        let open = AUDITED.replace("users = \"any\"\n", "");
+        let model = model(&format!("{BASE}{open}{rule}"));
+        let without = super::model(&format!("{BASE}{open}"));
+        let (enforced, before) = (model.compile().unwrap(), without.compile().unwrap());
+        for port in [23, 80, 5432] {
+            assert_eq!(
+                judged(&enforced, 6, port).refusal,
+                judged(&before, 6, port).refusal,
+                "{action} {port}"
+            );
+        }
+        let beside = model.compile_audited().unwrap().unwrap();
+        for port in [80, 5432] {
+            assert_eq!(judged(&beside, 6, port).refusal.map(|r| r.name()), would, "{action} {port}");
+        }
+    }
+}
+
+#[test]
+fn audit_takes_a_tier_of_its_own() {
+    let names: Vec<String> = (0..16).map(|n| format!("\"t{n}\"")).collect();
+    let rules = (0..16).map(|n| {
+        format!("[[rule]]\nname = \"r{n}\"\ntier = \"t{n}\"\nfrom = \"any\"\nto = \"any\"\nservices = \"tcp/{}\"\n", n + 1)
+    });
+    let text = BASE.replacen("[ports", &format!("tiers = [{}]\n[ports", names.join(", ")), 1);
+    let all: String = rules.clone().collect();
+    assert!(model(&format!("{text}{all}")).compile().is_ok());
+    let audit = "[[audit]]\nfrom = \"web\"\nto = \"db\"\n";
+    let errors = parse("t.toml", &format!("{text}{all}{audit}")).unwrap_err().to_string();
+    assert!(errors.contains("with rules in 16 tiers no pair can be in audit"), "{errors}");
+    let fewer: String = rules.skip(1).collect();
+    assert!(model(&format!("{text}{fewer}{audit}")).compile().is_ok());
 }

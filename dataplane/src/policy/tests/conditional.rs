@@ -58,7 +58,7 @@ fn fits(action: Action, condition: &Condition) -> bool {
 }
 
 /// What makes a rule and a segment of [`rule_set`] conditional.
-type Twist = (u8, bool, Option<Index>);
+type Twist = (u8, bool, bool, Option<Index>);
 type Floors = (Option<Index>, Option<Index>);
 
 /// As [`rule_set`], with wide rules that meet, and all that is conditional.
@@ -66,6 +66,7 @@ fn conditional() -> impl Strategy<Value = RuleSet> {
     let wide = (prop::collection::vec(service(), 1..3), action());
     let twist = (
         select(vec![0, 0, 1, 2, MAX_TIERS - 1]),
+        prop::bool::weighted(0.2),
         prop::bool::weighted(0.2),
         prop::option::weighted(0.6, any::<Index>()),
     );
@@ -102,9 +103,10 @@ fn twisted(
             (0..).zip(&conditions).filter(|(_, c)| fits(action, c)).map(|(id, _)| id).collect();
         index.filter(|_| !fitting.is_empty()).map(|index| ConditionId(*index.get(&fitting)))
     };
-    for (rule, (tier, passes, condition)) in rules.rules.iter_mut().zip(twists) {
+    for (rule, (tier, passes, waives, condition)) in rules.rules.iter_mut().zip(twists) {
         rule.tier = *tier;
         rule.action = if *passes { Action::Pass } else { rule.action };
+        rule.waives_floors = *waives;
         rule.condition = pick(condition, rule.action);
     }
     for (segment, (floor, floor_out)) in rules.segments.iter_mut().zip(floors) {
