@@ -11,14 +11,15 @@ use std::time::Duration;
 use bulkhead::config::{self, Loaded};
 use bulkhead::model::{self, Model};
 use bulkhead_benches::rule_set;
+use bulkhead_dataplane::policy::conditions::Bits;
 use generated::toml;
 use nix::time::{ClockId, clock_gettime};
 
 fn main() {
     let directory = std::env::temp_dir();
     println!(
-        "{:>8} {:>8}  {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "rules", "KiB", "parse", "resolve", "compile", "tests", "drop", "reload"
+        "{:>8} {:>8}  {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "rules", "KiB", "parse", "resolve", "compile", "tests", "drop", "reload", "gates"
     );
     for (rules, runs) in [(1_000, 20), (10_000, 20), (100_000, 5)] {
         let path = directory.join(format!("bulkhead-reload-{}-{rules}.toml", std::process::id()));
@@ -26,11 +27,11 @@ fn main() {
         std::fs::write(&path, &text).expect("the directory for temporary files can be written");
         let stages = (0..runs).map(|_| reload(&path)).reduce(|a, b| std::array::from_fn(|i| a[i].min(b[i])));
         std::fs::remove_file(&path).expect("it was written above");
-        let [parse, resolve, compile, tests, drop] =
+        let [parse, resolve, compile, tests, drop, gates] =
             stages.expect("at least one run").map(|d| d.as_secs_f64() * 1e3);
         let sum = parse + resolve + compile + tests + drop;
         println!(
-            "{rules:>8} {:>8}  {parse:>6.2} ms {resolve:>6.2} ms {compile:>6.2} ms {tests:>6.2} ms {drop:>6.2} ms {sum:>6.2} ms",
+            "{rules:>8} {:>8}  {parse:>6.2} ms {resolve:>6.2} ms {compile:>6.2} ms {tests:>6.2} ms {drop:>6.2} ms {sum:>6.2} ms {gates:>6.2} ms",
             text.len() / 1024
         );
     }
@@ -47,8 +48,9 @@ fn timed<T>(stage: impl FnOnce() -> T) -> (T, Duration) {
     (result, cpu() - start)
 }
 
-/// Parse, resolve, compile, tests, and giving all of it up again, as the policy that it replaces is.
-fn reload(path: &Path) -> [Duration; 5] {
+/// Parse, resolve, compile, tests, and giving all of it up again, as the policy that it replaces is. At last what it takes
+/// to publish the same policy with other gates, which is no part of a reload.
+fn reload(path: &Path) -> [Duration; 6] {
     let (loaded, parse) = timed(|| config::load(path).expect("the generated file is right"));
     let (model, resolve) = timed(|| resolve(loaded));
     let (policy, compile) = timed(|| model.compile().expect("it compiles"));
@@ -57,8 +59,14 @@ fn reload(path: &Path) -> [Duration; 5] {
         let failed = results.iter().find_map(|result| result.failure.as_deref());
         assert_eq!(failed, None);
     });
+    let (other, gates) = timed(|| {
+        let mut other = policy.clone();
+        other.set_gates(Bits::from_iter([0]));
+        other
+    });
+    drop(other);
     let (_, dropped) = timed(|| drop((model, policy)));
-    [parse, resolve, compile, tests, dropped]
+    [parse, resolve, compile, tests, dropped, gates]
 }
 
 fn resolve(loaded: Loaded) -> Model {

@@ -5,8 +5,9 @@ use std::fmt;
 use anyhow::{Result, anyhow};
 use bulkhead_dataplane::headers::protocol;
 use bulkhead_dataplane::policy::explain::Clause;
-use bulkhead_dataplane::policy::{Circumstances, Query, Rule, Service, explain as explain_ids};
+use bulkhead_dataplane::policy::{Circumstances, Query, Rule, Service, Who, explain as explain_ids};
 use bulkhead_dataplane::verdict::{Reason, RuleId, SegmentId};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::config::diagnostics::{nearest, quoted};
@@ -46,6 +47,8 @@ pub struct Answer {
     pub is_unmet: bool,
     /// `path:line:column` of the deciding rule.
     pub place: Option<String>,
+    /// What exactly is amiss, where the reason leaves it open: whether the rule has expired or its schedule is shut.
+    pub why: Option<String>,
     /// The rules that came nearest, when none decided.
     pub near_misses: Vec<NearMiss>,
 }
@@ -71,7 +74,11 @@ fn endpoint(model: &Model, text: &str) -> Result<Endpoint> {
 
 /// Answers one question.
 pub fn answer(model: &Model, query: &Query) -> Answer {
-    let told = explain_ids(&model.rules, query, &Circumstances::NONE);
+    let now = Timestamp::now();
+    let (gates, _) = model.gates_at(now);
+    let told = explain_ids(&model.rules, query, &Circumstances { who: Who::Nobody, gates: &gates });
+    let decisive = told.decision.rule.index().and_then(|index| model.rule_infos.get(index));
+    let untimely = decisive.filter(|_| told.decision.refusal == Some(Reason::OutsideSchedule));
     let name = |segment: Option<SegmentId>| segment.and_then(|s| model.segment_name(s)).map(str::to_owned);
     let near_misses = told.near_misses.iter().map(|&(id, clause)| near_miss(model, query, &told, id, clause));
     Answer {
@@ -84,6 +91,7 @@ pub fn answer(model: &Model, query: &Query) -> Answer {
         rule: model.rule_name(told.decision.rule).map(str::to_owned),
         is_unmet: told.decision.decided_by() != told.decision.rule,
         place: model.rule_place(told.decision.rule),
+        why: untimely.and_then(|rule| model.untimely(rule, now)),
         near_misses: near_misses.collect(),
     }
 }
@@ -107,7 +115,11 @@ fn near_miss(
     };
     let unnamed = rule.services.contains(&Service::Any) && protocol::is_opaque(query.protocol);
     let (clause, why) = match clause {
-        Clause::Condition(reason) => ("condition", format!("{reason}: {}", reason.help())),
+        Clause::Condition(reason) => {
+            let why = Some(reason).filter(|reason| *reason == Reason::OutsideSchedule);
+            let why = why.and_then(|_| model.untimely(info, Timestamp::now()));
+            ("condition", format!("{reason}: {}", why.as_deref().unwrap_or(reason.help())))
+        }
         Clause::Overruled(by) => {
             let name = model.rule_name(by).unwrap_or_default();
             let place = model.rule_place(by).unwrap_or_default();
@@ -155,7 +167,7 @@ impl Answer {
             "service": probe_text(self.query.protocol, self.query.destination_port),
             "verdict": self.verdict.name(),
             "reason": self.reason.map(Reason::name), "help": self.reason.map(Reason::help),
-            "rule": self.rule, "rule_at": self.place, "near_misses": near,
+            "why": self.why, "rule": self.rule, "rule_at": self.place, "near_misses": near,
         })
     }
 }
@@ -181,6 +193,9 @@ impl fmt::Display for Answer {
         }
         if let Some(reason) = self.reason {
             write!(f, "\n  {reason}: {}", reason.help())?;
+        }
+        if let Some(why) = &self.why {
+            write!(f, "\n  {why}")?;
         }
         if !self.near_misses.is_empty() {
             write!(f, "\n  nearest rules:")?;
@@ -272,6 +287,28 @@ action = "deny"
         assert!(told.contains("\"any\" does not mean gre, which has to be named"), "{told}");
         let model = crate::model::parse("t.toml", &TEXT.replace("tcp/5432", "gre")).unwrap();
         assert_eq!(explain(&model, "10.1.0.7", "db", "proto/47").unwrap()[0].verdict, Expected::Allow);
+    }
+
+    #[test]
+    fn a_rule_out_of_its_time_says_whether_it_expired_or_has_not_begun() {
+        let told = |keys: &str| {
+            let text =
+                TEXT.replace("services = [\"tcp/5432\"]", &format!("services = [\"tcp/5432\"]\n{keys}"));
+            let model = crate::model::parse("t.toml", &text).unwrap();
+            explain(&model, "10.1.0.7", "db", "tcp/5432").unwrap()[0].to_string()
+        };
+        let refused = "DENY; nearest is rule `sql` (t.toml:16:8)\n  outside_schedule: ";
+        let expired = told("expires = 2020-01-01T00:00:00Z");
+        assert!(
+            expired.contains(refused) && expired.contains("\n  it expired at 2020-01-01T00:00:00Z"),
+            "{expired}"
+        );
+        let begins = told("starts = 2999-01-01T00:00:00Z");
+        assert!(
+            begins.contains(refused) && begins.contains("\n  it starts at 2999-01-01T00:00:00Z"),
+            "{begins}"
+        );
+        assert!(told("expires = 2999-01-01T00:00:00Z").ends_with("ALLOW by rule `sql` (t.toml:16:8)"));
     }
 
     #[test]

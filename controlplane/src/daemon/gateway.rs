@@ -1,5 +1,7 @@
 //! What the threads of the running gateway share: the engine and everything said about it in names.
 
+mod clock;
+
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -8,12 +10,14 @@ use std::time::{Instant, SystemTime};
 use bulkhead_dataplane::connection;
 use bulkhead_dataplane::engine::Engine;
 use bulkhead_dataplane::verdict::{Generation, PortId, RuleId};
+use jiff::Timestamp;
 
 use super::alarms::Alarms;
 use super::events::{Hub, Sources};
 use super::generations::{History, InForce, Names, Totals};
 use super::lifecycle::Lifecycle;
 use super::load::{self, Loaded};
+use super::log;
 use crate::api::server::Client;
 use crate::api::types::Refusal;
 use crate::model::Model;
@@ -46,6 +50,7 @@ pub struct Gateway {
     pub stop: Sender<StopRequest>,
     in_force: RwLock<InForce>,
     history: RwLock<History>,
+    clock: Mutex<clock::Clock>,
     /// Held during a publication, so that who reads counters sees the retired policy's either there or here.
     totals: Mutex<Totals>,
     /// What was in force, on disk, and what waits for its confirmation.
@@ -98,6 +103,7 @@ impl Gateway {
             stop,
             in_force: RwLock::new(in_force),
             history: RwLock::new(history),
+            clock: Mutex::default(),
             totals: Mutex::default(),
             lifecycle,
         })
@@ -164,10 +170,12 @@ impl Gateway {
         loaded: Loaded,
         place: Place,
     ) -> Result<Generation, Refusal> {
-        let Loaded { model, policy } = loaded;
+        let Loaded { model, mut policy } = loaded;
         let Place { file, revision, confirm_until } = place;
         let names = Names::of(&model);
         let mut totals = lock(&self.totals);
+        // Since it was loaded some of it may have expired.
+        policy.set_gates(model.gates_at(Timestamp::now()).0);
         let retired = self.engine.snapshot().policy.clone();
         let generation = retired.generation.next();
         // Before the publication: its events come at once.

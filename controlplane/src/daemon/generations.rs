@@ -75,6 +75,15 @@ impl History {
         self.names.push_back((generation, names));
     }
 
+    /// Adds a generation with the names of the last one.
+    pub fn repeat(&mut self, generation: Generation) {
+        let Some((_, names)) = self.names.back().cloned() else { return };
+        if self.names.len() == NAMES_KEPT {
+            self.names.pop_front();
+        }
+        self.names.push_back((generation, names));
+    }
+
     /// The names of a generation, if it is not too long ago.
     pub fn names(&self, generation: Generation) -> Option<Arc<Names>> {
         self.names.iter().rev().find(|(number, _)| *number == generation).map(|(_, names)| names.clone())

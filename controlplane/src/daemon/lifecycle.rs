@@ -349,8 +349,7 @@ impl Gateway {
                 let stored =
                     read.unwrap_or_else(|| Err("there is no store".to_owned())).map_err(Refusal::error)?;
                 let file = PathBuf::from(&stored.files[0].path);
-                let model = load::model_of(stored).map_err(|errors| Refusal::error(errors.to_string()))?;
-                (load::check(model)?, file, format!("revision {revision}"))
+                (load::check_stored(stored)?, file, format!("revision {revision}"))
             }
         };
         let changes = load::needs_restart(&self.in_force().model, &loaded.model);

@@ -75,8 +75,20 @@ pub fn content(sources: &Sources) -> String {
 ///
 /// As of [`load`].
 pub fn check(model: Model) -> Result<Loaded, Refusal> {
+    check_as_of(model, Timestamp::now())
+}
+
+/// As [`check`], of a stored revision. Its tests that name no moment are about the one when it was put in force: otherwise
+/// a rule that has expired since would keep what was right from being put in force again.
+pub fn check_stored(stored: Stored) -> Result<Loaded, Refusal> {
+    let at = i64::try_from(stored.about.at_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let model = model_of(stored).map_err(|errors| Refusal::error(errors.to_string()))?;
+    check_as_of(model, at.unwrap_or_else(Timestamp::now))
+}
+
+fn check_as_of(model: Model, moment: Timestamp) -> Result<Loaded, Refusal> {
     let mut policy = model.compile().map_err(Refusal::error)?;
-    let failures = model.failed_tests(&policy);
+    let failures = model.failed_tests_at(&policy, moment);
     if !failures.is_empty() {
         return Err(Refusal { message: failures.join("\n"), exit: TESTS_FAILED });
     }
@@ -158,6 +170,20 @@ mod tests {
         port = "a"
         networks = ["10.0.0.0/24"]
     "#;
+
+    #[test]
+    fn a_rule_that_has_expired_since_keeps_no_stored_revision_from_coming_back() {
+        let text = TEXT.to_owned()
+            + "[[rule]]\nname = \"r\"\nfrom = \"a\"\nto = \"a\"\nservices = \"any\"\nexpires = 2020-01-01T00:00:00Z\n\
+               [[test]]\nname = \"t\"\nfrom = \"a\"\nto = \"a\"\nport = \"tcp/1\"\nexpect = \"allow\"\n";
+        let model = model::parse("t.toml", &text).unwrap();
+        let refusal = check(model.clone()).err().unwrap();
+        assert!(refusal.message.contains("it expired at 2020-01-01T00:00:00Z"), "{}", refusal.message);
+        let then = "2019-12-01T00:00:00Z".parse().unwrap();
+        let loaded = check_as_of(model, then).ok().unwrap();
+        // It has expired all the same.
+        assert!(!loaded.policy.gates().contains(0));
+    }
 
     #[test]
     fn what_a_reload_cannot_change_is_named_and_the_rest_is_not() {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bulkhead_dataplane::topology::Topology;
 use bulkhead_dataplane::verdict::PortId;
+use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
@@ -69,6 +70,7 @@ struct Told {
     topology: Option<String>,
     resolve: Option<String>,
     enslaved: Option<String>,
+    clock: Option<String>,
     dead_workers: usize,
     stuck: Vec<bool>,
     ports: Vec<Option<String>>,
@@ -90,6 +92,8 @@ pub struct MainLoop<'g> {
     /// What the kernel has been asked to find.
     asking: Asking,
     rounds: Vec<u64>,
+    /// The next moment at which rules begin or cease to hold.
+    next_edge: Option<Timestamp>,
     told: Told,
 }
 
@@ -115,6 +119,7 @@ impl<'g> MainLoop<'g> {
             unpublished: false,
             asking: Asking::new(ports),
             rounds: Vec::new(),
+            next_edge: None,
             told: Told { ports: vec![None; ports], ..Told::default() },
         }
     }
@@ -134,6 +139,7 @@ impl<'g> MainLoop<'g> {
                 self.reload();
             }
             self.gateway.roll_back_if_due();
+            self.follow_clock();
             self.follow_kernel();
             self.resolve();
             if Instant::now() >= next_tick {
@@ -141,6 +147,20 @@ impl<'g> MainLoop<'g> {
                 self.tick();
             }
         }
+    }
+
+    /// Lets the rules that have a time hold at their time.
+    fn follow_clock(&mut self) {
+        let result = self.gateway.follow_clock();
+        self.next_edge = result.as_ref().copied().unwrap_or_default();
+        tell_once(self.gateway, &mut self.told.clock, result.err());
+    }
+
+    /// How long to sleep at most, milliseconds: not over the next edge of the clock.
+    fn patience_ms(&self) -> u16 {
+        let until = |edge: Timestamp| edge.as_millisecond().saturating_sub(Timestamp::now().as_millisecond());
+        let left_ms = self.next_edge.map_or(i64::from(SLEEP_MS), until);
+        left_ms.clamp(1, i64::from(SLEEP_MS)) as u16
     }
 
     fn sleep(&self) {
@@ -152,7 +172,7 @@ impl<'g> MainLoop<'g> {
             readable(self.signals.stop.as_fd()),
         ];
         // An interrupted poll is a shorter sleep.
-        if poll(&mut fds, PollTimeout::from(SLEEP_MS)).is_err() {
+        if poll(&mut fds, PollTimeout::from(self.patience_ms())).is_err() {
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -194,8 +194,7 @@ impl Decision<'_> {
         for revision in current.confirmed.into_iter().chain(others) {
             let loaded = store.read(revision).and_then(|stored| {
                 let file = PathBuf::from(&stored.files[0].path);
-                let model = load::model_of(stored).map_err(|errors| errors.to_string())?;
-                let loaded = load::check(model).map_err(|refusal| refusal.message)?;
+                let loaded = load::check_stored(stored).map_err(|refusal| refusal.message)?;
                 Ok((loaded, file))
             });
             match loaded {

@@ -163,6 +163,11 @@ impl Policy {
                 .is_some_and(|protected| *protected)
     }
 
+    /// Which gates are open.
+    pub fn gates(&self) -> &Bits {
+        &self.gates
+    }
+
     /// Opens these gates and shuts all others. The tables stay as they are.
     pub fn set_gates(&mut self, open: Bits) {
         self.gates = open;

@@ -2,6 +2,7 @@
 //! namespaces a scenario. After every scenario the ledger is checked to the packet.
 
 mod cli;
+mod clock;
 mod closed;
 mod connections;
 mod ledger;
