@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod explain;
+pub mod import;
 pub mod model;
 pub mod replay;
 pub mod store;

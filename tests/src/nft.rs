@@ -39,16 +39,30 @@ impl Kernel {
     /// # Panics
     /// Panics when it cannot be had; see [`is_missing`].
     pub fn start(zones: Vec<Zone>, rules: &[&str]) -> Kernel {
+        let rules: String = rules.iter().map(|rule| format!("  ct state new {rule} accept\n")).collect();
+        let ruleset = format!(
+            "table inet gateway {{\n chain forward {{\n  type filter hook forward priority filter; policy drop;\n  \
+             ct state invalid drop\n  ct state established,related accept\n{rules} }}\n}}\n"
+        );
+        Kernel::with_ruleset(zones, &ruleset)
+    }
+
+    /// As [`Kernel::start`], with any ruleset.
+    ///
+    /// # Panics
+    /// Panics when it cannot be had; see [`is_missing`].
+    pub fn with_ruleset(zones: Vec<Zone>, ruleset: &str) -> Kernel {
         let lab = Lab::new(&zones).expect("a laboratory");
         let peers = zones.iter().map(|zone| Peer::new(&lab, zone)).collect();
         let kernel = Kernel { lab, zones, peers };
-        let rules: String = rules.iter().map(|rule| format!("  ct state new {rule} accept\n")).collect();
-        kernel.nft(&format!(
-            "table inet gateway {{\n chain forward {{\n  type filter hook forward priority filter; policy drop;\n  \
-             ct state invalid drop\n  ct state established,related accept\n{rules} }}\n}}\n"
-        ));
+        kernel.nft(ruleset);
         kernel.lab.set_kernel_forwarding(true).expect("the kernel forwards");
         kernel
+    }
+
+    /// The laboratory, for more routes and neighbours.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
     }
 
     fn nft(&self, script: &str) {

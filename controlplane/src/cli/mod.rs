@@ -16,6 +16,7 @@ mod explain;
 mod fmt;
 mod history;
 mod junit;
+mod import;
 mod plan;
 mod reload;
 mod replay;
@@ -92,6 +93,7 @@ enum Verb {
     Explain(explain::ExplainArgs),
     Fmt(fmt::FmtArgs),
     Replay(replay::ReplayArgs),
+    Import(import::ImportArgs),
     Demo(demo::DemoArgs),
     Bench(bench::BenchArgs),
 }
@@ -118,6 +120,7 @@ impl Verb {
             Verb::Explain(args) => args.run(),
             Verb::Fmt(args) => args.run(),
             Verb::Replay(args) => args.run(),
+            Verb::Import(args) => args.run(),
             Verb::Demo(args) => args.run(),
             Verb::Bench(args) => args.run(),
         }
