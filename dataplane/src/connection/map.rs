@@ -214,11 +214,14 @@ impl<A: Family> Map<A> {
     }
 
     /// Whether a quoted TCP sequence number is of data in flight (RFC 5927, section 4.1): sent, and not acknowledged.
-    /// `direction` is the quoted packet's. The end itself counts: pure acknowledgements carry it.
+    /// `direction` is the quoted packet's. The end itself counts: pure acknowledgements carry it. After a reset so does the
+    /// number before, for it may be that of a SYN which only the reset has answered.
     pub fn check_quote_sequence(&self, hit: Hit, direction: Direction, sequence: u32) -> bool {
-        let sides = self.entry(hit).sides();
+        let entry = self.entry(hit);
+        let sides = entry.sides();
         let (sender, receiver) = (sides[direction as usize], sides[direction.reverse() as usize]);
-        Seq(sequence).is_between(receiver.ack, sender.end)
+        let is_reset = entry.head().state() == State::Closed;
+        Seq(sequence).is_between(receiver.ack.minus(u32::from(is_reset)), sender.end)
     }
 
     /// Opens a connection for its first packet, which the policy has allowed.

@@ -350,7 +350,9 @@ pub fn judge(
         Cell::To(next) => next,
     };
     let (sender, receiver) = match (state, kind) {
-        (_, Kind::Rst) if reset_fits(state, direction, &sender, &receiver, segment) => (sender, receiver),
+        (_, Kind::Rst) if reset_fits(state, direction, &sender, &receiver, segment) => {
+            (settled(state, direction, sender), settled(state, direction.reverse(), receiver))
+        }
         // A new SYN of an originator that started over replaces the old one. The same again may lack the data of TCP
         // Fast Open, which the responder may have taken all the same.
         (State::SynSent, Kind::Syn) if direction == Direction::Original => {
@@ -486,6 +488,15 @@ fn reset_fits(
         }
         _ => seq == sender.end || seq == receiver.ack && has_acknowledged(state, direction.reverse()),
     }
+}
+
+/// What is left of an end when a reset comes. Afterwards all count as [`has_acknowledged`], so one that has not shall expect
+/// what follows the other's SYN, and not that SYN's own number.
+fn settled(state: State, direction: Direction, side: Side) -> Side {
+    // Before a second SYN there is nothing to expect, and after a refusal nothing fits.
+    let is_settled = state == State::SynSent || has_acknowledged(state, direction);
+    let ack = if is_settled { side.ack } else { side.ack.plus(1) };
+    Side { ack, ..side }
 }
 
 /// Whether this end has acknowledged the other's SYN. Until then its `ack` is that SYN's own number, which nobody
@@ -804,6 +815,25 @@ mod tests {
         assert_eq!(life.see(R, ACK, 501, 101, 0), Ok(State::Closed));
         assert_eq!(life.see(O, RST, 102, 0, 0), OUTSIDE);
         assert_eq!(life.see(O, RST, 101, 0, 0), Ok(State::Closed));
+    }
+
+    #[test]
+    fn a_reset_with_the_number_of_the_syn_passes_no_more_often_after_a_reset_than_before() {
+        let mut life = Life::syn_received();
+        assert_eq!(life.see(R, ACK, 501, 101, 30), Ok(State::SynReceived));
+        assert_eq!(life.see(R, RST, 500, 0, 0), OUTSIDE);
+        assert_eq!(life.see(R, RST, 531, 0, 0), Ok(State::Closed));
+        assert_eq!(life.see(R, RST, 500, 0, 0), OUTSIDE);
+        // What an originator expects that has got the SYN-ACK and nothing after it.
+        assert_eq!(life.see(R, RST, 501, 0, 0), Ok(State::Closed));
+
+        let mut life = Life::syn_sent();
+        assert_eq!(life.see(R, SYN, 500, 0, 0), Ok(State::SimultaneousSyn));
+        assert_eq!(life.see(O, RST, 101, 0, 0), Ok(State::Closed));
+        for (from, number) in [(O, 100), (R, 500)] {
+            assert_eq!(life.see(from, RST, number, 0, 0), OUTSIDE);
+            assert_eq!(life.see(from, RST, number + 1, 0, 0), Ok(State::Closed));
+        }
     }
 
     #[test]

@@ -351,6 +351,20 @@ fn an_icmp_error_must_quote_data_in_flight() {
 }
 
 #[test]
+fn an_icmp_error_about_a_syn_ack_passes_though_a_reset_came_instead_of_the_third_step() {
+    let mut bench = Bench::new(16, 100);
+    let tuple = tuple(1, TCP);
+    bench.open_new(&tuple, at(0));
+    let syn_ack = segment(SYN | ACK, 500, 101, 0);
+    assert_eq!(bench.track(&tuple.reverse(), syn_ack, at(0)), Ok(Track::Passed));
+    assert_eq!(bench.track(&tuple, segment(RST, 101, 0, 0), at(1)), Ok(Track::Closed));
+    let hit = bench.table.v4.find_quote(&tuple.reverse(), at(1)).unwrap();
+    for (sequence, fits) in [(499, false), (500, true), (501, true), (502, false)] {
+        assert_eq!(bench.table.v4.check_quote_sequence(hit, hit.direction, sequence), fits, "{sequence}");
+    }
+}
+
+#[test]
 fn the_half_open_share_is_exact_and_the_oldest_handshake_makes_room() {
     let mut bench = Bench::new(32, 25);
     for client in 0..8 {

@@ -355,6 +355,14 @@ impl Connection {
     }
 
     fn reset(&mut self) {
+        // Who has not acknowledged the other's SYN yet expects what follows it.
+        for end in End::BOTH {
+            let (own, peer) = (self.side(end), self.side(end.other()));
+            if let (false, Some((number, ..))) = (self.has_acknowledged(end), peer.syn) {
+                let passed = Passed { end: own.end(), ack: Some(number + 1), window: 0 };
+                self.sides[end as usize].passed.push(passed);
+            }
+        }
         (self.is_reset, self.challengers) = (true, [false; 2]);
         self.sides.iter_mut().for_each(|side| side.has_finished = false);
     }
@@ -530,7 +538,9 @@ impl Model {
         if let Content::Tcp(segment) = &about.content {
             let (own, peer) = (connection.side(about.from), connection.side(about.from.other()));
             let seq = near(own.end(), segment.seq);
-            if seq > own.end() || seq < peer.ack(own) {
+            // Only the reset may have answered a SYN, which is the number before what is expected then.
+            let oldest = peer.ack(own) - i64::from(connection.is_reset);
+            if seq > own.end() || seq < oldest {
                 return Verdict::Drop(Why::Icmp);
             }
         }

@@ -2,8 +2,10 @@
 
 use bulkhead_tests::dialogue::Segment;
 
+use crate::cause::Cause;
+use crate::conntrack::{Fate, State};
 use crate::generate::{Body, Connection, Oddity, Packet};
-use crate::story::{Story, is_after, length};
+use crate::story::{is_after, length};
 use crate::twins::Twin;
 
 /// An acknowledgement may be so old in a small window (van Rooij's paper; `dataplane/src/connection/window.rs`).
@@ -11,24 +13,34 @@ const AGE: u32 = 66_000;
 /// The most that data may lie behind what was sent last (likewise).
 const DATA_AGE: u32 = 1 << 30;
 
-/// The class of a packet that only this gateway has let through, if there is one.
-pub fn class(connection: &Connection, packet: &Packet, passed: Twin) -> Option<&'static str> {
+/// The class of a packet that only this gateway has let through, if there is one; `fate` is what conntrack makes of a
+/// segment, as far as it gets to see it.
+pub fn class(
+    connection: &Connection,
+    packet: &Packet,
+    passed: Twin,
+    fate: Option<Fate>,
+) -> Option<&'static str> {
     if let Some(class) = packet.oddity.and_then(|oddity| of_oddity(oddity, passed)) {
         return Some(class);
     }
     match (&packet.body, passed) {
-        (Body::Tcp(segment), Twin::Nftables) => stricter(&connection.story, packet.from, segment),
-        (Body::Tcp(segment), Twin::Bulkhead) => looser(connection, packet.from, segment),
-        (Body::Error { .. }, Twin::Bulkhead) => {
-            let story = &connection.story;
-            let unanswered = story.ends[1 - story.originator].initial.is_none();
-            match (story.challenged, story.reset && unanswered) {
-                (true, _) => Some("reset-for-a-challenge"),
-                (false, true) => Some("error-after-refusal"),
-                (false, false) => None,
-            }
-        }
+        (Body::Tcp(segment), Twin::Nftables) => stricter(connection, packet.from, segment, fate?),
+        (Body::Tcp(segment), Twin::Bulkhead) => looser(connection, packet.from, segment, fate?),
+        (Body::Error { .. }, Twin::Bulkhead) => forgotten(connection),
         (Body::Error { about, quoted }, Twin::Nftables) => error(connection, about, *quoted),
+        _ => None,
+    }
+}
+
+/// Where conntrack has no connection any more and we have.
+fn forgotten(connection: &Connection) -> Option<&'static str> {
+    let story = &connection.story;
+    let is_answered = story.ends[1 - story.originator].initial.is_some();
+    match connection.causes.gone? {
+        Cause::Reset if story.challenged => Some("reset-for-a-challenge"),
+        Cause::Reset if story.reset && !is_answered => Some("error-after-refusal"),
+        Cause::ClosingSyn => Some("after-a-closing-syn"),
         _ => None,
     }
 }
@@ -52,14 +64,15 @@ fn of_oddity(oddity: Oddity, passed: Twin) -> Option<&'static str> {
 }
 
 /// Where nftables lets a segment through and we do not.
-fn stricter(story: &Story, from: usize, segment: &Segment) -> Option<&'static str> {
-    let header = &segment.header;
+fn stricter(connection: &Connection, from: usize, segment: &Segment, fate: Fate) -> Option<&'static str> {
+    let (story, header) = (&connection.story, &segment.header);
     let [me, peer] = [story.ends[from], story.ends[1 - from]];
+    let (is_original, state) = (from == story.originator, connection.conntrack.state());
     let (seq, ack) = (header.sequence_number, header.acknowledgment_number);
     let end = seq.wrapping_add(length(segment));
     let answers =
         header.ack && peer.initial.is_some_and(|initial| is_after(ack, initial)) && !is_after(ack, peer.end);
-    if story.reset && from == story.originator && peer.initial.is_none() {
+    if story.reset && story.ends.iter().any(|end| end.initial.is_none()) {
         return Some("after-reset");
     }
     if header.rst && me.initial.is_none() {
@@ -69,8 +82,13 @@ fn stricter(story: &Story, from: usize, segment: &Segment) -> Option<&'static st
         let exact = Some(seq) == peer.ack || seq == me.end;
         return (!exact).then_some("inexact-reset");
     }
+    let oldest = peer.end.wrapping_sub(me.window.max(AGE));
+    let is_old = is_after(me.end.wrapping_sub((peer.window + AGE).min(DATA_AGE)), seq)
+        || header.ack && is_after(oldest, ack);
+    let (is_beyond, is_unsent) = (is_after(end, peer.limit), header.ack && is_after(ack, peer.end));
     if story.reset {
-        return Some("after-reset");
+        let is_empty = !header.syn && length(segment) == 0;
+        return (!is_empty || is_old || is_beyond || is_unsent).then_some("after-reset");
     }
     if header.syn && !header.ack {
         let closed = story.is_closed() && !is_after(seq, me.end);
@@ -97,82 +115,95 @@ fn stricter(story: &Story, from: usize, segment: &Segment) -> Option<&'static st
     if header.syn && Some(seq) == me.initial && story.is_closed() {
         return Some("late-syn-ack");
     }
-    let instead = header.syn && from == story.originator && me.ack.is_none() && !story.simultaneous;
-    let granted = !is_after(ack, peer.end) && !is_after(end, peer.limit);
-    if instead || story.split && header.ack && !granted {
+    if header.syn && from == story.originator && me.ack.is_none() && !story.simultaneous {
         return Some("split-syn-ack");
     }
     if header.syn && (Some(seq) != me.initial || !answers || is_after(end, me.end)) {
         return Some("wrong-syn-ack");
     }
-    if me.ack.is_none() && header.ack && !answers {
+    if peer.initial.is_none() && is_original && state == State::Close {
+        return Some("old-after-a-new-syn");
+    }
+    if fate == Fate::Aside {
+        return Some("taken-for-a-challenge");
+    }
+    if me.ack.is_none() && header.ack && peer.initial.is_some_and(|initial| !is_after(ack, initial)) {
         return Some("wrong-third-step");
     }
-    let oldest = peer.end.wrapping_sub(me.window.max(AGE));
-    let age = (peer.window + AGE).min(DATA_AGE);
-    if is_after(me.end.wrapping_sub(age), seq) || header.ack && is_after(oldest, ack) {
+    if is_old {
         return Some("too-old");
     }
     if me.fin && is_after(end, me.end) {
         return Some("beyond-fin");
     }
-    let edge = peer.limit.wrapping_add(peer.closed_windows);
-    let near = !is_after(seq, edge) || !is_after(end, edge.wrapping_add(2 * peer.window));
-    (is_after(end, peer.limit) && near).then_some("over-the-window")
+    let causes = &connection.causes;
+    if is_unsent {
+        return by_more_than_was_sent(causes.end[1 - from]?);
+    }
+    let by_cause = causes.limit[from].and_then(by_more_than_was_sent);
+    is_beyond.then_some(by_cause.unwrap_or("over-the-window"))
+}
+
+/// Where conntrack takes for sent or granted what was not.
+fn by_more_than_was_sent(cause: Cause) -> Option<&'static str> {
+    match cause {
+        Cause::Dropped => Some("believed-when-dropped"),
+        Cause::Reset => Some("end-of-a-reset"),
+        Cause::SmallerSyn => Some("end-of-a-replaced-syn"),
+        _ => None,
+    }
 }
 
 /// Where we let a segment through and nftables does not.
-fn looser(connection: &Connection, from: usize, segment: &Segment) -> Option<&'static str> {
+fn looser(connection: &Connection, from: usize, segment: &Segment, fate: Fate) -> Option<&'static str> {
     let (story, header) = (&connection.story, &segment.header);
-    if header.urg && (header.rst || header.syn && header.ack) {
-        return Some("urgent");
-    }
-    if header.rst && from == story.originator && story.ends[1 - from].initial.is_none() && !story.reset {
-        return Some("reset-for-a-challenge");
-    }
-    if story.challenged {
-        return Some("reset-for-a-challenge");
-    }
-    let opposite = header.sequence_number.wrapping_sub(story.ends[from].end) == 1 << 31;
-    if header.syn && !header.ack && from == story.originator && opposite {
-        return Some("opposite-syn");
-    }
-    if story.closing_syn {
-        return Some("after-a-closing-syn");
-    }
-    if story.renumbered {
-        return Some("old-syn-ack");
-    }
-    if story.smaller && from != story.originator && story.ends[story.originator].ack.is_none() {
-        return Some("smaller-syn");
-    }
     let [me, peer] = [story.ends[from], story.ends[1 - from]];
-    let (seq, ack) = (header.sequence_number, header.acknowledgment_number);
-    let end = seq.wrapping_add(length(segment));
-    if story.early && header.ack || peer.ack.is_none() && end == peer.limit {
-        return Some("early-data");
-    }
-    if header.rst {
-        let oldest = peer.end.wrapping_sub(me.window.max(AGE));
-        let plausible = !header.ack || !is_after(ack, peer.end) && !is_after(oldest, ack);
-        let fits = Some(seq) == peer.ack || seq == me.end;
-        let after_fin = me.fin && is_after(me.end, peer.heeded);
-        if after_fin {
-            return Some("window-of-an-old-segment");
+    let (causes, state) = (&connection.causes, connection.conntrack.state());
+    let is_original = from == story.originator;
+    let is_answered = story.ends[1 - story.originator].initial.is_some();
+    let opens = header.syn && !header.ack;
+    let seq = header.sequence_number;
+    match fate {
+        Fate::Flags => header.urg.then_some("urgent"),
+        Fate::Unknown => forgotten(connection),
+        Fate::Beyond | Fate::Unsent if header.rst && is_original && !is_answered => {
+            Some("reset-for-a-challenge")
         }
-        return (!plausible && fits).then_some("reset-with-any-ack");
+        Fate::Beyond if opens && is_original => {
+            (seq.wrapping_sub(me.end) == 1 << 31).then_some("opposite-syn")
+        }
+        Fate::State if opens => {
+            (!is_original && connection.may_originate(from)).then_some("responder-restarts")
+        }
+        Fate::State if is_original && header.syn => Some("crossed-syns"),
+        Fate::State if state == State::CrossedSyns => Some("crossed-syns"),
+        // It waits for the SYN-ACK that it has not taken.
+        Fate::State => by_less_than_was_sent(causes.end[1 - connection.conntrack.originator()?]?),
+        Fate::OldReset => (me.fin && !state.is_closing()).then_some("reset-after-an-ignored-fin"),
+        Fate::Unsent if header.rst => {
+            (Some(seq) == peer.ack || seq == me.end || me.fin).then_some("reset-with-any-ack")
+        }
+        // Before the SYN-ACK it holds nothing granted.
+        Fate::Beyond if state == State::CrossedSyns => Some("crossed-syns"),
+        Fate::Beyond => by_less_than_was_sent(causes.limit[from].or(causes.end[from])?),
+        Fate::Unsent => by_less_than_was_sent(causes.end[1 - from]?),
+        Fate::Taken | Fate::Aside | Fate::Over | Fate::Old => None,
     }
-    if header.ack && story.simultaneous && (me.ack.is_none() || peer.ack.is_none()) {
-        return Some("crossed-syns");
+}
+
+/// Where conntrack does not know what was sent or granted.
+fn by_less_than_was_sent(cause: Cause) -> Option<&'static str> {
+    match cause {
+        Cause::SynWindow => Some("early-data"),
+        Cause::Dropped => Some("misled-when-dropped"),
+        Cause::Old => Some("window-of-an-old-segment"),
+        Cause::SmallerSyn => Some("smaller-syn"),
+        Cause::HandshakeAgain => Some("handshake-again"),
+        Cause::OldSynAck => Some("old-syn-ack"),
+        Cause::ClosingSyn => Some("after-a-closing-syn"),
+        Cause::NewSyn => Some("new-after-a-reset"),
+        Cause::Reset | Cause::Aside | Cause::Other => None,
     }
-    if header.syn && header.ack && from == story.originator && !is_after(end, me.end) {
-        return Some("crossed-syns");
-    }
-    if !is_after(end, peer.limit) && is_after(end, peer.heeded) {
-        return Some("window-of-an-old-segment");
-    }
-    let restarts = header.syn && !header.ack && from != story.originator && connection.may_originate(from);
-    restarts.then_some("responder-restarts")
 }
 
 /// An error that nftables lets through and we do not.

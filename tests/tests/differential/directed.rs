@@ -198,13 +198,72 @@ const CASES: &[Case] = cases! {
             ends.tcp(CLIENT, syn_ack(OWN, ITS + 1)),
         ]
     };
-    "split-syn-ack" BOTH, |ends| {
+    "believed-when-dropped" BOTH, |ends| {
         vec![
             ends.tcp(CLIENT, syn(OWN)),
             ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
             ends.tcp(CLIENT, syn_ack(OWN + 5000, ITS + 2)),
             ends.tcp(CLIENT, data(OWN + 1, ITS + 1, 10)),
             ends.tcp(SERVER, ack(ITS + 1, OWN + 111)),
+        ]
+    };
+    "believed-when-dropped" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, segment(flags::RST | flags::ACK, ITS + 5000, OWN * 9)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(CLIENT, ack(OWN + 1, ITS + 1)),
+            ends.tcp(CLIENT, ack(OWN + 1, ITS + 4000)),
+        ]
+    };
+    "end-of-a-reset" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, syn_ack(ITS - 1, OWN + 101)),
+            ends.tcp(CLIENT, rst(OWN + 5000)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(CLIENT, ack(OWN + 1, ITS + 1)),
+            ends.tcp(SERVER, ack(ITS + 1, OWN + 4000)),
+        ]
+    };
+    "end-of-a-replaced-syn" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(CLIENT, syn(OWN - 1)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN)),
+            ends.tcp(SERVER, ack(ITS + 1, OWN + 1)),
+        ]
+    };
+    "taken-for-a-challenge" BOTH, |ends| {
+        ends.opened(&[
+            (SERVER, fin(ITS + 1, OWN + 1)),
+            (SERVER, fin(ITS + 1, OWN + 1)),
+            (CLIENT, syn(OWN + 5000)),
+            (SERVER, ack(ITS + 2, OWN + 5001)),
+        ])
+    };
+    "taken-for-a-challenge" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, segment(flags::RST | flags::ACK, ITS + 20_000, OWN + 101)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(SERVER, data(ITS + 1 + 20_000, OWN + 1, 10)),
+        ]
+    };
+    "old-after-a-new-syn" BOTH, |ends| {
+        ends.opened(&[
+            (CLIENT, rst(OWN + 1)),
+            (SERVER, ack(ITS + 1, OWN + 1)),
+            (CLIENT, syn(OWN + 9000)),
+            (CLIENT, ack(OWN + 1, ITS + 1)),
+        ])
+    };
+    "after-reset" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, ack(ITS, OWN - 7)),
+            ends.tcp(SERVER, segment(flags::RST | flags::ACK, 0, OWN + 1)),
+            ends.tcp(SERVER, segment(flags::RST | flags::ACK, 0, OWN + 1)),
         ]
     };
     "inexact-reset" BOTH, |ends| ends.opened(&[(CLIENT, rst(OWN + 100))]);
@@ -283,13 +342,58 @@ const CASES: &[Case] = cases! {
             (SERVER, data(ITS + 1, OWN + 1, 10)),
         ])
     };
+    "misled-when-dropped" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(CLIENT, syn_ack(OWN + 98_000, ITS + 101)),
+            ends.tcp(SERVER, ack(ITS + 12, OWN + 1)),
+        ]
+    };
+    "misled-when-dropped" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, segment(flags::RST | flags::ACK, ITS.wrapping_sub(1 << 31), OWN + 101)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+        ]
+    };
+    "handshake-again" BOTH, |ends| {
+        ends.opened(&[
+            (CLIENT, data(OWN + 1, ITS + 1, 1400)),
+            (SERVER, ack(ITS + 1, OWN + 1401)),
+            (CLIENT, syn(OWN)),
+            (SERVER, syn_ack(ITS, OWN + 1)),
+            (SERVER, ack(ITS + 1, OWN + 1401)),
+        ])
+    };
+    "reset-after-an-ignored-fin" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(SERVER, data(ITS + 1, OWN + 1, 100)),
+            ends.tcp(SERVER, fin(ITS + 101, OWN + 1)),
+            ends.tcp(CLIENT, ack(OWN + 1, ITS + 102)),
+            ends.tcp(SERVER, rst(ITS + 50)),
+        ]
+    };
+    "new-after-a-reset" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(SERVER, data(ITS + 1, OWN + 1, 500)),
+            ends.tcp(SERVER, rst(ITS + 501)),
+            ends.tcp(CLIENT, syn(OWN).with(100)),
+            ends.tcp(SERVER, syn_ack(ITS * 3, OWN + 1)),
+            ends.tcp(SERVER, ack(ITS * 3 + 1, OWN + 1)),
+        ]
+    };
     "window-of-an-old-segment" BOTH, |ends| {
         ends.opened(&[
             (CLIENT, ack(OWN + 1 - 20_000, ITS + 1).window(60_000)),
             (SERVER, data(ITS + 1 + 50_000, OWN + 1, 10)),
         ])
     };
-    "window-of-an-old-segment" BOTH, |ends| {
+    "reset-with-any-ack" BOTH, |ends| {
         ends.opened(&[
             (CLIENT, ack(OWN + 1 - 20_000, ITS + 1).window(20_000)),
             (SERVER, fin(ITS + 1 + 15_000, OWN + 1)),

@@ -3,8 +3,10 @@
 use bulkhead_tests::craft::{PADDING, changed, damaged, transport, with_extensions, with_ipv4_options};
 use bulkhead_tests::dialogue::{Segment, ack, data, fin, rst, segment, syn, syn_ack};
 use bulkhead_tests::frames::{ETHERNET_BYTES, Family, Path, piece, pieces};
-use etherparse::TcpOptionElement;
+use etherparse::{TcpHeader, TcpOptionElement};
 
+use crate::cause::Causes;
+use crate::conntrack::{Conntrack, Fate};
 use crate::dice::Dice;
 use crate::story::{Story, length};
 use crate::twins::{BACK, Twins};
@@ -73,6 +75,9 @@ pub struct Packet {
     pub oddity: Option<Oddity>,
     /// Its frame, if it was sent in one.
     pub whole: Vec<u8>,
+    /// Whether it travels in fragments of which one is lost, or the first has not the TCP header that it must have in
+    /// IPv6 (RFC 7112).
+    pub is_broken: bool,
 }
 
 /// What a connection speaks.
@@ -106,6 +111,8 @@ pub struct Connection {
     /// The packets that both gateways have let an error pass about: by sender and the first eight bytes of transport.
     pub told: Vec<(usize, [u8; 8])>,
     pub story: Story,
+    pub conntrack: Conntrack,
+    pub causes: Causes,
 }
 
 impl Connection {
@@ -145,6 +152,8 @@ impl Connection {
             identifications: u32::from(number) * 16..u32::from(number) * 16 + 16,
             told: Vec::new(),
             story: Story::default(),
+            conntrack: Conntrack::default(),
+            causes: Causes::default(),
         }
     }
 
@@ -172,6 +181,19 @@ impl Connection {
         (packet, frames)
     }
 
+    /// What conntrack must do with a packet, once all of it was sent; `None` if it is not one of this connection to it.
+    pub fn foretold(&mut self, packet: &Packet) -> Option<Fate> {
+        let Body::Tcp(segment) = &packet.body else { return None };
+        let may_originate = self.may_originate(packet.from);
+        match packet.oddity {
+            _ if packet.is_broken => None,
+            None | Some(Oddity::ReservedFlag | Oddity::Option | Oddity::Extensions | Oddity::Again) => {
+                Some(self.conntrack.judge(packet.from, segment, may_originate))
+            }
+            _ => None,
+        }
+    }
+
     /// Both gateways have let a packet through; `reaches` says whether the other end has got it.
     pub fn passed(&mut self, packet: &Packet, reaches: bool) {
         match &packet.body {
@@ -193,7 +215,7 @@ impl Connection {
         let mut header = segment.header.clone();
         (header.source_port, header.destination_port) = (self.ports[from], self.ports[1 - from]);
         let whole = self.paths[from].tcp_header(header, &segment.payload);
-        Packet { from, body: Body::Tcp(segment), oddity: None, whole }
+        Packet { from, body: Body::Tcp(segment), oddity: None, whole, is_broken: false }
     }
 
     fn segment(&mut self, dice: &mut Dice) -> Packet {
@@ -301,7 +323,7 @@ impl Connection {
         let bytes = if self.identifications.is_empty() { 30 } else { dice.pick(&[0, 1, 30, 1400, 3000]) };
         let payload: Vec<u8> = (0..bytes).map(|at| (at / 8) as u8).chain([dice.any() as u8]).collect();
         let whole = self.paths[from].udp(near[from], near[1 - from], &payload);
-        Packet { from, body: Body::Udp, oddity: None, whole }
+        Packet { from, body: Body::Udp, oddity: None, whole, is_broken: false }
     }
 
     fn echo(&mut self, dice: &mut Dice) -> Packet {
@@ -313,10 +335,16 @@ impl Connection {
             let kind = if self.family == Family::V4 { 8 } else { 128 };
             let [high, low] = id.to_be_bytes();
             let whole = path.icmp(kind, 1, [high, low, 0, 1], b"ping");
-            return Packet { from, body: Body::Echo, oddity: Some(Oddity::EchoCode), whole };
+            return Packet {
+                from,
+                body: Body::Echo,
+                oddity: Some(Oddity::EchoCode),
+                whole,
+                is_broken: false,
+            };
         }
         let whole = if asks { path.echo_request(id, seq) } else { path.echo_reply(id, seq) };
-        Packet { from, body: Body::Echo, oddity: None, whole }
+        Packet { from, body: Body::Echo, oddity: None, whole, is_broken: false }
     }
 
     /// An error about a packet of the log, usually as a router beside its receiver would send it.
@@ -347,7 +375,13 @@ impl Connection {
         };
         let path = if dice.percent(70) { self.paths[from] } else { self.others[from][0] };
         let whole = path.icmp(kind, code, u32::to_be_bytes(word), &ip[..bytes]);
-        Packet { from, body: Body::Error { about: Box::new(about), quoted: bytes }, oddity, whole }
+        Packet {
+            from,
+            body: Body::Error { about: Box::new(about), quoted: bytes },
+            oddity,
+            whole,
+            is_broken: false,
+        }
     }
 
     /// Makes something about a packet wrong that has nothing to do with its connection.
@@ -382,6 +416,7 @@ impl Connection {
         } else {
             dice.pick(&[8, 16, content.div_ceil(16) * 8]).max(content / 240 * 8 + 8)
         };
+        packet.is_broken = self.family == Family::V6 && size < TcpHeader::MIN_LEN;
         let mut frames = pieces(whole, id, size);
         match dice.below(8) {
             0 => frames.reverse(),
@@ -389,7 +424,10 @@ impl Connection {
             // A copy of one, before the last.
             2 => frames.insert(0, frames[dice.below(frames.len())].clone()),
             // One is lost.
-            3 => drop(frames.remove(dice.below(frames.len()))),
+            3 => {
+                drop(frames.remove(dice.below(frames.len())));
+                packet.is_broken = true;
+            }
             4 => {
                 packet.oddity = Some(Oddity::Again);
                 frames = [&frames[..], &frames].concat();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::classes::class;
 use crate::dice::Dice;
-use crate::generate::{Body, Connection, Packet};
+use crate::generate::{Body, Connection, Oddity, Packet};
 use crate::ledger;
 use crate::twins::{Twin, Twins};
 
@@ -81,6 +81,7 @@ fn sequence(twins: &Twins, seed: u64, classes: &BTreeMap<&'static str, Twin>, ta
             // Lost on its way to the gateway.
             continue;
         }
+        let foretold = connection.foretold(&packet);
         let mut passed = false;
         for (piece, frame) in frames.iter().enumerate() {
             tally.packets += 1;
@@ -94,14 +95,16 @@ fn sequence(twins: &Twins, seed: u64, classes: &BTreeMap<&'static str, Twin>, ta
                 (true, false) => Some(Twin::Bulkhead),
                 _ => None,
             };
-            let found = twin
-                .and_then(|twin| class(&connection, &packet, twin).filter(|class| classes[class] == twin));
+            let is_foretold = foretold.is_none_or(|fate| fate.passes() == (twin == Some(Twin::Nftables)));
+            let found = twin.filter(|_| is_foretold).and_then(|twin| {
+                class(&connection, &packet, twin, foretold).filter(|class| classes[class] == twin)
+            });
             match found {
                 Some(class) => *tally.differences.entry(class).or_default() += 1,
                 None => {
                     let _ = write!(
                         trace,
-                        "  {}: frame {piece} of {}: only {twin:?} passed it\n{}",
+                        "  {} {foretold:?}: frame {piece} of {}: only {twin:?} passed it\n{}",
                         told(&packet),
                         frames.len(),
                         connection.story
@@ -111,15 +114,28 @@ fn sequence(twins: &Twins, seed: u64, classes: &BTreeMap<&'static str, Twin>, ta
             }
             return;
         }
-        let _ = writeln!(trace, "  {}: {}", told(&packet), if passed { "passed" } else { "dropped" });
+        let outcome = if passed { "passed" } else { "dropped" };
+        let _ = writeln!(trace, "  {}: {outcome}, conntrack: {foretold:?}", told(&packet));
         if frames.len() > 1 {
             let _ = writeln!(trace, "    in {} frames", frames.len());
+        }
+        if foretold.is_some_and(|fate| fate.passes() != passed) {
+            let _ = write!(trace, "  which is not what `conntrack.rs` foretells");
+            tally.failures.push(trace);
+            return;
+        }
+        if !passed && matches!(packet.oddity, Some(Oddity::Again | Oddity::Overlap)) {
+            // Whether the datagram was whole to conntrack depends on how it was put together.
+            return;
         }
         let reaches = dice.percent(92);
         match (&packet.body, passed) {
             (_, true) => connection.passed(&packet, reaches),
-            (Body::Tcp(segment), false) => connection.story.drops(packet.from, segment),
+            (Body::Tcp(segment), false) => connection.story.drops(segment),
             _ => {}
+        }
+        if let (Body::Tcp(segment), Some(fate)) = (&packet.body, foretold) {
+            connection.causes.update(&connection.conntrack, fate, &connection.story, packet.from, segment);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bulkhead_tests::dialogue::Segment;
-use etherparse::{TcpHeader, TcpOptionElement};
+use etherparse::TcpOptionElement;
 
 /// Whether a sequence number comes strictly after another (RFC 9293, section 3.4).
 pub fn is_after(number: u32, other: u32) -> bool {
@@ -26,12 +26,8 @@ pub struct End {
     pub ack: Option<u32>,
     /// One past the last number that it lets the other end send.
     pub limit: u32,
-    /// As `limit`, by the segments alone that are not older than a window: all that conntrack takes.
-    pub heeded: u32,
     /// The largest window that it has told, bytes; at least 1.
     pub window: u32,
-    /// How often it has told a window of 0.
-    pub closed_windows: u32,
     /// Whether it has sent a FIN.
     pub fin: bool,
     shift: Option<u8>,
@@ -50,17 +46,6 @@ pub struct Story {
     pub forgotten: bool,
     /// What would acknowledge the last SYN that came while the connection was open.
     pub asked: Option<u32>,
-    /// Whether that was answered by a SYN-ACK with a number that the connection has had, other than the first.
-    pub renumbered: bool,
-    /// Whether the originator's last SYN took the place of one with a number later by more than
-    /// the age of acknowledgements.
-    pub smaller: bool,
-    /// Whether a SYN has come since one of the ends has finished, without opening a new connection.
-    pub closing_syn: bool,
-    /// Whether the originator has sent a SYN-ACK instead of the third step.
-    pub split: bool,
-    /// Whether before the third step the responder has sent data, or something that was dropped.
-    pub early: bool,
     /// Whether a reset of the originator has passed that can only be for an older connection of these ports.
     pub challenged: bool,
     /// Whether any other reset has passed.
@@ -80,11 +65,6 @@ impl fmt::Display for Story {
             (self.simultaneous, "simultaneous"),
             (self.forgotten, "forgotten"),
             (self.asked.is_some(), "asked"),
-            (self.renumbered, "renumbered"),
-            (self.smaller, "smaller"),
-            (self.closing_syn, "closing_syn"),
-            (self.split, "split"),
-            (self.early, "early"),
             (self.challenged, "challenged"),
             (self.reset, "reset"),
         ];
@@ -100,27 +80,14 @@ impl Story {
         a.fin && b.fin && a.ack == Some(b.end) && b.ack == Some(a.end)
     }
 
-    fn is_renumbered(&self, initial: Option<u32>, header: &TcpHeader) -> bool {
-        let answers = header.syn && header.ack && self.asked == Some(header.acknowledgment_number);
-        answers && initial.is_some_and(|initial| initial != header.sequence_number)
-    }
-
-    fn is_closing(&self) -> bool {
-        self.reset || self.ends.iter().any(|end| end.fin)
-    }
-
     /// Whether there was a SYN.
     pub fn has_begun(&self) -> bool {
         self.ends.iter().any(|end| end.initial.is_some())
     }
 
     /// Both gateways have dropped a segment.
-    pub fn drops(&mut self, from: usize, segment: &Segment) {
+    pub fn drops(&mut self, segment: &Segment) {
         let header = &segment.header;
-        let incomplete = self.has_begun() && self.ends[self.originator].ack.is_none();
-        self.early |= incomplete && from != self.originator;
-        self.split |= incomplete && header.syn && header.ack && from == self.originator;
-        self.closing_syn |= header.syn && !header.ack && self.is_closing();
         let forgets = header.ack && (header.syn || header.rst && header.sequence_number == 0);
         self.forgotten |= self.asked.is_some() && forgets;
     }
@@ -130,6 +97,10 @@ impl Story {
         let header = &segment.header;
         if header.rst {
             self.asked = None;
+            // No reset ends TIME-WAIT (RFC 1337).
+            if self.is_closed() {
+                return;
+            }
             let is_early = from == self.originator && self.ends[1 - from].initial.is_none();
             let is_exact = header.sequence_number == self.ends[from].end;
             *(if is_early && !is_exact { &mut self.challenged } else { &mut self.reset }) = true;
@@ -144,7 +115,6 @@ impl Story {
         }
         let initial = self.ends[from].initial;
         let known = initial.is_some();
-        self.renumbered |= self.is_renumbered(initial, header);
         // A challenge ACK is of another connection.
         if !known && !header.syn {
             return;
@@ -152,20 +122,13 @@ impl Story {
         self.simultaneous |= opens && from != self.originator && !known;
         // A SYN of a restarted end is a question; only its answer may change something.
         if opens && known && (from != self.originator || self.ends[1 - from].initial.is_some()) {
-            self.closing_syn |= self.is_closing();
             self.asked = Some(header.sequence_number.wrapping_add(1));
             return;
         }
-        self.early |= known
-            && from != self.originator
-            && self.ends[self.originator].ack.is_none()
-            && (length(segment) > 0 || header.sequence_number != self.ends[from].end);
         let scales = self.ends.iter().all(|end| end.shift.is_some());
         let end = header.sequence_number.wrapping_add(length(segment));
         let sender = &mut self.ends[from];
         if header.syn && (!known || opens) {
-            self.smaller |=
-                initial.is_some_and(|it| is_after(it.wrapping_sub(66_000), header.sequence_number));
             let shift = header.options_iterator().find_map(|option| match option {
                 Ok(TcpOptionElement::WindowScale(shift)) => Some(shift),
                 _ => None,
@@ -176,31 +139,31 @@ impl Story {
         if header.syn && first.initial.is_some() && first.ack.is_none() {
             // The window of a first SYN counts from the other's SYN on.
             let limit = header.sequence_number.wrapping_add(1).wrapping_add(first.window);
-            self.ends[1 - from] = End { limit, heeded: limit, ..first };
+            self.ends[1 - from] = End { limit, ..first };
         }
         let sender = &mut self.ends[from];
-        let is_old = known && first.initial.is_some() && is_after(sender.end.wrapping_sub(first.window), end);
         let shift = if header.syn || !scales { 0 } else { sender.shift.unwrap_or(0) };
         let window = (u32::from(header.window_size) << shift).max(1);
         sender.window = sender.window.max(window);
-        sender.closed_windows += u32::from(header.window_size == 0);
         sender.fin |= header.fin;
         if is_after(end, sender.end) {
             sender.end = end;
         }
         let acknowledged = header.ack.then_some(header.acknowledgment_number);
-        let Some(ack) = acknowledged else { return };
+        let Some(ack) = acknowledged else {
+            // Crossed SYNs: the window of the second, too, counts from behind the other.
+            let granted = first.initial.map(|initial| initial.wrapping_add(1).wrapping_add(window));
+            sender.limit = if known { sender.limit } else { granted.unwrap_or(0) };
+            return;
+        };
         let ack = match (sender.ack, first.initial) {
             (None, Some(initial)) if is_after(initial, ack) => initial,
             _ => ack,
         };
         let limit = ack.wrapping_add(window);
-        if !is_old && (sender.ack.is_none() || is_after(limit, sender.heeded)) {
-            sender.heeded = limit;
-        }
-        if sender.ack.is_none_or(|known| is_after(limit, sender.limit) || is_after(ack, known)) {
-            sender.limit =
-                if sender.ack.is_some() && is_after(sender.limit, limit) { sender.limit } else { limit };
+        // What its own SYN has granted counts on.
+        if !known || is_after(limit, sender.limit) {
+            sender.limit = limit;
         }
         if sender.ack.is_none_or(|known| is_after(ack, known)) {
             sender.ack = Some(ack);
