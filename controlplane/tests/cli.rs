@@ -250,3 +250,32 @@ fn a_broken_capture_ends_with_1_and_tells_where_and_what_was_read_before() {
     let ended = bulkhead(&["replay", &minimal(), "--policy", &minimal()]);
     assert!(ended.code == 1 && ended.err.contains("neither pcap nor pcapng"), "{}", ended.err);
 }
+
+#[test]
+fn verbs_of_the_life_of_a_policy_need_a_gateway_and_tell_what_is_wrong_before_they_ask_it() {
+    let nowhere = ["--control", "/nonexistent/control.sock"];
+    let file = minimal();
+    for verb in [
+        &["apply", &file, "--confirm", "5m"][..],
+        &["confirm"],
+        &["rollback"],
+        &["history"],
+        &["show", "1"],
+        &["diff", "1", "2"],
+    ] {
+        let ended = bulkhead(&[verb, &nowhere].concat());
+        assert!(ended.code == 1 && ended.err.contains("no gateway is running"), "{verb:?}: {}", ended.err);
+        let help = bulkhead(&[verb[0], "--help"]);
+        assert!(help.code == 0 && help.out.contains("Examples:"), "{verb:?}: {}", help.out);
+    }
+    for (arguments, why) in [
+        (&["apply", &file, "--confirm", "5"][..], "`5` is not a duration"),
+        (&["apply", &file, "--confirm", "0s"], "is no time at all"),
+        (&["apply"], "<NEW>"),
+        (&["show", "last"], "invalid digit"),
+        (&["diff", "1"], "<B>"),
+    ] {
+        let ended = bulkhead(arguments);
+        assert!(ended.code == 1 && ended.err.contains(why), "{arguments:?}: {}", ended.err);
+    }
+}

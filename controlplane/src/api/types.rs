@@ -52,6 +52,9 @@ pub enum Request {
     Confirm {
         /// Only if it is this one.
         revision: Option<u64>,
+        /// What the client says of whoever asks.
+        #[serde(default)]
+        said: Said,
     },
     /// Put an earlier policy in force. Answered with [`Reply::Reloaded`].
     Rollback {
@@ -232,6 +235,8 @@ pub struct Status {
     pub digest: String,
     /// The file it came from.
     pub config: PathBuf,
+    /// It was not read there, but is what was stored of it.
+    pub config_stored: bool,
     /// When it was put in force.
     pub loaded: String,
     /// Rules in it.
@@ -378,6 +383,8 @@ pub struct Revision {
     pub until: Option<String>,
     /// When it was confirmed.
     pub confirmed: Option<String>,
+    /// By whom.
+    pub confirmed_by: Option<Asker>,
     /// When it was rolled back.
     pub rolled_back: Option<String>,
     /// Why it was.
@@ -386,6 +393,17 @@ pub struct Revision {
     pub about: Option<About>,
     /// What is wrong with its file.
     pub damaged: Option<String>,
+}
+
+/// Who asked for something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asker {
+    /// As the kernel says; `None` for a signal.
+    pub uid: Option<u32>,
+    /// The user's name.
+    pub user: Option<String>,
+    /// What the client said of whoever asked; nobody has checked it.
+    pub client_said: Said,
 }
 
 /// What is known of a revision since it was made.

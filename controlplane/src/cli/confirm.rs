@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::control::{ControlArgs, unexpected};
+use super::control::{ControlArgs, said, unexpected};
 use super::{Exit, Format, OutputArgs, say, say_json};
 use crate::api::{Reply, Request};
 
@@ -23,7 +23,7 @@ pub struct ConfirmArgs {
 
 impl ConfirmArgs {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let request = Request::Confirm { revision: self.revision };
+        let request = Request::Confirm { revision: self.revision, said: said() };
         let revision = match self.control.ask_one(&request, "confirming")? {
             Ok(Reply::Confirmed(revision)) => revision,
             Ok(reply) => return Err(unexpected(&reply)),

@@ -51,7 +51,11 @@ fn text(status: &Status) -> String {
             status.generation, status.rules, status.loaded
         ),
         format!("revision     {}", revision(status)),
-        format!("config       {}", status.config.display()),
+        format!(
+            "config       {}{}",
+            status.config.display(),
+            if status.config_stored { ", as it was stored" } else { "" }
+        ),
         format!(
             "workers      {} of {} alive, packet memory in {} pages",
             status.workers_alive,

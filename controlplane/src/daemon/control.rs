@@ -53,7 +53,9 @@ fn reply(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal
             let order = Order { cause: Cause::Apply, who: who(uid, said), note, confirm, replace };
             gateway.put_in_force(Candidate::File(Some(file)), &order).map(Reply::Reloaded)
         }
-        Request::Confirm { revision } => gateway.confirm(revision).map(Reply::Confirmed),
+        Request::Confirm { revision, said } => {
+            gateway.confirm(revision, who(uid, said)).map(Reply::Confirmed)
+        }
         Request::Rollback { revision, confirm_ms, note, said } => {
             let confirm = confirm_ms.map(Duration::from_millis);
             let order = Order { note, confirm, ..Order::plain(Cause::Apply, who(uid, said)) };

@@ -63,6 +63,8 @@ pub struct Place {
     pub file: PathBuf,
     /// Its number in the store.
     pub revision: Option<u64>,
+    /// It came from the store, whatever the file says.
+    pub from_store: bool,
     /// Until when it must be confirmed.
     pub confirm_until: Option<SystemTime>,
 }
@@ -89,9 +91,9 @@ impl Gateway {
         let mut history = History::default();
         history.add(generation, Names::of(&model));
         let since = SystemTime::now();
-        let Place { file, revision, confirm_until } = place;
+        let Place { file, revision, from_store, confirm_until } = place;
         let model = Arc::new(model);
-        let in_force = InForce { generation, revision, confirm_until, model, file, since };
+        let in_force = InForce { generation, revision, from_store, confirm_until, model, file, since };
         Ok(Gateway {
             engine,
             hub: Hub::default(),
@@ -171,7 +173,7 @@ impl Gateway {
         place: Place,
     ) -> Result<Generation, Refusal> {
         let Loaded { model, mut policy } = loaded;
-        let Place { file, revision, confirm_until } = place;
+        let Place { file, revision, from_store, confirm_until } = place;
         let names = Names::of(&model);
         let mut totals = lock(&self.totals);
         // Since it was loaded some of it may have expired.
@@ -187,6 +189,7 @@ impl Gateway {
         let in_force = InForce {
             generation,
             revision,
+            from_store,
             confirm_until,
             model: Arc::new(model),
             file,

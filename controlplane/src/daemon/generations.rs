@@ -46,6 +46,8 @@ pub struct InForce {
     pub generation: Generation,
     /// Its number in the store; nothing if it could not be stored.
     pub revision: Option<u64>,
+    /// It came from the store, whatever the file says.
+    pub from_store: bool,
     /// Until when it must be confirmed, if it must.
     pub confirm_until: Option<SystemTime>,
     /// In names.

@@ -197,12 +197,13 @@ fn end_pending(current: &mut Current, why: &str) {
 }
 
 /// Marks a revision as confirmed, and the one that it takes back, if it does, as rolled back.
-fn confirm_in(current: &mut Current, revision: u64, cause: Cause) {
+fn confirm_in(current: &mut Current, revision: u64, cause: Cause, by: Who) {
     if let (Cause::Rollback(to), Some(left)) = (cause, current.confirmed) {
         let why = format!("rolled back to revision {to}, which runs as revision {revision}");
         current.marks.entry(left).or_default().rolled_back = Some((now_ms(), why));
     }
-    current.marks.entry(revision).or_default().confirmed_ms = Some(now_ms());
+    let mark = current.marks.entry(revision).or_default();
+    (mark.confirmed_ms, mark.confirmed_by) = (Some(now_ms()), by);
     current.confirmed = Some(revision);
     current.last = current.last.max(revision);
 }
@@ -255,20 +256,20 @@ impl Gateway {
     /// Stores what the gateway started with, if it is new, and ends what was pending before.
     fn record_start(&self, store: &mut Store, seen: Option<Seen>) -> std::io::Result<()> {
         let in_force = self.in_force();
+        let who = Who { uid: Some(getuid().as_raw()), user: user_name(getuid()), said: Said::default() };
         let revision = match in_force.revision {
             Some(revision) => revision,
             None => {
-                let user = user_name(getuid());
-                let who = Who { uid: Some(getuid().as_raw()), user, said: Said::default() };
                 let sources = &in_force.model.sources;
-                let about = about(&Order::plain(Cause::Start, who), &in_force.model, &load::content(sources));
+                let about =
+                    about(&Order::plain(Cause::Start, who.clone()), &in_force.model, &load::content(sources));
                 store.add(&about, &load::texts(sources))?
             }
         };
         let mut next = store.current().clone();
         end_pending(&mut next, "the gateway ended before it was confirmed");
         if in_force.revision.is_none() {
-            confirm_in(&mut next, revision, Cause::Start);
+            confirm_in(&mut next, revision, Cause::Start, who);
         }
         next.confirmed = Some(revision);
         next.seen = seen.or(next.seen);
@@ -323,7 +324,8 @@ impl Gateway {
             *pending = Some(Provisional { revision, deadline: boottime() + confirm, back, back_to });
         }
         let (rules, digest) = (loaded.model.rule_infos.len() as u64, loaded.model.digest.clone());
-        let place = Place { file: file.clone(), revision: Some(revision), confirm_until: until };
+        let from_store = matches!(order.cause, Cause::Rollback(_));
+        let place = Place { file: file.clone(), revision: Some(revision), from_store, confirm_until: until };
         let generation = self.publish(&before, loaded, place)?;
         Ok(Reloaded {
             generation: generation.0,
@@ -395,7 +397,8 @@ impl Gateway {
         }
         let mut policy = before.model.compile().map_err(Refusal::error)?;
         self.engine.bind_limits(&mut policy).map_err(|error| Refusal::error(error.to_string()))?;
-        let place = Place { file: before.file.clone(), revision: before.revision, confirm_until: None };
+        let (file, revision, from_store) = (before.file.clone(), before.revision, before.from_store);
+        let place = Place { file, revision, from_store, confirm_until: None };
         Ok(Some((Loaded { model: Model::clone(&before.model), policy }, place)))
     }
 
@@ -414,7 +417,7 @@ impl Gateway {
         if next.confirmed != Some(revision) {
             end_pending(&mut next, &format!("revision {revision} was put in its place"));
             match until {
-                None => confirm_in(&mut next, revision, order.cause),
+                None => confirm_in(&mut next, revision, order.cause, order.who.clone()),
                 Some(until) => {
                     next.last = next.last.max(revision);
                     next.marks.entry(revision).or_default();
@@ -429,7 +432,7 @@ impl Gateway {
     }
 
     /// Keeps what waits for its confirmation. Returns its number.
-    pub fn confirm(&self, wanted: Option<u64>) -> Result<u64, Refusal> {
+    pub fn confirm(&self, wanted: Option<u64>, by: Who) -> Result<u64, Refusal> {
         let mut pending = lock(&self.lifecycle.pending);
         let Some(Provisional { revision, deadline, .. }) = *pending else {
             return Err(Refusal::error(format!("nothing waits for its confirmation{}", self.last_end())));
@@ -447,7 +450,7 @@ impl Gateway {
         let cause = store.about(revision).map_or(Cause::Apply, |about| about.cause);
         let confirmed = store.commit(|current| {
             current.pending = None;
-            confirm_in(current, revision, cause);
+            confirm_in(current, revision, cause, by);
         });
         confirmed.map_err(|error| {
             let directory = self.lifecycle.directory.display();
@@ -556,7 +559,7 @@ impl Gateway {
             revision,
             about: Some(stored.about),
             state: store.current().state(revision),
-            confirmed_ms: mark.confirmed_ms,
+            confirmed: mark.confirmed_ms.map(|at| (at, mark.confirmed_by)),
             damaged: None,
         });
         Ok((row, stored.files))
@@ -566,8 +569,9 @@ impl Gateway {
 fn with_hint(why: String, store: &Store, revision: u64) -> String {
     let marks = &store.current().marks;
     match (marks.contains_key(&revision), marks.keys().next(), marks.keys().next_back()) {
+        (false, Some(first), Some(last)) if first == last => format!("{why}, only {first}"),
         (false, Some(first), Some(last)) => {
-            format!("{why}; there are {} from {first} to {last}, see `bulkhead history`", marks.len())
+            format!("{why}; those kept are from {first} to {last}, see `bulkhead history`")
         }
         _ => why,
     }
@@ -606,6 +610,7 @@ fn told(told: Told) -> Revision {
         State::Superseded => ("superseded", None, None),
     };
     let (rolled_back, why) = ended.unzip();
+    let (confirmed, confirmed_by) = told.confirmed.map(|(at, by)| (time(at), by)).unzip();
     let about = told.about.map(|about| {
         let (cause, rollback_to) = match about.cause {
             Cause::Start => ("start", None),
@@ -632,7 +637,12 @@ fn told(told: Told) -> Revision {
         revision: told.revision,
         state: state.to_owned(),
         until,
-        confirmed: told.confirmed_ms.map(time),
+        confirmed,
+        confirmed_by: confirmed_by.map(|by| types::Asker {
+            uid: by.uid,
+            user: by.user,
+            client_said: by.said,
+        }),
         rolled_back,
         why,
         about,

@@ -125,7 +125,9 @@ fn check_forwarding(manage: bool) -> Result<()> {
 }
 
 fn begin(choice: Choice, own: PathBuf, stop: mpsc::Sender<StopRequest>) -> Result<(Arc<Gateway>, Watcher)> {
-    let Choice { loaded: Loaded { model, policy }, file, revision, directory, store, seen, .. } = choice;
+    let Choice {
+        loaded: Loaded { model, policy }, file, revision, from_store, directory, store, seen, ..
+    } = choice;
     let interfaces: Vec<_> = model.ports.iter().map(|port| port.interface.clone()).collect();
     for interface in &interfaces {
         forwarding::distrust(interface).context("closing the kernel to its neighbours' routes")?;
@@ -138,7 +140,7 @@ fn begin(choice: Choice, own: PathBuf, stop: mpsc::Sender<StopRequest>) -> Resul
     }
     let topology = Topology::new(watcher.spec().clone());
     let engine = Engine::start(&load::engine_config(&model), policy, topology)?;
-    let place = gateway::Place { file, revision, confirm_until: None };
+    let place = gateway::Place { file, revision, from_store, confirm_until: None };
     let lifecycle = Lifecycle::new(own, directory, store, seen);
     let gateway = Gateway::new(engine, model, place, lifecycle, stop)?;
     Ok((Arc::new(gateway), watcher))

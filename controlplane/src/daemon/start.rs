@@ -41,6 +41,8 @@ pub struct Choice {
     pub file: PathBuf,
     /// Its number, if it has one already.
     pub revision: Option<u64>,
+    /// It comes from the store, whatever the file says.
+    pub from_store: bool,
     /// The state directory.
     pub directory: PathBuf,
     /// The store, if it can be used.
@@ -85,12 +87,12 @@ pub fn choose(wanted: &Wanted<'_>) -> Result<Choice, Refusal> {
     let seen = Seen { file: wanted.file.display().to_string(), digest: content };
     let decision = Decision { wanted, store: store.as_ref(), seen: &seen };
     let (source, note_seen) = decision.source(attempt, &mut alarms)?;
-    let (loaded, file, revision) = match source {
-        Source::Own(loaded, revision) => (*loaded, wanted.file.to_owned(), revision),
-        Source::Stored(loaded, file, revision) => (*loaded, file, Some(revision)),
+    let (loaded, file, revision, from_store) = match source {
+        Source::Own(loaded, revision) => (*loaded, wanted.file.to_owned(), revision, false),
+        Source::Stored(loaded, file, revision) => (*loaded, file, Some(revision), true),
     };
     let seen = note_seen.then_some(seen);
-    Ok(Choice { loaded, file, revision, directory, store, seen, alarms })
+    Ok(Choice { loaded, file, revision, from_store, directory, store, seen, alarms })
 }
 
 /// Where the policy comes from.

@@ -32,6 +32,7 @@ pub fn status(gateway: &Gateway) -> Result<Status, Refusal> {
         confirm_until: in_force.confirm_until.map(rfc3339),
         digest: in_force.model.digest.clone(),
         config: in_force.file.clone(),
+        config_stored: in_force.from_store,
         loaded: rfc3339(in_force.since),
         rules: in_force.model.rule_infos.len() as u64,
         workers: workers as u64,
@@ -160,11 +161,13 @@ pub fn drops(gateway: &Gateway) -> Result<Vec<DropRow>, Refusal> {
 pub fn report(gateway: &Gateway) -> Result<String, Refusal> {
     let status = status(gateway)?;
     let mut text = format!(
-        "bulkhead {}: generation {}, {} rules from {} ({})\n",
+        "bulkhead {}: {}generation {}, {} rules from {}{} ({})\n",
         status.version,
+        status.revision.map_or_else(String::new, |revision| format!("revision {revision}, ")),
         status.generation,
         status.rules,
         status.config.display(),
+        if status.config_stored { " as it was stored" } else { "" },
         &status.digest[..12.min(status.digest.len())],
     );
     for port in &status.ports {

@@ -74,8 +74,8 @@ pub struct Told {
     pub about: Option<About>,
     /// What it is now.
     pub state: State,
-    /// When it was confirmed, milliseconds since 1970.
-    pub confirmed_ms: Option<u64>,
+    /// When it was confirmed, milliseconds since 1970, and by whom.
+    pub confirmed: Option<(u64, Who)>,
     /// Why its text cannot be used.
     pub damaged: Option<String>,
 }
@@ -221,6 +221,7 @@ impl Store {
             match &entry.about {
                 Ok(about) if about.confirm_ms.is_none() => {
                     mark.confirmed_ms = Some(about.at_ms);
+                    mark.confirmed_by = about.who.clone();
                     current.confirmed = Some(revision);
                 }
                 Ok(about) => {
@@ -401,7 +402,7 @@ impl Store {
                     revision,
                     about: self.about(revision).cloned(),
                     state: self.current.state(revision),
-                    confirmed_ms: mark.confirmed_ms,
+                    confirmed: mark.confirmed_ms.map(|at| (at, mark.confirmed_by.clone())),
                     damaged: read.err(),
                 }
             })

@@ -128,6 +128,9 @@ struct RevisionLine {
 pub struct Mark {
     /// When it was confirmed, milliseconds since 1970.
     pub confirmed_ms: Option<u64>,
+    /// By whom; by whoever put it in force, if that was at once.
+    #[serde(default)]
+    pub confirmed_by: Who,
     /// When and why it ended, if it was rolled back.
     pub rolled_back: Option<(u64, String)>,
 }
