@@ -23,6 +23,7 @@ mod replay;
 mod rollback;
 mod rules;
 mod run;
+mod schema;
 mod show;
 mod status;
 mod stop;
@@ -94,6 +95,7 @@ enum Verb {
     Fmt(fmt::FmtArgs),
     Replay(replay::ReplayArgs),
     Import(import::ImportArgs),
+    Schema(schema::SchemaArgs),
     Demo(demo::DemoArgs),
     Bench(bench::BenchArgs),
 }
@@ -121,6 +123,7 @@ impl Verb {
             Verb::Fmt(args) => args.run(),
             Verb::Replay(args) => args.run(),
             Verb::Import(args) => args.run(),
+            Verb::Schema(args) => args.run(),
             Verb::Demo(args) => args.run(),
             Verb::Bench(args) => args.run(),
         }

@@ -7,6 +7,7 @@ pub mod diagnostics;
 mod files;
 pub mod format;
 pub mod identity;
+pub mod json_schema;
 mod read;
 pub mod schema;
 pub mod values;

@@ -11,6 +11,14 @@ use super::diagnostics::{At, Diagnostic, Located, Report, nearest, quoted};
 /// A TOML value with its place.
 pub(super) type Value<'i> = Spanned<DeValue<'i>>;
 
+#[cfg(test)]
+thread_local! {
+    /// The keys that were asked for, by what their table is called.
+    pub(super) static KNOWN: std::cell::RefCell<
+        std::collections::BTreeMap<&'static str, std::collections::BTreeSet<&'static str>>,
+    > = const { std::cell::RefCell::new(std::collections::BTreeMap::new()) };
+}
+
 /// Reads one file.
 pub(super) struct Reader<'r> {
     pub file: u32,
@@ -173,6 +181,10 @@ impl Reader<'_> {
     /// Reports the keys that nobody asked for. `later` are keys that a later version will know: they restrict, so
     /// ignoring one would open what its author meant to close.
     pub fn finish(&mut self, table: Table<'_, '_>, later: &[&str]) {
+        #[cfg(test)]
+        KNOWN.with_borrow_mut(|known| {
+            known.entry(table.what).or_default().extend(table.known.iter().copied())
+        });
         for (key, _) in table.entries() {
             let name = key.get_ref().as_ref();
             if table.known.contains(&name) {
