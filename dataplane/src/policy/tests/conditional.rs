@@ -205,7 +205,7 @@ fn allowed(rules: &RuleSet, queries: &[Query], circumstances: &Circumstances<'_>
 /// A rule between all segments about everything, in this tier.
 fn everything(rules: &RuleSet, action: Action, tier: u8) -> Rule {
     let all: Vec<SegmentId> = (0..rules.segments.len() as u32).map(SegmentId).collect();
-    Rule { from: all.clone(), to: all, services: vec![Service::Any], action, tier, condition: None }
+    Rule { from: all.clone(), to: all, services: vec![Service::Any], action, tier, ..Rule::default() }
 }
 
 fn never_more(before: &[bool], after: &[bool]) -> bool {
