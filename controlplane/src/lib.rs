@@ -8,6 +8,8 @@ pub mod config;
 pub mod daemon;
 pub mod explain;
 pub mod import;
+pub mod lint;
+pub mod matrix;
 pub mod model;
 pub mod replay;
 pub mod store;

@@ -84,7 +84,8 @@ pub struct Atlas<'r, const N: usize> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Content<const N: usize> {
     blocks: [Vec<u32>; N],
-    floors: [[Option<ConditionId>; 2]; N],
+    /// Of each policy, the source's floor and the destination's.
+    pub floors: [[Option<ConditionId>; 2]; N],
     /// Whether packets are IPv4, and whether IPv6.
     pub families: [bool; 2],
 }

@@ -8,7 +8,7 @@ use bulkhead_dataplane::policy::{Action, Decision, Query, RuleSet, reference};
 use bulkhead_dataplane::verdict::RuleId;
 
 use super::atlas::{Atlas, Content, Policy, TooLarge, spans_of_rules};
-use super::demands::Moments;
+use super::demands::{Demands, Moments};
 use super::ends::Sample;
 use super::forms::{self, Clause, FormId, Forms, Outcome, Pieces, line};
 use super::solve::{Decider, GivenUp, Occasion, Question, is_conditional};
@@ -159,7 +159,7 @@ impl Comparer {
         if let Some(kinds) = self.known.get(&key) {
             return kinds.clone();
         }
-        let kinds = Rc::new(kinds(forms.map(|form| self.forms.clauses(form)), atlas));
+        let kinds = Rc::new(kinds(forms.map(|form| self.forms.clauses(form)), &atlas.demands));
         self.known.insert(key, kinds.clone());
         kinds
     }
@@ -305,7 +305,7 @@ fn rectangles(mut cells: Vec<(u32, u32)>) -> Vec<(Vec<u32>, Vec<u32>)> {
 }
 
 /// Every kind of difference between two forms.
-fn kinds(forms: [&[Clause]; 2], atlas: &Atlas<'_, 2>) -> Kinds {
+pub(super) fn kinds(forms: [&[Clause]; 2], demands: &Demands) -> Kinds {
     let outcome = |list: usize, decider: Decider| {
         decider.map_or(Outcome::Deny, |index| Outcome::of(&forms[list][index]))
     };
@@ -321,7 +321,7 @@ fn kinds(forms: [&[Clause]; 2], atlas: &Atlas<'_, 2>) -> Kinds {
     };
     let (old, new) = (deciders(0), deciders(1));
     let mut found: Kinds = Vec::new();
-    let mut question = Question::new(&forms, &atlas.demands);
+    let mut question = Question::new(&forms, demands);
     for kind in Kind::ALL {
         let pairs = old.iter().flat_map(|old| new.iter().map(move |new| [*old, *new]));
         let fitting = pairs.filter(|[a, b]| Kind::between(outcome(0, *a), outcome(1, *b)) == Some(kind));

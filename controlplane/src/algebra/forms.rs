@@ -171,7 +171,7 @@ impl Forms {
 
 /// Drops what cannot decide: whatever comes after a clause that asks for nothing, but for later tiers that something may
 /// pass on to; and a clause that asks for the same as an earlier one of its action.
-fn reduce<'c>(clauses: impl Iterator<Item = &'c Clause>) -> Vec<Clause> {
+pub(super) fn reduce<'c>(clauses: impl Iterator<Item = &'c Clause>) -> Vec<Clause> {
     let mut kept: Vec<Clause> = Vec::new();
     let mut settled = None;
     for clause in clauses {

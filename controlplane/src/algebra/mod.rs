@@ -8,7 +8,7 @@
 //! * [`atlas`]: pairs of such ends, and the rules that speak about each;
 //! * [`forms`]: protocols and ports by the boundaries of services; a piece's clauses in the order they are asked;
 //! * [`solve`]: whether there is anybody, at any time, for whom clauses come to a certain result;
-//! * [`compare`]: two policies.
+//! * [`compare`]: two policies; [`survey`]: what the rules of one never do.
 //!
 //! It knows ids only, and neither clocks nor files. It stands here and not beside the policy compiler because no packet
 //! ever needs it: what the packet path can be asked stays small.
@@ -19,6 +19,7 @@ pub mod demands;
 pub mod ends;
 pub mod forms;
 pub mod solve;
+pub mod survey;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod zones;

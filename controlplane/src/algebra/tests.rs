@@ -9,11 +9,12 @@ use bulkhead_dataplane::policy::{
     Action, Circumstances, Condition, ConditionId, Decision, Query, Rule, RuleSet, Segment, Service,
     reference,
 };
-use bulkhead_dataplane::verdict::{PortId, Reason, SegmentId};
+use bulkhead_dataplane::verdict::{PortId, Reason, RuleId, SegmentId};
 use ipnet::IpNet;
 
 use super::forms::place;
 use super::solve::is_conditional;
+use super::survey::Fault;
 use super::*;
 
 /// Numbers that look random and come again with the same seed: a failure names the seed that shows it.
@@ -376,4 +377,103 @@ fn every_difference_is_found_and_every_one_found_is_met_by_its_witness() {
     }
     println!("{} pairs of policies, {differences} differences", rounds());
     assert!(differences > 0);
+}
+
+/// The same policy without these rules, which match nothing then but keep their numbers.
+fn without(rules: &RuleSet, gone: &[RuleId]) -> RuleSet {
+    let mut less = rules.clone();
+    gone.iter().for_each(|rule| less.rules[rule.0 as usize].from.clear());
+    less
+}
+
+/// Random packets, and all that a policy says to them.
+fn outcomes(
+    dice: &mut Dice,
+    rules: &RuleSet,
+    effects: &[u32],
+    count: usize,
+) -> Vec<(Query, Identity, Bits, Outcome, RuleId)> {
+    let mut found = Vec::new();
+    for _ in 0..count {
+        let (query, identity) = (question(dice), identity(dice));
+        let gates: Bits = [0, 1, 70].into_iter().filter(|_| dice.one_in(2)).collect();
+        let decision =
+            reference::judge(rules, &query, &Circumstances { who: Who::Known(&identity), gates: &gates });
+        found.push((query, identity, gates, outcome(&decision, effects), decision.rule));
+    }
+    found
+}
+
+/// What a rule comes to when it decides.
+fn own_outcome(rules: &RuleSet, rule: RuleId, effects: &[u32]) -> Outcome {
+    match rules.rules[rule.0 as usize].action {
+        Action::Allow => Outcome::Allow(effects[rule.0 as usize]),
+        Action::Reject => Outcome::Reject,
+        Action::Deny | Action::Pass => Outcome::Deny,
+    }
+}
+
+#[test]
+fn no_fault_is_found_where_there_is_none_and_none_is_missed() {
+    let mut found = 0;
+    for seed in 0..rounds() {
+        let mut dice = Dice::new(seed ^ 0x5eed);
+        let conditional = dice.pick(&[1, 2, 1000]);
+        let rules = policy(&mut dice, conditional);
+        let effects: Vec<u32> = rules.rules.iter().map(|_| dice.roll(4).saturating_sub(2) as u32).collect();
+        let policy = Policy { rules: &rules, effects: &effects };
+        let findings = survey::survey(policy, &Moments::new()).unwrap();
+        found += findings.len();
+        let dispensable: Vec<RuleId> = findings
+            .iter()
+            .filter(|finding| matches!(finding.fault, Fault::Redundant(_) | Fault::DeniesNothing))
+            .map(|finding| finding.rule)
+            .collect();
+        let less = without(&rules, &dispensable);
+        for (query, identity, gates, before, decider) in outcomes(&mut dice, &rules, &effects, 30) {
+            let circumstances = Circumstances { who: Who::Known(&identity), gates: &gates };
+            let after = |rules: &RuleSet| outcome(&reference::judge(rules, &query, &circumstances), &effects);
+            assert_eq!(
+                before,
+                after(&less),
+                "seed {seed}: {dispensable:?} together are not dispensable: {query:?}"
+            );
+            for finding in &findings {
+                match &finding.fault {
+                    Fault::NeverMatches | Fault::Unsatisfiable | Fault::FloorForbids | Fault::Shadowed(_) => {
+                        let is_allow = rules.rules[finding.rule.0 as usize].action == Action::Allow;
+                        let decides = decider == finding.rule
+                            && (!is_allow || before == own_outcome(&rules, finding.rule, &effects));
+                        assert!(!decides, "seed {seed}: {finding:?} decides {query:?}");
+                    }
+                    Fault::Pointless(aspect, _) => {
+                        let mut looser = rules.clone();
+                        let condition = rules.rules[finding.rule.0 as usize].condition.unwrap();
+                        let condition = aspect.without(rules.condition(condition)).unwrap();
+                        looser.conditions.push(condition);
+                        looser.rules[finding.rule.0 as usize].condition =
+                            Some(ConditionId(looser.conditions.len() as u32 - 1));
+                        assert_eq!(before, after(&looser), "seed {seed}: {finding:?} {query:?}");
+                    }
+                    Fault::Redundant(_) | Fault::DeniesNothing => {}
+                }
+            }
+        }
+        // Whatever is not named does something, as an exact comparison shows.
+        let named: Vec<RuleId> =
+            findings.iter().filter(|f| !matches!(f.fault, Fault::Pointless(..))).map(|f| f.rule).collect();
+        for rule in (0..rules.rules.len() as u32).map(RuleId).filter(|rule| !named.contains(rule)) {
+            let gone = [&dispensable[..], &[rule]].concat();
+            let fewer = without(&rules, &gone);
+            let less = Policy { rules: &less, effects: &effects };
+            let comparison =
+                compare(less, Policy { rules: &fewer, effects: &effects }, &Moments::new()).unwrap();
+            assert!(
+                !comparison.differences.is_empty(),
+                "seed {seed}: {rule:?} does nothing and is not named"
+            );
+        }
+    }
+    println!("{} policies, {found} findings", rounds());
+    assert!(found > 0);
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::matrix::Matrix;
 use crate::plan::Plan;
 pub use crate::store::{Note, Said};
 
@@ -75,6 +76,8 @@ pub enum Request {
         /// Which.
         revision: u64,
     },
+    /// Who may open connections to whom. Answered with [`Reply::Matrix`].
+    Matrix,
     /// What a configuration would change. Answered with [`Reply::Planned`].
     Plan {
         /// The file. Relative paths are the gateway's.
@@ -172,6 +175,8 @@ pub enum Reply {
     Revision(Box<Revision>),
     /// To [`Request::Show`]: one file of it, the main file first.
     Text(Text),
+    /// To [`Request::Matrix`].
+    Matrix(Box<Matrix>),
     /// To [`Request::Plan`].
     Planned(Box<Plan>),
     /// To [`Request::Connections`].

@@ -7,17 +7,20 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Args;
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::{Exit, Format, OutputArgs, complain, junit, say, say_json};
+use crate::lint::{self, Lint};
 use crate::model::{self, Model, TestResult};
 
 /// Check a configuration and run its tests
 ///
 /// Reads the file and everything it includes, resolves every name, compiles the policy and runs the [[test]]s in
 /// it. Changes nothing, and needs no privileges.
+/// Warns of rules that never do anything, or more than they seem to, each with a packet that shows it.
 #[derive(Args)]
-#[command(after_help = "Exit codes: 0 right, 1 errors, 3 tests failed\n\n\
+#[command(after_help = "Exit codes: 0 right, 1 errors (or lints, with --deny-warnings), 3 tests failed\n\n\
     Examples:\n  bulkhead check /etc/bulkhead/bulkhead.toml\n  bulkhead check -o json bulkhead.toml | jq .errors\n  \
     bulkhead check --junit policy.xml bulkhead.toml")]
 pub struct CheckArgs {
@@ -27,6 +30,12 @@ pub struct CheckArgs {
     /// Write the tests' results as JUnit XML to this file as well
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    /// Warnings make it end with 1
+    #[arg(long)]
+    deny_warnings: bool,
+    /// Leave out one kind of warning; may be given several times
+    #[arg(long, value_name = "KIND", value_parser = clap::builder::PossibleValuesParser::new(lint::KINDS))]
+    allow: Vec<String>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -65,18 +74,37 @@ impl CheckArgs {
         let seconds = begun.elapsed().as_secs_f64();
         self.write_junit(|file| junit::of_tests(file, &model, &results, seconds))?;
         let failed = results.iter().filter(|r| r.failure.is_some()).count();
+        let mut lints = lint::lint(&model, Timestamp::now());
+        lints.retain(|lint| !self.allow.iter().any(|allowed| allowed == lint.kind));
         if json_wanted {
-            say_json(&to_json(&model, &results, failed));
+            let mut told = to_json(&model, &results, failed);
+            told["lints"] = lints.iter().map(|lint| lint.to_json(&model.sources)).collect();
+            say_json(&told);
         } else {
+            tell_lints(&model, &lints);
             tell(&self.file.display().to_string(), &model, &results, failed);
         }
-        Ok(if failed == 0 { Exit::Ok } else { Exit::TestsFailed })
+        Ok(match failed {
+            0 if self.deny_warnings && !lints.is_empty() => Exit::Error,
+            0 => Exit::Ok,
+            _ => Exit::TestsFailed,
+        })
     }
 
     fn write_junit(&self, report: impl FnOnce(&str) -> String) -> anyhow::Result<()> {
         let Some(path) = &self.junit else { return Ok(()) };
         let xml = report(&self.file.display().to_string());
         write(path, xml.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// At most so many warnings are told; JSON has all.
+const TOLD: usize = 50;
+
+fn tell_lints(model: &Model, lints: &[Lint]) {
+    lints.iter().take(TOLD).for_each(|lint| complain(&lint.render(&model.sources)));
+    if lints.len() > TOLD {
+        complain(&format!("… and {} more warnings (-o json has them all)", lints.len() - TOLD));
     }
 }
 

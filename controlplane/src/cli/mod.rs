@@ -17,6 +17,7 @@ mod fmt;
 mod history;
 mod import;
 mod junit;
+mod matrix;
 mod plan;
 mod reload;
 mod replay;
@@ -77,6 +78,7 @@ struct Cli {
 enum Verb {
     Run(run::RunArgs),
     Plan(plan::PlanArgs),
+    Matrix(matrix::MatrixArgs),
     Reload(reload::ReloadArgs),
     Apply(apply::ApplyArgs),
     Confirm(confirm::ConfirmArgs),
@@ -105,6 +107,7 @@ impl Verb {
         match self {
             Verb::Run(args) => args.run(),
             Verb::Plan(args) => args.run(),
+            Verb::Matrix(args) => args.run(),
             Verb::Reload(args) => args.run(),
             Verb::Apply(args) => args.run(),
             Verb::Confirm(args) => args.run(),

@@ -14,6 +14,7 @@ use super::time::rfc3339;
 use crate::api::server::Client;
 use crate::api::types::{Explained, Refusal, Reply, Request, Sources, Text};
 use crate::explain::explain;
+use crate::matrix::Matrix;
 use crate::store::Cause;
 
 /// How long a follower's thread sleeps when there is nothing to tell.
@@ -60,6 +61,13 @@ fn reply(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal
             let confirm = confirm_ms.map(Duration::from_millis);
             let order = Order { note, confirm, ..Order::plain(Cause::Apply, who(uid, said)) };
             gateway.roll_back(revision, order).map(Reply::Reloaded)
+        }
+        Request::Matrix => {
+            let in_force = gateway.in_force();
+            let mut matrix =
+                Matrix::of(&in_force.model).map_err(|error| Refusal::error(error.to_string()))?;
+            matrix.source = format!("generation {} ({})", in_force.generation, in_force.file.display());
+            Ok(Reply::Matrix(Box::new(matrix)))
         }
         Request::Plan { file } => plan::plan(gateway, &file).map(|plan| Reply::Planned(Box::new(plan))),
         Request::Kill { filter, all, dry_run } => {

@@ -85,12 +85,17 @@ impl Symbols {
     /// that the identity provider calls its members; its declared members and groups are written out, so that the same
     /// group declared otherwise in another model is no longer the same.
     pub fn translate<'m>(&mut self, model: &'m Model) -> Cow<'m, RuleSet> {
+        self.translate_set(model, &model.rules)
+    }
+
+    /// As [`translate`](Self::translate), of other rules of the model.
+    pub fn translate_set<'m>(&mut self, model: &Model, rules: &'m RuleSet) -> Cow<'m, RuleSet> {
         let ports: Vec<u32> = model.ports.iter().map(|port| self.ports.number(&port.name)).collect();
         let is_same = ports.iter().zip(0..).all(|(number, index)| *number == index);
-        if is_same && model.rules.conditions.is_empty() {
-            return Cow::Borrowed(&model.rules);
+        if is_same && rules.conditions.is_empty() {
+            return Cow::Borrowed(rules);
         }
-        let mut rules = model.rules.clone();
+        let mut rules = rules.clone();
         for port in rules.segments.iter_mut().flat_map(|segment| &mut segment.ports) {
             // Two times at most 64 ports.
             *port = PortId(ports[usize::from(port.0)] as u8);

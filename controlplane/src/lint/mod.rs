@@ -1,0 +1,306 @@
+//! Warnings about a configuration that is right but perhaps not what was meant. What is said of rules is exact: computed
+//! by the [survey](crate::algebra::survey) of the policy, not guessed from the text.
+
+use std::collections::HashMap;
+
+use bulkhead_dataplane::policy::{Action, Rule, RuleSet, Service};
+use bulkhead_dataplane::verdict::{RuleId, SegmentId};
+use ipnet::IpNet;
+use jiff::{Timestamp, ToSpan};
+use serde_json::{Value, json};
+
+use crate::algebra::survey::{Aspect, Fault, Finding, survey};
+use crate::algebra::{Occasion, Policy};
+use crate::config::diagnostics::{At, Sources};
+use crate::model::{Model, probe_text};
+use crate::plan::{Symbols, words};
+
+/// Rules that expire within so many days are told.
+const SOON_DAYS: i64 = 30;
+/// A range of at least so many ports is wide.
+const WIDE_PORTS: u16 = 1024;
+/// A network at most so long is large: of IPv4, of IPv6.
+const LARGE: [u8; 2] = [8, 16];
+
+/// What kinds of warnings there are, by the names that `--allow` takes.
+pub const KINDS: [&str; 12] = [
+    "never-matches",
+    "unsatisfiable",
+    "unreachable-by-floor",
+    "shadowed",
+    "redundant",
+    "denies-nothing",
+    "pointless-requirement",
+    "broad",
+    "unused-segment",
+    "expired",
+    "expires-soon",
+    "too-large",
+];
+
+/// A warning.
+#[derive(Clone, Debug)]
+pub struct Lint {
+    /// One of [`KINDS`].
+    pub kind: &'static str,
+    /// What it is about, in one line.
+    pub message: String,
+    /// Where; `None` for the whole.
+    pub at: Option<At>,
+    /// What helps.
+    pub hint: Option<String>,
+    /// The rules it is about, with their places, the one above all first.
+    pub rules: Vec<(String, String)>,
+    /// A packet that shows it.
+    pub packet: Option<String>,
+}
+
+impl Lint {
+    fn new(kind: &'static str, at: Option<At>, message: String) -> Lint {
+        Lint { kind, message, at, hint: None, rules: Vec::new(), packet: None }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Lint {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// For people: where, what, and the other rules' places.
+    pub fn render(&self, sources: &Sources) -> String {
+        let place = self.at.map(|at| format!("{}: ", sources.place(at))).unwrap_or_default();
+        let mut text = format!("{place}warning: {} [{}]", self.message, self.kind);
+        for (name, place) in self.rules.iter().skip(1) {
+            text += &format!("\n  `{name}`: {place}");
+        }
+        if let Some(packet) = &self.packet {
+            text += &format!("\n  for example {packet}");
+        }
+        if let Some(hint) = &self.hint {
+            text += &format!("\n  {hint}");
+        }
+        text
+    }
+
+    /// For programs.
+    pub fn to_json(&self, sources: &Sources) -> Value {
+        let mut object = json!({
+            "lint": self.kind, "message": self.message, "packet": self.packet, "hint": self.hint,
+            "rules": self.rules.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+        });
+        if let Some(at) = self.at {
+            let (file, line, column) = sources.position(at);
+            object["file"] = file.into();
+            object["line"] = line.into();
+            object["column"] = column.into();
+        }
+        object
+    }
+}
+
+/// All warnings about a model, in the order of their places.
+///
+/// Rules in audit count as if they were enforced. `now` is when rules expire.
+pub fn lint(model: &Model, now: Timestamp) -> Vec<Lint> {
+    let mut lints = Vec::new();
+    let mut symbols = Symbols::default();
+    let rules = symbols.translate_set(model, model.written());
+    let linter = Linter { model, rules: &rules, symbols: &symbols };
+    // A rule's limits count its own connections, so nothing else does the same.
+    let mut timeouts = HashMap::new();
+    let effects: Vec<u32> = model
+        .rule_infos
+        .iter()
+        .zip(0..)
+        .map(|(info, number)| match info.limits {
+            Some(_) => number,
+            None => {
+                let next = u32::MAX - timeouts.len() as u32;
+                *timeouts.entry(info.timeouts).or_insert(next)
+            }
+        })
+        .collect();
+    match survey(Policy { rules: &rules, effects: &effects }, symbols.moments()) {
+        Ok(findings) => lints.extend(findings.iter().map(|finding| linter.finding(finding))),
+        Err(too_large) => lints.push(Lint::new(
+            "too-large",
+            None,
+            format!("the rules were not looked through for ones that do nothing: {too_large}"),
+        )),
+    }
+    for (rule, id) in rules.rules.iter().zip(0..) {
+        lints.extend(linter.broad(RuleId(id), rule));
+        lints.extend(linter.expiring(RuleId(id), now));
+    }
+    lints.extend(linter.segments());
+    lints.sort_by_key(|lint| lint.at);
+    lints
+}
+
+struct Linter<'m> {
+    model: &'m Model,
+    /// With nothing in audit, in the numbering of the symbols.
+    rules: &'m RuleSet,
+    symbols: &'m Symbols,
+}
+
+impl Linter<'_> {
+    fn name(&self, rule: RuleId) -> &str {
+        self.model.rule_name(rule).unwrap_or("?")
+    }
+
+    fn names(&self, rules: &[RuleId]) -> String {
+        rules.iter().map(|rule| format!("`{}`", self.name(*rule))).collect::<Vec<_>>().join(", ")
+    }
+
+    fn finding(&self, finding: &Finding) -> Lint {
+        let rule = finding.rule;
+        let name = self.name(rule);
+        let at = Some(self.model.rule_infos[rule.0 as usize].at);
+        let mut others: &[RuleId] = &[];
+        let mut lint = match &finding.fault {
+            Fault::NeverMatches => {
+                let message = format!(
+                    "rule `{name}` never matches: no packet is between its segments with its services"
+                );
+                Lint::new("never-matches", at, message)
+                    .hint("smaller networks of other segments take all of its addresses, or its segments lie behind no port")
+            }
+            Fault::Unsatisfiable => {
+                let message = format!("nobody can ever meet what rule `{name}` asks for");
+                Lint::new("unsatisfiable", at, message)
+            }
+            Fault::FloorForbids => {
+                let message = format!(
+                    "rule `{name}` never holds: nobody can meet what it and the segments' floors ask for together"
+                );
+                Lint::new("unreachable-by-floor", at, message)
+                    .hint("compare its users with those of the floors")
+            }
+            Fault::Shadowed(by) => {
+                others = by;
+                let message = format!(
+                    "rule `{name}` never decides: {} decide first whatever it matches",
+                    self.names(by)
+                );
+                Lint::new("shadowed", at, message)
+            }
+            Fault::Redundant(same) if same.is_empty() => {
+                Lint::new("redundant", at, format!("rule `{name}` changes nothing"))
+            }
+            Fault::Redundant(same) => {
+                others = same;
+                let message = format!("rule `{name}` is redundant: {} say the same", self.names(same));
+                let asks = self.rules.rules[rule.0 as usize].condition.is_some();
+                let lint = Lint::new("redundant", at, message);
+                if asks {
+                    lint.hint("what it asks for is asked of nobody: the others let the same through")
+                } else {
+                    lint
+                }
+            }
+            Fault::DeniesNothing => {
+                let message = format!("rule `{name}` refuses only what nothing allows");
+                Lint::new("denies-nothing", at, message)
+                    .hint("without a rule that allows it, everything is denied anyway")
+            }
+            Fault::Pointless(aspect, by) => {
+                others = by;
+                let why = if by.is_empty() {
+                    "the floors ask for as much".to_owned()
+                } else {
+                    format!("{} allow the same without it", self.names(by))
+                };
+                let message = format!("rule `{name}` asks for {} in vain: {why}", aspect_text(*aspect));
+                Lint::new("pointless-requirement", at, message)
+            }
+        };
+        let named =
+            |rule: &RuleId| (self.name(*rule).to_owned(), self.model.rule_place(*rule).unwrap_or_default());
+        lint.rules = std::iter::once(&rule).chain(others).map(named).collect();
+        lint.packet = finding.sample.as_ref().map(|(query, occasion)| self.packet(query, occasion));
+        lint
+    }
+
+    fn packet(&self, query: &bulkhead_dataplane::policy::Query, occasion: &Occasion) -> String {
+        let who = words::occasion(occasion, self.symbols);
+        let who = if who.is_empty() { String::new() } else { format!(" ({})", who.join(", ")) };
+        let service = probe_text(query.protocol, query.destination_port);
+        format!("{}{who} → {} {service}", query.source, query.destination)
+    }
+
+    /// Rules that allow more than anybody can have looked at.
+    fn broad(&self, id: RuleId, rule: &Rule) -> Option<Lint> {
+        if rule.action != Action::Allow {
+            return None;
+        }
+        let is_large = |network: &IpNet| network.prefix_len() <= LARGE[usize::from(network.addr().is_ipv6())];
+        let has_large = |list: &[SegmentId]| {
+            let networks = list.iter().flat_map(|segment| &self.rules.segments[segment.0 as usize].networks);
+            networks.into_iter().any(is_large)
+        };
+        let is_wide = |service: &Service| match *service {
+            Service::Tcp(low, high) | Service::Udp(low, high) => high.saturating_sub(low) >= WIDE_PORTS,
+            _ => false,
+        };
+        let count = self.model.segments.len();
+        let why = if rule.services.contains(&Service::Any) {
+            "every service"
+        } else if count > 2 && rule.from.len() == count && rule.to.len() == count {
+            "connections from every segment to every segment"
+        } else if (has_large(&rule.from) || has_large(&rule.to)) && rule.services.iter().any(is_wide) {
+            "a wide range of ports from or to a large network"
+        } else {
+            return None;
+        };
+        let info = &self.model.rule_infos[id.0 as usize];
+        let mut lint = Lint::new("broad", Some(info.at), format!("rule `{}` allows {why}", info.name))
+            .hint("name what is needed; `bulkhead rules` shows what a rule lets through");
+        lint.rules = vec![(info.name.clone(), self.model.rule_place(id).unwrap_or_default())];
+        Some(lint)
+    }
+
+    /// Rules that are in force no more, or not for long.
+    fn expiring(&self, id: RuleId, now: Timestamp) -> Option<Lint> {
+        let info = &self.model.rule_infos[id.0 as usize];
+        let expires = info.expires?;
+        let soon = now.checked_add((SOON_DAYS * 24).hours()).unwrap_or(Timestamp::MAX);
+        let (kind, what) = match expires {
+            at if at <= now => ("expired", "has expired"),
+            at if at <= soon => ("expires-soon", "expires soon"),
+            _ => return None,
+        };
+        let mut lint = Lint::new(kind, Some(info.at), format!("rule `{}` {what}: {expires}", info.name));
+        lint.rules = vec![(info.name.clone(), self.model.rule_place(id).unwrap_or_default())];
+        Some(lint)
+    }
+
+    /// Segments that no rule names.
+    fn segments(&self) -> Vec<Lint> {
+        let mut named = vec![false; self.model.segments.len()];
+        for rule in &self.rules.rules {
+            rule.from.iter().chain(&rule.to).for_each(|segment| named[segment.0 as usize] = true);
+        }
+        let unnamed = self.model.segments.iter().zip(named).filter(|(_, named)| !named);
+        unnamed
+            .map(|(info, _)| {
+                let message = format!("no rule names segment `{}`: nothing crosses to or from it", info.name);
+                Lint::new("unused-segment", Some(info.at), message)
+            })
+            .collect()
+    }
+}
+
+fn aspect_text(aspect: Aspect) -> &'static str {
+    match aspect {
+        Aspect::Gates => "a certain time",
+        Aspect::Users => "certain users",
+        Aspect::Devices => "certain devices",
+        Aspect::PhishingResistant => "a second factor that cannot be phished",
+        Aspect::MfaAge => "a recent second factor",
+        Aspect::Postures => "a posture",
+        Aspect::Risk => "a low risk",
+    }
+}
+
+#[cfg(test)]
+mod tests;
