@@ -10,7 +10,9 @@ pub mod explain;
 pub mod import;
 pub mod lint;
 pub mod matrix;
+pub mod learn;
 pub mod model;
+pub mod propose;
 pub mod replay;
 pub mod store;
 

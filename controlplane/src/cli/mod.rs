@@ -16,6 +16,7 @@ mod explain;
 mod fmt;
 mod history;
 mod import;
+mod learn;
 mod junit;
 mod matrix;
 mod plan;
@@ -98,6 +99,7 @@ enum Verb {
     Replay(replay::ReplayArgs),
     Import(import::ImportArgs),
     Schema(schema::SchemaArgs),
+    Learn(learn::LearnArgs),
     Demo(demo::DemoArgs),
     Bench(bench::BenchArgs),
 }
@@ -127,6 +129,7 @@ impl Verb {
             Verb::Replay(args) => args.run(),
             Verb::Import(args) => args.run(),
             Verb::Schema(args) => args.run(),
+            Verb::Learn(args) => args.run(),
             Verb::Demo(args) => args.run(),
             Verb::Bench(args) => args.run(),
         }
