@@ -85,6 +85,7 @@ impl Gateway {
         let counters = RuleCounters::new(policy.rule_count(), 1);
         let snapshot = Arc::new(Snapshot {
             version: 1,
+            beside: Arc::default(),
             policy: Arc::new(ActivePolicy { generation: Generation(1), policy, counters }),
             topology: Arc::new(Topology::new(topology(rules))),
         });

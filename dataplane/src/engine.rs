@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use ipnet::IpNet;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::beside::Beside;
 use crate::connection::{Table, TableConfig};
 use crate::counters::{Ledger, RuleCounters};
 use crate::event::Event;
@@ -201,7 +202,8 @@ impl Engine {
         }
         let counters = RuleCounters::new(policy.rule_count(), config.workers);
         let policy = Arc::new(ActivePolicy { generation: Generation(1), policy, counters });
-        let snapshot = Arc::new(Snapshot { version: 1, policy, topology: Arc::new(topology) });
+        let snapshot =
+            Arc::new(Snapshot { version: 1, policy, topology: Arc::new(topology), beside: Arc::default() });
         let event_fd = || EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
         let mut engine = Engine {
             ports: Mutex::new(ports),
@@ -291,7 +293,20 @@ impl Engine {
     /// # Errors
     ///
     /// [`Error::WorkerStuck`]; the policy is published all the same. [`Error::TooManyLimits`]; it is not.
-    pub fn publish_policy(&self, mut policy: Policy) -> Result<Published, Error> {
+    pub fn publish_policy(&self, policy: Policy) -> Result<Published, Error> {
+        self.publish_policy_with(policy, Vec::new())
+    }
+
+    /// As [`Engine::publish_policy`], with policies that are asked beside it from its first packet on.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Engine::publish_policy`].
+    pub fn publish_policy_with(
+        &self,
+        mut policy: Policy,
+        beside: Vec<Arc<Beside>>,
+    ) -> Result<Published, Error> {
         let mut current = lock(&self.snapshot);
         self.bind_limits(&mut policy)?;
         policy.bind(&self.table);
@@ -302,8 +317,22 @@ impl Engine {
         let generation = retired.generation.next();
         let counters = RuleCounters::new(policy.rule_count(), self.workers.len());
         let policy = Arc::new(ActivePolicy { generation, policy, counters });
-        self.publish(&mut current, |snapshot| snapshot.policy = policy)?;
+        self.publish(&mut current, |snapshot| {
+            snapshot.policy = policy;
+            snapshot.beside = beside.into();
+        })?;
         Ok(Published { generation, retired })
+    }
+
+    /// Publishes the policies that are asked beside the running one, in place of those that were, and waits until every
+    /// worker asks them and no other. They decide nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WorkerStuck`]; they are published all the same.
+    pub fn publish_besides(&self, beside: Vec<Arc<Beside>>) -> Result<(), Error> {
+        let mut current = lock(&self.snapshot);
+        self.publish(&mut current, |snapshot| snapshot.beside = beside.into())
     }
 
     /// Publishes a topology and waits until every worker routes by it.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
+use crate::beside::Difference;
 use crate::verdict::{Generation, Now, PortId, Reason, RuleId};
 
 /// What happened.
@@ -18,6 +19,8 @@ pub enum EventKind {
     Cut(Reason),
     /// A connection ended by itself: closed, reset or timed out.
     Closed,
+    /// A policy beside the running one would have decided otherwise. Nothing happened.
+    Beside(Difference),
 }
 
 /// One event. Addresses and ports are the originator's and the responder's.

@@ -6,6 +6,7 @@
 //! `engine` are the shell.
 
 pub mod answer;
+pub mod beside;
 pub mod connection;
 pub mod counters;
 pub mod engine;

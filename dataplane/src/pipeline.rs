@@ -21,7 +21,7 @@ use crate::headers::{
     verify_transport_checksum,
 };
 use crate::packet::FrameBuf;
-use crate::policy::Query;
+use crate::policy::{Decision, Query};
 use crate::quotes::Quotes;
 use crate::rewrite;
 use crate::sanity;
@@ -29,6 +29,7 @@ use crate::snapshot::Snapshot;
 use crate::topology::{Egress, Hop};
 use crate::verdict::{Direction, Now, PortId, Reason, RuleId, Verdict};
 
+mod beside;
 mod datagram;
 mod shortcut;
 
@@ -254,6 +255,10 @@ impl Pipeline {
         let policy = &context.snapshot.policy;
         // Whoever lies about their address gets that reason, whatever else is wrong with the packet.
         if !policy.policy.is_behind(ingress, tuple.source) {
+            if beside::may_open(&headers.transport) {
+                let spoofed = Decision { refusal: Some(Reason::SpoofedSource), rule: RuleId::NONE };
+                self.ask_beside(context, ingress, tuple, spoofed);
+            }
             return Err(Reason::SpoofedSource.into());
         }
         let segment = match &headers.transport {
@@ -271,6 +276,7 @@ impl Pipeline {
             // The event names the rule that came nearest; it is no hit of that rule.
             self.rule_hit(context, decision.decided_by(), headers.ip_len());
             self.record(context, ingress, tuple, EventKind::Denied(reason), decision.rule);
+            self.ask_beside(context, ingress, tuple, decision);
             return Err(match (reason, segment) {
                 (Reason::RuleRejected, Some(_)) => Refusal::Told(reason, Tell::Reset),
                 (Reason::RuleRejected, None) => Refusal::Told(reason, Tell::Icmp(IcmpError::AdminProhibited)),
@@ -299,6 +305,7 @@ impl Pipeline {
                 map.set_timeout_class(hit, policy.policy.timeout_class(decision.rule));
                 policy.counters.open(self.index, decision.rule);
                 self.record(context, ingress, tuple, EventKind::Opened, decision.rule);
+                self.ask_beside(context, ingress, tuple, decision);
                 hit
             }
             // Another worker was first with this very connection.
@@ -345,6 +352,7 @@ impl Pipeline {
                     Reason::OutsideSchedule => Reason::Expired,
                     _ => Reason::PolicyRevoked,
                 };
+                self.ask_beside(context, ingress, &tuple, decision);
                 self.end(context, map, hit, EventKind::Cut(cut));
                 return Err(cut);
             }
@@ -353,6 +361,7 @@ impl Pipeline {
             if map.restamp(hit, stamp, fresh) {
                 map.set_timeout_class(hit, policy.policy.timeout_class(decision.rule));
                 map.transfer(hit, policy.policy.limits().find(decision.rule));
+                self.ask_beside(context, ingress, &tuple, decision);
                 return Ok(fresh);
             }
         }

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
+use crate::beside::Beside;
 use crate::counters::RuleCounters;
 use crate::policy::Policy;
 use crate::topology::Topology;
@@ -39,6 +40,8 @@ pub struct Snapshot {
     pub policy: Arc<ActivePolicy>,
     /// Ports, routes and neighbours.
     pub topology: Arc<Topology>,
+    /// Policies that are asked too, and decide nothing.
+    pub beside: Arc<[Arc<Beside>]>,
 }
 
 impl Snapshot {

@@ -3,6 +3,7 @@
 //! A new verb is a file with an `Args` that has `run`, a variant of [`Verb`] and a line in [`Verb::run`].
 
 mod apply;
+mod audit;
 mod bench;
 mod check;
 mod confirm;
@@ -16,9 +17,11 @@ mod explain;
 mod fmt;
 mod history;
 mod import;
-mod learn;
 mod junit;
+mod learn;
 mod matrix;
+mod junit;
+mod learn;
 mod plan;
 mod reload;
 mod replay;
@@ -26,6 +29,7 @@ mod rollback;
 mod rules;
 mod run;
 mod schema;
+mod shadow;
 mod show;
 mod status;
 mod stop;
@@ -99,6 +103,8 @@ enum Verb {
     Replay(replay::ReplayArgs),
     Import(import::ImportArgs),
     Schema(schema::SchemaArgs),
+    Shadow(shadow::ShadowArgs),
+    Audit(audit::AuditArgs),
     Learn(learn::LearnArgs),
     Demo(demo::DemoArgs),
     Bench(bench::BenchArgs),
@@ -129,6 +135,8 @@ impl Verb {
             Verb::Replay(args) => args.run(),
             Verb::Import(args) => args.run(),
             Verb::Schema(args) => args.run(),
+            Verb::Shadow(args) => args.run(),
+            Verb::Audit(args) => args.run(),
             Verb::Learn(args) => args.run(),
             Verb::Demo(args) => args.run(),
             Verb::Bench(args) => args.run(),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::connections;
 use super::events::{Entry, describe};
@@ -72,6 +72,15 @@ fn reply(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal
         Request::Plan { file } => plan::plan(gateway, &file).map(|plan| Reply::Planned(Box::new(plan))),
         Request::Kill { filter, all, dry_run } => {
             connections::kill(gateway, &filter, all, dry_run).map(Reply::Killed)
+        }
+        Request::StartShadow { file } => {
+            gateway.start_shadow(&file).map(|shadow| Reply::Shadow(Some(Box::new(shadow))))
+        }
+        Request::Shadow => Ok(Reply::Shadow(gateway.shadow().map(Box::new))),
+        Request::StopShadow => gateway.stop_shadow().map(|shadow| Reply::Shadow(shadow.map(Box::new))),
+        Request::Audit { since_s } => {
+            let since = since_s.and_then(|s| SystemTime::now().checked_sub(Duration::from_secs(s)));
+            Ok(Reply::Audit(Box::new(gateway.audit_report(since))))
         }
         Request::Rules => Ok(Reply::Rules(status::rules(gateway))),
         Request::Drops => status::drops(gateway).map(Reply::Drops),

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use bulkhead_dataplane::beside::Kind;
 use bulkhead_dataplane::event::{Event, EventKind};
 use bulkhead_dataplane::headers::protocol;
 use bulkhead_dataplane::verdict::{Now, Reason};
@@ -16,6 +17,7 @@ use crossbeam::queue::ArrayQueue;
 use dashmap::DashMap;
 use serde_json::{Value, json};
 
+use super::beside::verdict;
 use super::gateway::{Gateway, lock};
 use super::generations::segments;
 use super::time::rfc3339;
@@ -177,6 +179,7 @@ pub fn pump(gateway: &Gateway, lost: &mut u64) -> bool {
         && let Some(event) = gateway.engine.take_event()
     {
         gateway.sources.note(&event);
+        gateway.besides.note(gateway, &event);
         batch.push(Entry::Event(event));
     }
     let lost_now = gateway.engine.events_lost();
@@ -213,6 +216,14 @@ pub fn shown_ports(protocol: u8, ports: (u16, u16)) -> (u16, u16) {
     }
 }
 
+/// The word for why a policy is asked beside the one in force.
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Shadow => "shadow",
+        Kind::Audit => "audit",
+    }
+}
+
 /// An event in names: those of its generation for the rule, those in force for the segments.
 pub fn describe(gateway: &Gateway, event: &Event) -> Value {
     let (kind, reason) = match event.kind {
@@ -220,6 +231,7 @@ pub fn describe(gateway: &Gateway, event: &Event) -> Value {
         EventKind::Denied(reason) => ("denied", Some(reason)),
         EventKind::Cut(reason) => ("cut", Some(reason)),
         EventKind::Closed => ("closed", None),
+        EventKind::Beside(difference) => (kind_name(difference.kind), difference.running.refusal),
     };
     let in_force = gateway.in_force();
     let snapshot = gateway.engine.snapshot();
@@ -242,6 +254,10 @@ pub fn describe(gateway: &Gateway, event: &Event) -> Value {
         "reason": reason.map(Reason::name),
         "generation": event.generation.0,
     });
+    if let EventKind::Beside(difference) = event.kind {
+        let rule = gateway.besides.rule_name(gateway, &difference, event.generation);
+        value["would"] = json!(verdict(&difference.beside, rule.as_deref()));
+    }
     if matches!(event.kind, EventKind::Cut(_) | EventKind::Closed) {
         value["packets"] = json!(event.packets);
         value["bytes"] = json!(event.bytes);

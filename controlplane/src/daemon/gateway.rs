@@ -13,6 +13,7 @@ use bulkhead_dataplane::verdict::{Generation, PortId, RuleId};
 use jiff::Timestamp;
 
 use super::alarms::Alarms;
+use super::beside::Besides;
 use super::events::{Hub, Sources};
 use super::generations::{History, InForce, Names, Totals};
 use super::lifecycle::Lifecycle;
@@ -40,6 +41,8 @@ pub struct Gateway {
     pub sources: Sources,
     /// What an operator must see.
     pub alarms: Alarms,
+    /// Policies that are asked too, and decide nothing.
+    pub besides: Besides,
     /// Settings by which the kernel forwards, as of the last look.
     pub kernel_forwarding: Mutex<Vec<String>>,
     /// When it started.
@@ -99,6 +102,7 @@ impl Gateway {
             hub: Hub::default(),
             sources: Sources::default(),
             alarms: Alarms::default(),
+            besides: Besides::default(),
             kernel_forwarding: Mutex::default(),
             started: (Instant::now(), since),
             cutter: Mutex::new(cutter),
@@ -183,7 +187,8 @@ impl Gateway {
         // Before the publication: its events come at once.
         self.history.write().unwrap_or_else(PoisonError::into_inner).add(generation, Names::of(&model));
         self.engine.table().set_timeouts(&model.gateway.timeouts);
-        let published = self.engine.publish_policy(policy);
+        let besides = self.besides.renew(&model, self.engine.workers().0);
+        let published = self.engine.publish_policy_with(policy, besides);
         // Also when a worker is stuck: the policy is posted, and that worker judges by it as soon as it moves.
         totals.fold(&Names::of(&before.model), &retired.counters, &names);
         let in_force = InForce {

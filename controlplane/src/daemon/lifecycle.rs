@@ -285,6 +285,11 @@ impl Gateway {
         Ok(())
     }
 
+    /// Waits until nobody else changes what is in force, and keeps others from it.
+    pub(super) fn one_change_at_a_time(&self) -> MutexGuard<'_, ()> {
+        lock(&self.lifecycle.requests)
+    }
+
     /// Puts a policy in force. Returns when every worker judges by it; refused, it changes nothing.
     pub fn put_in_force(&self, candidate: Candidate, order: &Order) -> Result<Reloaded, Refusal> {
         let begun = Instant::now();

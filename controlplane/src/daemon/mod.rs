@@ -6,6 +6,8 @@
 //! whatever happens here.
 
 mod alarms;
+mod audit;
+mod beside;
 mod connections;
 mod control;
 pub(crate) mod events;
@@ -143,6 +145,7 @@ fn begin(choice: Choice, own: PathBuf, stop: mpsc::Sender<StopRequest>) -> Resul
     let place = gateway::Place { file, revision, from_store, confirm_until: None };
     let lifecycle = Lifecycle::new(own, directory, store, seen);
     let gateway = Gateway::new(engine, model, place, lifecycle, stop)?;
+    gateway.begin_audit().map_err(|refusal| anyhow::anyhow!(refusal.message))?;
     Ok((Arc::new(gateway), watcher))
 }
 

@@ -131,7 +131,7 @@ impl Judge {
         let counters = RuleCounters::new(policy.rule_count(), 1);
         let policy = Arc::new(ActivePolicy { generation: Generation(1), policy, counters });
         let topology = Arc::new(Topology::new(topology(&model)));
-        let snapshot = Snapshot { version: 1, policy, topology };
+        let snapshot = Snapshot { version: 1, policy, topology, beside: Arc::default() };
         let events = Arc::new(EventQueue::new(EVENTS));
         let connections = table.worker().ok_or("the connection table has no handle left")?;
         let limiter = RateLimiter::new(Limits::default());
@@ -229,7 +229,7 @@ impl Judge {
             originator
         });
         while let Some(event) = events.take() {
-            if event.kind == EventKind::Closed {
+            if matches!(event.kind, EventKind::Closed | EventKind::Beside(_)) {
                 continue;
             }
             said.opened |= event.kind == EventKind::Opened;

@@ -176,7 +176,7 @@ impl Query {
 }
 
 /// The answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Decision {
     /// `None` allows; otherwise why not: spoofed source, no destination segment, no rule (or, of a protocol that has to
     /// be named to be allowed, protocol unsupported), denied, rejected, or the demand that a rule which would allow it

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use bulkhead_dataplane::answer::{Limits, RateLimiter};
+use bulkhead_dataplane::beside::Beside;
 use bulkhead_dataplane::connection::{Overrides, RuleLimits, Summary, Table, TableConfig, Timeouts};
 use bulkhead_dataplane::counters::{Ledger, RuleCounters, RuleHits};
 use bulkhead_dataplane::event::Event;
@@ -158,6 +159,7 @@ impl Gateway {
         let table = Arc::new(Table::new(&config));
         let snapshot = Arc::new(Snapshot {
             version: 1,
+            beside: Arc::default(),
             policy: active(&table, 1, rules, limits),
             topology: Arc::new(Topology::new(topology())),
         });
@@ -278,6 +280,11 @@ impl Gateway {
     pub fn connections_of(&self, rule: u32) -> Option<u32> {
         let limit = self.snapshot.policy.policy.limits().find(RuleId(rule))?;
         self.table.connections_of(limit)
+    }
+
+    /// Has policies asked beside the running one.
+    pub fn publish_beside(&mut self, beside: Vec<Arc<Beside>>) {
+        self.post(Snapshot { beside: beside.into(), ..Snapshot::clone(&self.snapshot) });
     }
 
     pub fn change_topology(&mut self, change: impl FnOnce(&mut TopologySpec)) {

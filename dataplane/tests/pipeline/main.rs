@@ -1,5 +1,6 @@
 //! The worker's loop over ports in memory: frames in, frames out, and which counters move; every other must not.
 
+mod beside;
 mod conditions;
 mod fragments;
 #[allow(dead_code, reason = "shared with the tests against the model")]

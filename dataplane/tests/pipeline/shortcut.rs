@@ -232,6 +232,7 @@ fn compare(steps: &[Step]) -> Result<(), TestCaseError> {
     let mut spec = gateway::topology();
     let mut snapshot = Snapshot {
         version: 1,
+        beside: Arc::default(),
         policy: gateway::active(&short.table, 1, &rules(0), &[]),
         topology: Arc::new(Topology::new(spec.clone())),
     };

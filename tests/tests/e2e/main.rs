@@ -10,4 +10,5 @@ mod lifecycle;
 mod policy;
 mod reload;
 mod routing;
+mod shadow;
 mod workers;

@@ -1,0 +1,50 @@
+//! Asking the policies beside the running one. What they say is counted and told, and nothing else.
+
+use super::{Context, Pipeline, query};
+use crate::connection::Family;
+use crate::event::EventKind;
+use crate::headers::{Transport, Tuple, tcp_flags};
+use crate::policy::Decision;
+use crate::verdict::PortId;
+
+impl Pipeline {
+    /// Puts a question to the policies beside that the running one has answered.
+    #[inline]
+    pub(super) fn ask_beside<A: Family>(
+        &self,
+        context: &Context<'_>,
+        ingress: PortId,
+        tuple: &Tuple<A>,
+        decision: Decision,
+    ) {
+        if !context.snapshot.beside.is_empty() {
+            self.ask_each(context, ingress, tuple, decision);
+        }
+    }
+
+    #[cold]
+    fn ask_each<A: Family>(
+        &self,
+        context: &Context<'_>,
+        ingress: PortId,
+        tuple: &Tuple<A>,
+        decision: Decision,
+    ) {
+        let policy = &context.snapshot.policy.policy;
+        for beside in context.snapshot.beside.iter() {
+            let difference = beside.ask(self.index, context.now, policy, decision, &query(ingress, tuple));
+            if let Some(difference) = difference {
+                self.record(context, ingress, tuple, EventKind::Beside(difference), decision.rule);
+            }
+        }
+    }
+}
+
+/// Whether a packet of no connection may open one, by its kind.
+pub(super) fn may_open(transport: &Transport) -> bool {
+    match transport {
+        Transport::Tcp(segment) => segment.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN,
+        Transport::Udp | Transport::EchoRequest | Transport::Opaque => true,
+        _ => false,
+    }
+}
