@@ -1,6 +1,7 @@
 //! The gateway from packets in to packets out: real interfaces, the real program, one gateway and its network
 //! namespaces a scenario. After every scenario the ledger is checked to the packet.
 
+mod audit;
 mod cli;
 mod clock;
 mod closed;
