@@ -20,8 +20,6 @@ mod import;
 mod junit;
 mod learn;
 mod matrix;
-mod junit;
-mod learn;
 mod plan;
 mod reload;
 mod replay;
