@@ -320,6 +320,7 @@ const AUDIT: Shape = Shape {
     keys: &[
         Key("from", OneOrMore(&Name), "Segments, or \"any\"."),
         Key("to", OneOrMore(&Name), "Segments, or \"any\"."),
+        Key("description", Text, "Free text."),
     ],
 };
 
