@@ -75,6 +75,29 @@ pub(super) struct Reading<'r> {
     pub findings: &'r mut Findings,
 }
 
+/// The words of a rule, for who has mistyped one.
+const WORDS: &[&str] = &[
+    "in",
+    "out",
+    "quick",
+    "log",
+    "on",
+    "inet",
+    "inet6",
+    "proto",
+    "from",
+    "to",
+    "all",
+    "flags",
+    "keep",
+    "label",
+    "icmp-type",
+    "icmp6-type",
+    "received-on",
+    "nat-to",
+    "rdr-to",
+];
+
 impl Reading<'_> {
     /// Adds what the rest of a statement says, up to `{` of an anchor. `None` after an error.
     pub(super) fn conditions(&mut self, cursor: &mut Cursor<'_>, mut c: Conditions) -> Option<Conditions> {
@@ -144,28 +167,7 @@ impl Reading<'_> {
                     cursor.rest();
                 }
                 other => {
-                    let known = [
-                        "in",
-                        "out",
-                        "quick",
-                        "log",
-                        "on",
-                        "inet",
-                        "inet6",
-                        "proto",
-                        "from",
-                        "to",
-                        "all",
-                        "flags",
-                        "keep",
-                        "label",
-                        "icmp-type",
-                        "icmp6-type",
-                        "received-on",
-                        "nat-to",
-                        "rdr-to",
-                    ];
-                    let hint = self.report.nearest(other, known);
+                    let hint = self.report.nearest(other, WORDS.iter().copied());
                     let message = format!("{} is not understood in a rule", quoted(other));
                     self.report.error(at, message).maybe_hint(hint);
                     return None;
