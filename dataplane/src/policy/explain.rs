@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::conditions::{Circumstances, Condition};
+use super::conditions::Circumstances;
 use super::reference;
 use super::rules::{Action, Decision, Query, Rule, RuleSet, Service};
 use crate::headers::protocol;
@@ -114,19 +114,11 @@ impl<'q> Look<'q> {
 
     /// Why the rule does not hold, if it is for its conditions or a floor; of a rule that does not allow, any reason.
     fn unmet(&self, rule: &Rule) -> Option<Reason> {
-        let segment = |id: Option<SegmentId>| id.map(|id| &self.rules.segments[id.0 as usize]);
-        let floors = [
-            segment(self.source).and_then(|segment| segment.floor_out),
-            segment(self.destination).and_then(|segment| segment.floor),
-        ];
-        let condition = |id: &_| -> &Condition { self.rules.condition(*id) };
-        if rule.action == Action::Allow {
-            let all = rule.condition.iter().chain(floors.iter().flatten()).map(condition);
-            all.filter_map(|condition| condition.unmet(self.circumstances)).min()
-        } else {
-            let binds =
-                rule.condition.iter().map(condition).all(|condition| condition.binds(self.circumstances));
-            (!binds).then_some(Reason::NoRule)
+        let conditions = reference::conditions(self.rules, rule, self.source, self.destination);
+        match reference::holds(rule.action, conditions, self.circumstances) {
+            Ok(true) => None,
+            Ok(false) => Some(Reason::NoRule),
+            Err(unmet) => Some(unmet),
         }
     }
 

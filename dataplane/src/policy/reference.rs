@@ -68,7 +68,7 @@ pub fn judge_among(
         let mut deciding: Option<(RuleId, Action)> = None;
         let mut nearest_here = nearest;
         for (id, rule) in matching {
-            let conditions = conditions(rules, rule, source, destination);
+            let conditions = conditions(rules, rule, Some(source), Some(destination));
             match holds(rule.action, conditions, circumstances) {
                 // Strictly stronger: of equal actions the earlier, lower id stays.
                 Ok(true) if deciding.is_none_or(|(_, best)| rule.action > best) => {
@@ -95,16 +95,16 @@ pub fn judge_among(
     }
 }
 
-/// What the rule asks for between these segments: its own condition and, if it allows and does not waive them, both
-/// floors.
+/// What the rule asks for between these segments: its own condition and, if it allows and does not waive them, the
+/// floors of both ends. An end in no segment has none.
 pub fn conditions<'r>(
     rules: &'r RuleSet,
     rule: &Rule,
-    source: SegmentId,
-    destination: SegmentId,
+    source: Option<SegmentId>,
+    destination: Option<SegmentId>,
 ) -> impl Iterator<Item = &'r Condition> + Clone {
-    let of = |segment: SegmentId| &rules.segments[segment.0 as usize];
-    let floors = [of(source).floor_out, of(destination).floor];
+    let of = |id: SegmentId| &rules.segments[id.0 as usize];
+    let floors = [source.and_then(|id| of(id).floor_out), destination.and_then(|id| of(id).floor)];
     let is_bound = rule.action == Action::Allow && !rule.waives_floors;
     let floors = if is_bound { floors } else { [None; 2] };
     [rule.condition, floors[0], floors[1]].into_iter().flatten().map(|id| rules.condition(id))

@@ -495,3 +495,18 @@ fn an_explanation_names_the_demand_the_stronger_rule_and_the_earlier_tier() {
     assert_eq!(passed.decision, Decision::refused(Reason::NoRule));
     assert_eq!(passed.near_misses, [(RuleId(0), Clause::Overruled(RuleId(1)))]);
 }
+
+#[test]
+fn an_explanation_asked_a_rule_that_waives_floors_for_the_floor() {
+    let calm = Condition { risk_below: Some(1), ..Condition::default() };
+    let fresh = Condition { mfa_max_age_s: Some(60), ..Condition::default() };
+    let allow = rule(0, 1, &[Service::Any], Action::Allow);
+    let waiving = Rule { waives_floors: true, condition: Some(ConditionId(0)), ..allow };
+    let mut rules = conditional_rules(vec![waiving], vec![calm, fresh]);
+    rules.segments[1].floor = Some(ConditionId(1));
+    let user = Identity { user: Some(UserId::OTHER), ..Identity::default() };
+    let circumstances = Circumstances { who: Who::Known(&user), gates: Bits::NONE };
+    let told = explain(&rules, &tcp(0, WEB, DB, 80), &circumstances);
+    assert_eq!(told.decision, Decision::unmet(RuleId(0), Reason::RiskUnknown));
+    assert_eq!(told.near_misses, [(RuleId(0), Clause::Condition(Reason::RiskUnknown))]);
+}
