@@ -279,3 +279,13 @@ fn verbs_of_the_life_of_a_policy_need_a_gateway_and_tell_what_is_wrong_before_th
         assert!(ended.code == 1 && ended.err.contains(why), "{arguments:?}: {}", ended.err);
     }
 }
+
+#[test]
+fn deny_warnings_overlooked_a_service_that_no_rule_uses() {
+    let file = File::edited("unused", "[[rule]]", "[services.unused]\nports = [\"tcp/9\"]\n\n[[rule]]");
+    let warned = bulkhead(&["check", file.path()]);
+    assert_eq!(warned.code, 0, "{}", warned.err);
+    assert!(warned.err.contains("unused"), "{}", warned.err);
+    let denied = bulkhead(&["check", "--deny-warnings", file.path()]);
+    assert_eq!((denied.code, denied.err), (1, warned.err));
+}

@@ -1,8 +1,6 @@
 //! `bulkhead check FILE`: is this configuration right, and does its policy do what its tests say?
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -10,7 +8,7 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Exit, Format, OutputArgs, complain, junit, say, say_json};
+use super::{Exit, Format, OutputArgs, complain, files, junit, say, say_json};
 use crate::lint::{self, Lint};
 use crate::model::{self, Model, TestResult};
 
@@ -85,7 +83,7 @@ impl CheckArgs {
             tell(&self.file.display().to_string(), &model, &results, failed);
         }
         Ok(match failed {
-            0 if self.deny_warnings && !lints.is_empty() => Exit::Error,
+            0 if self.deny_warnings && !(lints.is_empty() && model.warnings.list().is_empty()) => Exit::Error,
             0 => Exit::Ok,
             _ => Exit::TestsFailed,
         })
@@ -94,7 +92,7 @@ impl CheckArgs {
     fn write_junit(&self, report: impl FnOnce(&str) -> String) -> anyhow::Result<()> {
         let Some(path) = &self.junit else { return Ok(()) };
         let xml = report(&self.file.display().to_string());
-        write(path, xml.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+        files::replace(path, xml.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
@@ -106,27 +104,6 @@ fn tell_lints(model: &Model, lints: &[Lint]) {
     if lints.len() > TOLD {
         complain(&format!("… and {} more warnings (-o json has them all)", lints.len() - TOLD));
     }
-}
-
-/// Writes a file as a whole or not at all. A pipe or a device takes it as it comes.
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-        return File::options().write(true).open(path)?.write_all(bytes);
-    }
-    let Some(name) = path.file_name() else { return Err(std::io::Error::other("it has no name")) };
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let unfinished = directory.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let written = (|| {
-        let mut new = File::create_new(&unfinished)?;
-        new.write_all(bytes)?;
-        new.sync_all()?;
-        fs::rename(&unfinished, path)?;
-        File::open(directory)?.sync_all()
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&unfinished);
-    }
-    written
 }
 
 fn tell(file: &str, model: &Model, results: &[TestResult<'_>], failed: usize) {

@@ -1,14 +1,13 @@
 //! `bulkhead fmt FILE…`: one layout for every configuration.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 
-use super::{Exit, complain, say};
+use super::{Exit, complain, files, say};
 use crate::config::format::format;
 
 /// The largest file, bytes; that of a whole configuration.
@@ -62,7 +61,7 @@ impl FmtArgs {
             (_, true) if changes => say(&format!("{shown}: would change")),
             (true, false) => print!("{formatted}"),
             (false, false) if changes => {
-                replace(file, &formatted)
+                files::replace(file, formatted.as_bytes())
                     .with_context(|| format!("error: cannot write {shown}; it is as it was"))?;
                 say(&format!("{shown}: laid out"));
             }
@@ -79,25 +78,4 @@ fn read(from: impl Read) -> std::io::Result<String> {
         return Err(std::io::Error::other("it is larger than 64 MiB"));
     }
     Ok(text)
-}
-
-/// Replaces a file as a whole or not at all; owner, group and permissions stay. A link stays and what it names changes.
-fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
-    let file = fs::canonicalize(file)?;
-    let (Some(directory), Some(name)) = (file.parent(), file.file_name()) else { bail!("it has no name") };
-    let before = fs::metadata(&file)?;
-    let unfinished = directory.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let written = (|| {
-        let mut new = File::options().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-        new.write_all(text.as_bytes())?;
-        chown(&unfinished, Some(before.uid()), Some(before.gid()))?;
-        new.set_permissions(before.permissions())?;
-        new.sync_all()?;
-        fs::rename(&unfinished, &file)?;
-        File::open(directory)?.sync_all()
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&unfinished);
-    }
-    Ok(written?)
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 
-use super::{Exit, Format, complain};
+use super::{Exit, Format, complain, files};
 use crate::config::values;
 use crate::import::{BYTES_LIMIT, Language, Options, import, report};
 
@@ -82,7 +82,8 @@ impl FileArgs {
             }
         };
         match &self.output {
-            Some(path) => write(path, &imported.toml)?,
+            Some(path) => files::replace(path, imported.toml.as_bytes())
+                .with_context(|| format!("cannot write {}", path.display()))?,
             None => {
                 let _ = std::io::stdout().write_all(imported.toml.as_bytes());
             }
@@ -122,22 +123,4 @@ fn read(path: &Path) -> anyhow::Result<String> {
         bail!("{} is too large: a ruleset may have {} MiB", path.display(), BYTES_LIMIT >> 20);
     }
     String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8 text", path.display()))
-}
-
-/// Whole or not at all: a new file in the same directory takes the old one's place.
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().with_context(|| format!("{} is not a file", path.display()))?;
-    let temporary = directory.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let written = (|| {
-        let mut file = File::create(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        File::open(directory)?.sync_all()
-    })();
-    if written.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written.with_context(|| format!("cannot write {}", path.display()))
 }

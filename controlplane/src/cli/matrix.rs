@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::control::{ControlArgs, unexpected};
-use super::{Exit, Format, OutputArgs, complain, say, say_json};
+use super::{Exit, Format, OutputArgs, complain, files, say, say_json};
 use crate::api::{Reply, Request};
 use crate::config::diagnostics::nearest;
 use crate::matrix::{Matrix, dot, html, text};
@@ -81,5 +81,5 @@ fn write_page(matrix: &Matrix, file: &Path) -> anyhow::Result<()> {
     let Some(page) = html::page(matrix) else {
         bail!("a page can hold {} pairs of segments; choose some with --from and --to", html::MAX_CELLS);
     };
-    std::fs::write(file, page).with_context(|| format!("writing {}", file.display()))
+    files::replace(file, page.as_bytes()).with_context(|| format!("cannot write {}", file.display()))
 }

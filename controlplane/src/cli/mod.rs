@@ -14,6 +14,7 @@ mod diff;
 mod drops;
 mod events;
 mod explain;
+mod files;
 mod fmt;
 mod history;
 mod import;
