@@ -249,8 +249,13 @@ impl Parser<'_> {
     fn table(&mut self) -> Option<()> {
         let (family, name) = self.table_name()?;
         let table = self.table_index(&family, &name.text);
+        self.block("the table's name", |parser| parser.table_part(table))
+    }
+
+    /// The parts between braces, or nothing behind `what`: a part that is not understood is skipped, its error told.
+    fn block(&mut self, what: &str, mut part: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
         if !self.take_sign("{") {
-            return self.end_of("the table's name");
+            return self.end_of(what);
         }
         loop {
             self.skip_ends();
@@ -261,7 +266,7 @@ impl Parser<'_> {
                 self.expected("`}`");
                 return None;
             }
-            if self.table_part(table).is_none() {
+            if part(self).is_none() {
                 self.skip_statement();
             }
         }
@@ -313,22 +318,7 @@ impl Parser<'_> {
 
     fn chain_body(&mut self, table: usize, name: Atom) -> Option<()> {
         let chain = self.chain_index(table, name);
-        if !self.take_sign("{") {
-            return self.end_of("the chain's name");
-        }
-        loop {
-            self.skip_ends();
-            if self.take_sign("}") {
-                return Some(());
-            }
-            if self.peek().is_none() {
-                self.expected("`}`");
-                return None;
-            }
-            if self.chain_part(table, chain).is_none() {
-                self.skip_statement();
-            }
-        }
+        self.block("the chain's name", |parser| parser.chain_part(table, chain))
     }
 
     fn chain_part(&mut self, table: usize, chain: usize) -> Option<()> {
@@ -429,40 +419,25 @@ impl Parser<'_> {
 
     fn set_body(&mut self, table: usize, name: Atom) -> Option<()> {
         let set = self.set_index(table, name);
-        if !self.take_sign("{") {
-            return self.end_of("its name");
-        }
-        loop {
-            self.skip_ends();
-            if self.take_sign("}") {
-                return Some(());
-            }
-            if self.peek().is_none() {
-                self.expected("`}`");
+        self.block("its name", |parser| parser.set_part(table, set))
+    }
+
+    fn set_part(&mut self, table: usize, set: usize) -> Option<()> {
+        if self.take_word("elements") {
+            if !self.take_sign("=") {
+                self.expected("`=`");
                 return None;
             }
-            if self.take_word("elements") {
-                if !self.take_sign("=") {
-                    self.expected("`=`");
-                    return None;
-                }
-                let elements = self.braced()?;
-                self.ruleset.tables[table].sets[set].elements.extend(elements);
-                continue;
-            }
-            let words: Vec<String> = std::iter::from_fn(|| match self.is_at_end() {
-                false => {
-                    let word = self.peek_word().unwrap_or_default().to_owned();
-                    self.next += 1;
-                    Some(word)
-                }
-                true => None,
-            })
-            .collect();
-            if words.iter().any(|word| word == "dynamic") {
-                self.ruleset.tables[table].sets[set].is_dynamic = true;
-            }
+            let elements = self.braced()?;
+            self.ruleset.tables[table].sets[set].elements.extend(elements);
+            return Some(());
         }
+        // The other properties say nothing of what a set holds: its type, size, time-out.
+        while !self.is_at_end() {
+            self.ruleset.tables[table].sets[set].is_dynamic |= self.peek_word() == Some("dynamic");
+            self.next += 1;
+        }
+        Some(())
     }
 
     /// `add rule inet filter forward …` and its like.
