@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use bulkhead_dataplane::beside::{Beside, Difference, Kind};
 use bulkhead_dataplane::event::Event;
+use bulkhead_dataplane::policy::Policy;
 use bulkhead_dataplane::verdict::{Now, Reason};
 use jiff::Timestamp;
 
@@ -41,7 +42,8 @@ struct State {
     overflow: u64,
     /// What the policies before the one in force have counted: asked, and different.
     before: (u64, u64),
-    beside: Option<Arc<Beside>>,
+    /// What is asked beside the policy in force, and the model that it was compiled from.
+    beside: Option<(Arc<Beside>, Arc<Model>)>,
 }
 
 /// What audit would have changed since the gateway started.
@@ -51,22 +53,28 @@ pub struct AuditLog(Mutex<State>);
 impl AuditLog {
     /// What is asked beside the policy in force.
     pub fn beside(&self) -> Option<Arc<Beside>> {
-        lock(&self.0).beside.clone()
+        Some(lock(&self.0).beside.as_ref()?.0.clone())
     }
 
-    /// For a new policy in force; `None` when nothing of it is in audit.
-    pub fn renew(&self, model: &Model, workers: usize) -> Option<Arc<Beside>> {
+    /// For a new policy in force, or the same one at another time; `None` when nothing of it is in audit.
+    pub fn renew(&self, model: &Arc<Model>, workers: usize) -> Option<Arc<Beside>> {
         let mut state = lock(&self.0);
-        if let Some(retired) = state.beside.take() {
+        let mut compiled = None;
+        if let Some((retired, compiled_from)) = state.beside.take() {
             let (asked, changed) = sums(&retired);
             state.before.0 += asked;
             state.before.1 += changed;
+            // At an edge of the clock only the gates are others.
+            compiled = Arc::ptr_eq(&compiled_from, model).then(|| Policy::clone(retired.policy()));
         }
-        // It was compiled before, when it was loaded, and is no larger.
-        let mut policy = model.compile_audited()?.ok()?;
+        let mut policy = match compiled {
+            Some(policy) => policy,
+            // It was compiled before, when it was loaded, and is no larger.
+            None => model.compile_audited()?.ok()?,
+        };
         policy.set_gates(model.gates_at(Timestamp::now()).0);
         let beside = Arc::new(Beside::new(Kind::Audit, Arc::new(policy), None, workers));
-        state.beside = Some(beside.clone());
+        state.beside = Some((beside.clone(), model.clone()));
         Some(beside)
     }
 
@@ -124,7 +132,7 @@ impl Gateway {
     /// What audit would have changed, of that last seen since a moment.
     pub fn audit_report(&self, since: Option<SystemTime>) -> AuditReport {
         let state = lock(&self.besides.audit.0);
-        let (asked, changed) = state.beside.as_deref().map(sums).unwrap_or_default();
+        let (asked, changed) = state.beside.as_ref().map(|(beside, _)| sums(beside)).unwrap_or_default();
         let changed = changed + state.before.1;
         let mut rows: Vec<_> = state
             .rows

@@ -60,7 +60,7 @@ pub struct Besides {
 
 impl Besides {
     /// The policies to be asked beside a new policy in force; the samples of its predecessor are forgotten.
-    pub fn renew(&self, model: &Model, workers: usize) -> Vec<Arc<Beside>> {
+    pub fn renew(&self, model: &Arc<Model>, workers: usize) -> Vec<Arc<Beside>> {
         let mut besides = Vec::new();
         if let Some(running) = lock(&self.shadow).as_mut() {
             // By the clock as it is now: the policy in force may change because of it.

@@ -179,6 +179,7 @@ impl Gateway {
         let Loaded { model, mut policy } = loaded;
         let Place { file, revision, from_store, confirm_until } = place;
         let names = Names::of(&model);
+        let model = Arc::new(model);
         let mut totals = lock(&self.totals);
         // Since it was loaded some of it may have expired.
         policy.set_gates(model.gates_at(Timestamp::now()).0);
@@ -196,7 +197,7 @@ impl Gateway {
             revision,
             from_store,
             confirm_until,
-            model: Arc::new(model),
+            model,
             file,
             since: SystemTime::now(),
         };

@@ -3,6 +3,8 @@
 //! The packet path knows no wall clock; it knows which gates are open. At every edge the same compiled policy is published
 //! again with other gates, as a new generation, so that live connections are judged again at their next packet.
 
+use std::sync::Arc;
+
 use bulkhead_dataplane::policy::conditions::Bits;
 use bulkhead_dataplane::verdict::Generation;
 use jiff::Timestamp;
@@ -62,7 +64,7 @@ impl Gateway {
     /// Publishes the policy in force with other gates; nothing when another generation is in force by now.
     fn publish_gates(
         &self,
-        model: &Model,
+        model: &Arc<Model>,
         expected: Generation,
         open: Bits,
     ) -> Result<Option<Generation>, String> {
