@@ -255,20 +255,14 @@ impl Pipeline {
         let policy = &context.snapshot.policy;
         // Whoever lies about their address gets that reason, whatever else is wrong with the packet.
         if !policy.policy.is_behind(ingress, tuple.source) {
-            if beside::may_open(&headers.transport) {
+            if opener(&headers.transport).is_some() {
                 let spoofed = Decision { refusal: Some(Reason::SpoofedSource), rule: RuleId::NONE };
                 self.ask_beside(context, ingress, tuple, spoofed);
             }
             return Err(Reason::SpoofedSource.into());
         }
-        let segment = match &headers.transport {
-            Transport::Tcp(segment)
-                if segment.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN =>
-            {
-                Some(segment)
-            }
-            Transport::Udp | Transport::EchoRequest | Transport::Opaque => None,
-            _ => return Err(stray(context, frame, headers).into()),
+        let Some(segment) = opener(&headers.transport) else {
+            return Err(stray(context, frame, headers).into());
         };
         check_checksum(context, frame, headers)?;
         let decision = policy.policy.judge(&query(ingress, tuple));
@@ -614,6 +608,18 @@ fn query<A: Family>(ingress: PortId, tuple: &Tuple<A>) -> Query {
         destination: tuple.destination.into(),
         protocol: tuple.protocol,
         destination_port: tuple.destination_port,
+    }
+}
+
+/// Whether a packet of no connection may open one, by its kind; a TCP segment that may is given, for it is a SYN.
+fn opener(transport: &Transport) -> Option<Option<&TcpSegment>> {
+    match transport {
+        Transport::Tcp(segment) => {
+            let is_syn = segment.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
+            is_syn.then_some(Some(segment))
+        }
+        Transport::Udp | Transport::EchoRequest | Transport::Opaque => Some(None),
+        Transport::EchoReply | Transport::IcmpError => None,
     }
 }
 

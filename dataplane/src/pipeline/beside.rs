@@ -3,7 +3,7 @@
 use super::{Context, Pipeline, query};
 use crate::connection::Family;
 use crate::event::EventKind;
-use crate::headers::{Transport, Tuple, tcp_flags};
+use crate::headers::Tuple;
 use crate::policy::Decision;
 use crate::verdict::PortId;
 
@@ -37,14 +37,5 @@ impl Pipeline {
                 self.record(context, ingress, tuple, EventKind::Beside(difference), decision.rule);
             }
         }
-    }
-}
-
-/// Whether a packet of no connection may open one, by its kind.
-pub(super) fn may_open(transport: &Transport) -> bool {
-    match transport {
-        Transport::Tcp(segment) => segment.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN,
-        Transport::Udp | Transport::EchoRequest | Transport::Opaque => true,
-        _ => false,
     }
 }
