@@ -289,3 +289,21 @@ fn deny_warnings_overlooked_a_service_that_no_rule_uses() {
     let denied = bulkhead(&["check", "--deny-warnings", file.path()]);
     assert_eq!((denied.code, denied.err), (1, warned.err));
 }
+
+#[test]
+fn the_example_configurations_give_no_warnings() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(configs).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            // What has an end is to show that: it ends one day.
+            let allowed = ["--allow", "expired", "--allow", "expires-soon"];
+            let args = [&["check", "--deny-warnings"], &allowed[..], &[path.to_str().unwrap()]].concat();
+            let ended = bulkhead(&args);
+            assert_eq!(ended.code, 0, "{}{}", ended.out, ended.err);
+            seen += 1;
+        }
+    }
+    assert!(seen >= 4, "only {seen} configurations");
+}

@@ -152,6 +152,11 @@ impl Linter<'_> {
         rules.iter().map(|rule| format!("`{}`", self.name(*rule))).collect::<Vec<_>>().join(", ")
     }
 
+    /// The rules, and what they do: the verb of one rule, or of several.
+    fn who_does(&self, rules: &[RuleId], [one, several]: [&str; 2]) -> String {
+        format!("{} {}", self.names(rules), if rules.len() == 1 { one } else { several })
+    }
+
     fn finding(&self, finding: &Finding) -> Lint {
         let rule = finding.rule;
         let name = self.name(rule);
@@ -179,8 +184,8 @@ impl Linter<'_> {
             Fault::Shadowed(by) => {
                 others = by;
                 let message = format!(
-                    "rule `{name}` never decides: {} decide first whatever it matches",
-                    self.names(by)
+                    "rule `{name}` never decides: {} first whatever it matches",
+                    self.who_does(by, ["decides", "decide"])
                 );
                 Lint::new("shadowed", at, message)
             }
@@ -189,7 +194,8 @@ impl Linter<'_> {
             }
             Fault::Redundant(same) => {
                 others = same;
-                let message = format!("rule `{name}` is redundant: {} say the same", self.names(same));
+                let who = self.who_does(same, ["says", "say"]);
+                let message = format!("rule `{name}` is redundant: {who} the same");
                 let asks = self.rules.rules[rule.0 as usize].condition.is_some();
                 let lint = Lint::new("redundant", at, message);
                 if asks {
@@ -208,7 +214,7 @@ impl Linter<'_> {
                 let why = if by.is_empty() {
                     "the floors ask for as much".to_owned()
                 } else {
-                    format!("{} allow the same without it", self.names(by))
+                    format!("{} the same without it", self.who_does(by, ["allows", "allow"]))
                 };
                 let message = format!("rule `{name}` asks for {} in vain: {why}", aspect_text(*aspect));
                 Lint::new("pointless-requirement", at, message)

@@ -134,7 +134,7 @@ fn a_warning_shows_a_packet_and_the_other_rule() {
     let shadowed = lints.iter().find(|lint| lint.kind == "shadowed").unwrap();
     assert_eq!(shadowed.packet.as_deref(), Some("10.1.0.1 → 10.2.0.1 tcp/80"));
     let told = shadowed.render(&model.sources);
-    assert!(told.starts_with("t.toml:22:8: warning: rule `web` never decides: `no` decide first"), "{told}");
+    assert!(told.starts_with("t.toml:22:8: warning: rule `web` never decides: `no` decides first"), "{told}");
     assert!(told.contains("`no`: t.toml:16:8") && told.contains("for example 10.1.0.1"), "{told}");
     assert_eq!(shadowed.to_json(&model.sources)["line"], 22);
 }

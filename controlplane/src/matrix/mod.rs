@@ -144,7 +144,7 @@ impl Matrix {
         Some(self.cells[found].treatment)
     }
 
-    /// Segments that any cell is about, or all when none is: what a table needs to show.
+    /// Segments that any cell is about: what a table needs to show.
     pub fn shown(&self, of: impl Fn(&Cell) -> u32) -> Vec<u32> {
         let mut shown: Vec<u32> = self.cells.iter().map(of).collect();
         shown.sort_unstable();

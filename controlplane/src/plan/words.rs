@@ -84,7 +84,7 @@ pub fn treatment(clauses: &[Clause], demands: &Demands, symbols: &Symbols, model
             if !wants.is_empty() {
                 text += &format!(
                     " {} {}",
-                    if clause.action == Action::Allow { "for" } else { "unless it is not" },
+                    if clause.action == Action::Allow { "for" } else { "unless it is known not to be" },
                     wants.join(", ")
                 );
             }
