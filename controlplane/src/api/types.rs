@@ -200,7 +200,7 @@ pub enum Reply {
     /// How many connections were cut, or would be.
     Killed(u64),
     /// To [`Request::Rules`].
-    Rules(Vec<RuleRow>),
+    Rules(Rules),
     /// To [`Request::Drops`].
     Drops(Vec<DropRow>),
     /// To [`Request::Sources`].
@@ -500,7 +500,20 @@ pub struct Connection {
     pub bytes: [u64; 2],
 }
 
-/// Counters of one rule since the gateway started, over all generations in which it had this name.
+/// Counters of the rules in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// Since when rules have been counted, over restarts.
+    pub observed_since: String,
+    /// How often the gateway ended without stopping in order: the last minute before is missing.
+    pub gaps: u64,
+    /// When it started after the last such end.
+    pub last_gap: Option<String>,
+    /// Every rule in force, and the default deny at last.
+    pub rules: Vec<RuleRow>,
+}
+
+/// Counters of one rule, over all generations and runs in which it had this name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleRow {
     /// Its name; `None` for the default deny.
@@ -517,6 +530,14 @@ pub struct RuleRow {
     pub open: Option<u64>,
     /// When it last decided a packet.
     pub last_hit: Option<String>,
+    /// When it was first in force; `None` for the default deny.
+    pub first_seen: Option<String>,
+    /// Since when it has been in force without interruption; `None` for the default deny.
+    pub in_force_since: Option<String>,
+    /// Whether it is in audit, and so decides nothing.
+    pub audit: bool,
+    /// Why it is not its time now, if it is not.
+    pub untimely: Option<String>,
 }
 
 /// Packets dropped for one reason.

@@ -74,7 +74,7 @@ impl AuditArgs {
             Form::Toml => {
                 // Names that are taken.
                 let rules = match args.control.ask_one(&Request::Rules, "asking")? {
-                    Ok(Reply::Rules(rules)) => rules,
+                    Ok(Reply::Rules(report)) => report.rules,
                     Ok(reply) => return Err(unexpected(&reply)),
                     Err(exit) => return Ok(exit),
                 };

@@ -82,7 +82,7 @@ fn reply(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal
             let since = since_s.and_then(|s| SystemTime::now().checked_sub(Duration::from_secs(s)));
             Ok(Reply::Audit(Box::new(gateway.audit_report(since))))
         }
-        Request::Rules => Ok(Reply::Rules(status::rules(gateway))),
+        Request::Rules => status::rules(gateway).map(Reply::Rules),
         Request::Drops => status::drops(gateway).map(Reply::Drops),
         Request::Sources { limit } => {
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);

@@ -14,11 +14,13 @@ use jiff::Timestamp;
 
 use super::alarms::Alarms;
 use super::beside::Besides;
+use super::counters::Counting;
 use super::events::{Hub, Sources};
-use super::generations::{History, InForce, Names, Totals};
-use super::lifecycle::Lifecycle;
+use super::generations::{History, InForce, Names};
+use super::lifecycle::{Lifecycle, since_1970_ms};
 use super::load::{self, Loaded};
 use super::log;
+use super::totals::{Clocks, Totals};
 use crate::api::server::Client;
 use crate::api::types::Refusal;
 use crate::model::Model;
@@ -56,6 +58,10 @@ pub struct Gateway {
     clock: Mutex<clock::Clock>,
     /// Held during a publication, so that who reads counters sees the retired policy's either there or here.
     totals: Mutex<Totals>,
+    /// For dating what they say.
+    clocks: Mutex<Clocks>,
+    /// Where they are written.
+    pub counting: Counting,
     /// What was in force, on disk, and what waits for its confirmation.
     pub lifecycle: Lifecycle,
 }
@@ -92,8 +98,11 @@ impl Gateway {
         cutter.pause();
         let generation = engine.snapshot().generation();
         let mut history = History::default();
-        history.add(generation, Names::of(&model));
+        let names = Names::of(&model);
+        let clocks = Clocks::new(engine.now(), SystemTime::now());
         let since = SystemTime::now();
+        let totals = Totals::new(&names, since_1970_ms(since));
+        history.add(generation, names);
         let Place { file, revision, from_store, confirm_until } = place;
         let model = Arc::new(model);
         let in_force = InForce { generation, revision, from_store, confirm_until, model, file, since };
@@ -110,7 +119,9 @@ impl Gateway {
             in_force: RwLock::new(in_force),
             history: RwLock::new(history),
             clock: Mutex::default(),
-            totals: Mutex::default(),
+            totals: Mutex::new(totals),
+            clocks: Mutex::new(clocks),
+            counting: Counting::default(),
             lifecycle,
         })
     }
@@ -140,6 +151,13 @@ impl Gateway {
     /// The totals by rule name, while nothing is being published.
     pub fn totals(&self) -> MutexGuard<'_, Totals> {
         lock(&self.totals)
+    }
+
+    /// The clocks by which counters are dated.
+    pub fn clocks(&self) -> Clocks {
+        let mut clocks = lock(&self.clocks);
+        clocks.follow(self.engine.now(), SystemTime::now());
+        *clocks
     }
 
     /// Raises an alarm: on standard error, in `status` and among the events.
@@ -191,16 +209,10 @@ impl Gateway {
         let besides = self.besides.renew(&model, self.engine.workers().0);
         let published = self.engine.publish_policy_with(policy, besides);
         // Also when a worker is stuck: the policy is posted, and that worker judges by it as soon as it moves.
-        totals.fold(&Names::of(&before.model), &retired.counters, &names);
-        let in_force = InForce {
-            generation,
-            revision,
-            from_store,
-            confirm_until,
-            model,
-            file,
-            since: SystemTime::now(),
-        };
+        let since = SystemTime::now();
+        let (clocks, now_ms) = (self.clocks(), since_1970_ms(since));
+        totals.fold(&Names::of(&before.model), &retired.counters, &names, &clocks, now_ms);
+        let in_force = InForce { generation, revision, from_store, confirm_until, model, file, since };
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = in_force;
         drop(totals);
         match published {

@@ -1,15 +1,14 @@
-//! The policies that were in force: the names behind their numbers, and the counters of their rules.
+//! The policies that were in force, and the names behind their numbers.
 //!
 //! An event or a connection carries the number of a rule of its generation. So the names of the last generations are
-//! kept, and the counters of those that retired are folded into totals by the rule's name, which is its identity.
+//! kept.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bulkhead_dataplane::counters::{RuleCounters, RuleHits};
 use bulkhead_dataplane::policy::Policy;
 use bulkhead_dataplane::verdict::{Generation, PortId, RuleId};
 
@@ -17,8 +16,6 @@ use crate::model::Model;
 
 /// The names of so many generations are kept. Connections idle for longer than that show their rule's number only.
 const NAMES_KEPT: usize = 64;
-/// Totals of rules that the policy in force does not have are kept up to this number of rules.
-const TOTALS_KEPT: usize = 65_536;
 
 /// The names of one generation.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,45 +89,6 @@ impl History {
     }
 }
 
-/// Counters by rule name, of the generations that retired.
-#[derive(Default)]
-pub struct Totals {
-    by_name: HashMap<String, RuleHits>,
-    default_deny: RuleHits,
-}
-
-impl Totals {
-    /// Adds the final counters of a policy that retired, and forgets the oldest rules beyond the limit: those that
-    /// `next` does not have.
-    pub fn fold(&mut self, names: &Names, counters: &RuleCounters, next: &Names) {
-        for (index, name) in names.rules.iter().enumerate() {
-            let hits = counters.read(RuleId(index as u32));
-            if hits != RuleHits::default() {
-                self.by_name.entry(name.clone()).or_default().add(&hits);
-            }
-        }
-        self.default_deny.add(&counters.read(RuleId::NONE));
-        if self.by_name.len() > TOTALS_KEPT {
-            let next: HashSet<&str> = next.rules.iter().map(String::as_str).collect();
-            self.by_name.retain(|name, _| next.contains(name.as_str()));
-        }
-    }
-
-    /// A rule's counters over all generations; `counters` are those of the one in force. `None` is the default deny.
-    pub fn read(&self, name: Option<&str>, rule: RuleId, counters: &RuleCounters) -> RuleHits {
-        let mut hits = counters.read(rule);
-        match name {
-            None => hits.add(&self.default_deny),
-            Some(name) => {
-                if let Some(before) = self.by_name.get(name) {
-                    hits.add(before);
-                }
-            }
-        }
-        hits
-    }
-}
-
 /// The names of the segments between which a connection goes, by the policy in force.
 pub fn segments<'m>(
     model: &'m Model,
@@ -147,50 +105,9 @@ pub fn segments<'m>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bulkhead_dataplane::verdict::Now;
 
     fn names(rules: &[&str]) -> Names {
         Names { rules: rules.iter().map(|&rule| rule.to_owned()).collect() }
-    }
-
-    #[test]
-    fn counters_follow_a_rule_s_name_and_not_its_number() {
-        let mut totals = Totals::default();
-        let (old, new) = (names(&["b", "c"]), names(&["a", "b"]));
-        let before = RuleCounters::new(2, 2);
-        before.hit(0, RuleId(0), 100, Now(5));
-        before.hit(1, RuleId(0), 10, Now(6));
-        before.open(0, RuleId(0));
-        before.hit(0, RuleId(1), 1, Now(1));
-        before.hit(0, RuleId::NONE, 40, Now(9));
-        totals.fold(&old, &before, &new);
-        let after = RuleCounters::new(2, 2);
-        after.hit(0, RuleId(1), 1000, Now(20));
-        let expected = RuleHits { packets: 3, bytes: 1110, connections: 1, last_hit: Some(Now(20)) };
-        assert_eq!(totals.read(Some("b"), RuleId(1), &after), expected);
-        assert_eq!(totals.read(Some("a"), RuleId(0), &after), RuleHits::default());
-        assert_eq!(totals.read(None, RuleId::NONE, &after).packets, 1);
-        // A rule that left and comes back goes on where it was.
-        totals.fold(&new, &after, &old);
-        let again = RuleCounters::new(2, 2);
-        assert_eq!(totals.read(Some("c"), RuleId(1), &again).packets, 1);
-        assert_eq!(totals.read(Some("b"), RuleId(0), &again), expected);
-    }
-
-    #[test]
-    fn totals_of_rules_that_are_gone_are_bounded() {
-        let mut totals = Totals::default();
-        for round in 0..3 {
-            let rules: Vec<_> = (0..TOTALS_KEPT / 2).map(|index| format!("{round}-{index}")).collect();
-            let retired = Names { rules };
-            let counters = RuleCounters::new(retired.rules.len(), 1);
-            for index in 0..retired.rules.len() {
-                counters.hit(0, RuleId(index as u32), 1, Now(1));
-            }
-            totals.fold(&retired, &counters, &names(&["2-7"]));
-        }
-        assert_eq!(totals.by_name.len(), 1);
-        assert_eq!(totals.read(Some("2-7"), RuleId(0), &RuleCounters::new(1, 1)).packets, 1);
     }
 
     #[test]

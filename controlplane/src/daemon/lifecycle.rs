@@ -21,7 +21,9 @@ use super::log;
 use super::time::rfc3339;
 use crate::api::types::{self, Refusal, Reloaded, Revision};
 use crate::model::Model;
-use crate::store::{self, About, Cause, Current, Note, Pending, Said, Seen, State, Store, Told, Who};
+use crate::store::{
+    self, About, Cause, CounterFile, Current, Note, Pending, Said, Seen, State, Store, Told, Who,
+};
 
 /// The shortest time in which somebody can be asked to confirm, and the longest: a policy that nobody has confirmed for a
 /// week is not a trial.
@@ -141,11 +143,13 @@ fn now_ms() -> u64 {
     since_1970_ms(SystemTime::now())
 }
 
-fn since_1970_ms(at: SystemTime) -> u64 {
+/// Milliseconds since 1970.
+pub fn since_1970_ms(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
-fn from_ms(ms: u64) -> SystemTime {
+/// The time so many milliseconds after the beginning of 1970.
+pub fn from_ms(ms: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(ms)
 }
 
@@ -166,6 +170,11 @@ impl Lifecycle {
     fn seen(&self, file: &Path, content: &str) -> Seen {
         let digest = if file == self.own { content.to_owned() } else { load::attempt(&self.own).0 };
         Seen { file: self.own.display().to_string(), digest }
+    }
+
+    /// The file of the rules' counters; nothing while the state directory cannot be used.
+    pub fn counters(&self) -> Option<CounterFile> {
+        lock(&self.store).as_ref().map(Store::counters)
     }
 
     fn not_stored(&self, error: &std::io::Error) -> Refusal {

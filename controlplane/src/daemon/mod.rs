@@ -1,7 +1,8 @@
 //! The running gateway: `bulkhead run`.
 //!
 //! Threads: the main loop here (topology, watch over steering and forwarding, signals); one that takes the workers'
-//! events; the control socket's listener and one thread for each of its bounded clients; one for a reload by signal.
+//! events; one that writes the rules' counters to disk; the control socket's listener and one thread for each of its
+//! bounded clients; one for a reload by signal.
 //! None of them is on the way of a packet: the workers belong to the engine, and go on by the last good policy
 //! whatever happens here.
 
@@ -10,6 +11,7 @@ mod audit;
 mod beside;
 mod connections;
 mod control;
+mod counters;
 pub(crate) mod events;
 mod gateway;
 mod generations;
@@ -22,6 +24,7 @@ mod plan;
 mod start;
 mod status;
 pub mod time;
+mod totals;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,6 +41,7 @@ use crate::api::server::{self, Place};
 use crate::api::types::Refusal;
 use crate::forwarding;
 use crate::topology::Watcher;
+use counters::{Last, Saver};
 use gateway::{Gateway, StopRequest};
 use lifecycle::Lifecycle;
 use load::Loaded;
@@ -82,9 +86,11 @@ pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
     let alarms = std::mem::take(&mut choice.alarms);
     let (gateway, watcher) = begin(choice, file, stop)?;
     gateway.remember_start(alarms);
+    gateway.recall_counters();
     log::say(&status::report(&gateway).map_err(|refusal| anyhow::anyhow!(refusal.message))?);
 
     let events = Events::start(&gateway)?;
+    let saver = Saver::start(&gateway)?;
     let answerer = gateway.clone();
     let socket = place.path().display().to_string();
     let server =
@@ -96,6 +102,7 @@ pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
     notify::notify("STOPPING=1");
     let place = server.stop(CLIENT_PATIENCE);
     events.stop();
+    saver.stop();
     let stopped = finish(gateway, request.as_ref().is_some_and(|request| request.unload));
     drop(place);
     if let Some(StopRequest { client, .. }) = &mut request {
@@ -152,7 +159,7 @@ fn begin(choice: Choice, own: PathBuf, stop: mpsc::Sender<StopRequest>) -> Resul
 /// Stops the workers once nobody uses them. Says what became of the steering.
 fn finish(mut gateway: Arc<Gateway>, unload: bool) -> Result<&'static str> {
     let deadline = Instant::now() + LAST_PATIENCE;
-    let gateway = loop {
+    let mut gateway = loop {
         match Arc::try_unwrap(gateway) {
             Ok(gateway) => break gateway,
             Err(shared) if Instant::now() < deadline => gateway = shared,
@@ -160,7 +167,13 @@ fn finish(mut gateway: Arc<Gateway>, unload: bool) -> Result<&'static str> {
         }
         std::thread::sleep(Duration::from_millis(5));
     };
-    gateway.engine.stop(unload)?;
+    let last = Last::of(&mut gateway);
+    let stopped = gateway.engine.stop(unload);
+    // Whatever the steering program does: the workers have stopped.
+    if let Some(Err(why)) = last.map(Last::save) {
+        log::complain(&why);
+    }
+    stopped?;
     Ok(if unload {
         "; the steering program is removed"
     } else {

@@ -4,10 +4,12 @@ use bulkhead_dataplane::counters;
 use bulkhead_dataplane::engine::PortReport;
 use bulkhead_dataplane::steering::AttachMode;
 use bulkhead_dataplane::verdict::{PortId, Reason, RuleId};
+use jiff::Timestamp;
 
 use super::gateway::{Gateway, lock};
+use super::lifecycle::from_ms;
 use super::time::rfc3339;
-use crate::api::types::{DropRow, Fragments, Ledger, Port, Refusal, RuleRow, Status, Table};
+use crate::api::types::{DropRow, Fragments, Ledger, Port, Refusal, RuleRow, Rules, Status, Table};
 use crate::model::action_text;
 
 /// How the gateway is.
@@ -110,25 +112,34 @@ fn ledger(ledger: &counters::Ledger) -> Ledger {
 }
 
 /// Counters of every rule in force, and of the default deny at last.
-pub fn rules(gateway: &Gateway) -> Vec<RuleRow> {
+pub fn rules(gateway: &Gateway) -> Result<Rules, Refusal> {
+    let clocks = gateway.clocks();
     // First, so that nothing is published between the look at the model and the look at the counters.
     let totals = gateway.totals();
     let policy = gateway.engine.snapshot().policy.clone();
-    let Some(names) = gateway.names(policy.generation) else { return Vec::new() };
+    let names = gateway.names(policy.generation);
+    let names = names.ok_or_else(|| Refusal::error("the names of the policy in force are gone"))?;
     let model = gateway.in_force().model;
     let table = gateway.engine.table();
     let limit = |rule| policy.policy.limits().find(rule);
     let open = |rule| limit(rule).and_then(|limit| table.connections_of(limit)).map(u64::from);
+    let time = |ms| rfc3339(from_ms(ms));
+    let now = Timestamp::now();
     let row = |name: Option<&String>, rule: RuleId, action: &str| {
-        let hits = totals.read(name.map(String::as_str), rule, &policy.counters);
+        let counted = totals.read(name.map(String::as_str), rule, &policy.counters, &clocks);
+        let info = rule.index().and_then(|index| model.rule_infos.get(index));
         RuleRow {
             rule: name.cloned(),
             action: action.to_owned(),
-            packets: hits.packets,
-            bytes: hits.bytes,
-            connections: hits.connections,
+            packets: counted.packets,
+            bytes: counted.bytes,
+            connections: counted.connections,
             open: open(rule),
-            last_hit: hits.last_hit.map(|at| rfc3339(gateway.engine.wall(at))),
+            last_hit: counted.hit_ms.map(time),
+            first_seen: name.map(|_| time(counted.first_ms)),
+            in_force_since: name.map(|_| time(counted.since_ms)),
+            audit: info.is_some_and(|info| info.audit),
+            untimely: info.and_then(|info| model.untimely(info, now)),
         }
     };
     let ids = (0..).map(RuleId);
@@ -136,7 +147,13 @@ pub fn rules(gateway: &Gateway) -> Vec<RuleRow> {
         let action = model.rules.rules.get(id.0 as usize).map_or("?", |rule| action_text(rule.action));
         row(Some(name), id, action)
     });
-    rules.chain([row(None, RuleId::NONE, "deny")]).collect()
+    let (since_ms, gaps, last_gap_ms) = totals.observed();
+    Ok(Rules {
+        observed_since: time(since_ms),
+        gaps,
+        last_gap: last_gap_ms.map(time),
+        rules: rules.chain([row(None, RuleId::NONE, "deny")]).collect(),
+    })
 }
 
 /// Dropped packets by reason: those of the workers, and what was lost before it reached one.

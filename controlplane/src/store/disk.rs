@@ -6,10 +6,13 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::libc::O_NOFOLLOW;
 use nix::unistd::geteuid;
+
+/// End of the names of files that are being written.
+pub const UNFINISHED: &str = ".tmp";
 
 /// What the store does with files.
 pub trait Disk: Send + Sync {
@@ -29,6 +32,22 @@ pub trait Disk: Send + Sync {
     fn sync_directory(&self, directory: &Path) -> io::Result<()>;
     /// Removes a file. That need not last.
     fn remove(&self, path: &Path) -> io::Result<()>;
+}
+
+/// Makes a file's contents be these, whenever the machine stops: these or those before.
+pub fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(UNFINISHED);
+    let unfinished = PathBuf::from(unfinished);
+    let written = disk
+        .create(&unfinished, bytes)
+        .and_then(|()| disk.sync(&unfinished))
+        .and_then(|()| disk.rename(&unfinished, path));
+    if let Err(error) = written {
+        let _ = disk.remove(&unfinished);
+        return Err(error);
+    }
+    disk.sync_directory(path.parent().unwrap_or(Path::new("/")))
 }
 
 /// The disk of this machine.

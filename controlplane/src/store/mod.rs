@@ -6,6 +6,7 @@
 //! | `lock` | held by the gateway that uses the directory |
 //! | `current` | which revision is confirmed, which one waits for that, what became of the others: [`Current`] |
 //! | `revisions/N` | revision N; written once, and never changed |
+//! | `counters` | what every rule did, over all runs: [`CounterFile`] |
 //!
 //! Every file is written beside its place, made to last, and then renamed to it, which is made to last before anything
 //! else is done. A revision counts from the moment that `current` names it: so a stop at any point leaves all of the old
@@ -13,6 +14,7 @@
 //!
 //! A revision's number is not the dataplane's generation: that counts the publications of one run, from 1.
 
+mod counters;
 mod disk;
 mod record;
 
@@ -20,11 +22,14 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::fcntl::Flock;
 
 use crate::api::server::{self, Locked};
+use disk::{UNFINISHED, replace};
 
+pub use counters::{Counted, CounterFile, Counters};
 pub use disk::{Disk, Files};
 pub use record::{
     About, Cause, Current, Mark, Note, Pending, Said, Seen, Stored, Text, Who, digest_of, read_revision,
@@ -40,8 +45,6 @@ const REVISION_BYTES_MAX: u64 = 192 << 20;
 const HEAD_BYTES: u64 = 64 << 10;
 /// `current` has a short line about each of at most some hundred revisions.
 const CURRENT_BYTES_MAX: u64 = 16 << 20;
-/// End of the names of files that are being written.
-const UNFINISHED: &str = ".tmp";
 
 /// What is known of a revision's file without having read all of it.
 struct Entry {
@@ -98,7 +101,7 @@ impl std::fmt::Display for Unusable {
 
 /// The state directory, held by this process.
 pub struct Store {
-    disk: Box<dyn Disk>,
+    disk: Arc<dyn Disk>,
     directory: PathBuf,
     entries: BTreeMap<u64, Entry>,
     current: Current,
@@ -121,13 +124,13 @@ impl Store {
             Locked::Busy(why) => Unusable::Busy(why),
             Locked::Broken(error) => unusable(format!("{error:#}")),
         })?;
-        let mut store = Store::open_on(Box::new(Files), directory).map_err(unusable)?;
+        let mut store = Store::open_on(Arc::new(Files), directory).map_err(unusable)?;
         store._lock = Some(lock);
         Ok(store)
     }
 
     /// As [`Store::open`], on any disk, and without a lock.
-    fn open_on(disk: Box<dyn Disk>, directory: &Path) -> Result<Store, String> {
+    fn open_on(disk: Arc<dyn Disk>, directory: &Path) -> Result<Store, String> {
         let mut store = Store {
             disk,
             directory: directory.to_owned(),
@@ -251,6 +254,11 @@ impl Store {
         &self.directory
     }
 
+    /// The file of the rules' counters in it. It may be written without asking the store, by one at a time.
+    pub fn counters(&self) -> CounterFile {
+        CounterFile::of(self.disk.clone(), &self.directory)
+    }
+
     /// What holds now.
     pub fn current(&self) -> &Current {
         &self.current
@@ -323,21 +331,8 @@ impl Store {
         })
     }
 
-    /// Makes a file's contents be these, whenever the machine stops: these or those before.
     fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut unfinished = path.as_os_str().to_owned();
-        unfinished.push(UNFINISHED);
-        let unfinished = PathBuf::from(unfinished);
-        let written = self
-            .disk
-            .create(&unfinished, bytes)
-            .and_then(|()| self.disk.sync(&unfinished))
-            .and_then(|()| self.disk.rename(&unfinished, path));
-        if let Err(error) = written {
-            let _ = self.disk.remove(&unfinished);
-            return Err(error);
-        }
-        self.disk.sync_directory(path.parent().unwrap_or(Path::new("/")))
+        replace(&*self.disk, path, bytes)
     }
 
     /// The revisions beyond what is kept: the oldest that nobody needs.

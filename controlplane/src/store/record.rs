@@ -10,7 +10,7 @@
 //! ```
 //!
 //! So what is said of a policy can be checked without reading its texts, and there is no byte that may change unnoticed.
-//! `current` is the same with another first line and no texts.
+//! `current` and `counters` are the same with other first lines and no texts.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -200,13 +200,13 @@ pub fn digest_of<'t>(texts: impl IntoIterator<Item = &'t str>) -> String {
 }
 
 /// The first three lines.
-fn seal(kind: &str, line: &impl Serialize) -> Vec<u8> {
+pub(super) fn seal(kind: &str, line: &impl Serialize) -> Vec<u8> {
     let json = serde_json::to_string(line).expect("keys are strings, and writing to memory cannot fail");
     format!("{kind}\n{}\n{json}\n", sha256(json.as_bytes())).into_bytes()
 }
 
 /// What the third line says, if the first three are whole, and what follows them.
-fn unseal<'b, T: DeserializeOwned>(kind: &str, bytes: &'b [u8]) -> Result<(T, &'b [u8]), String> {
+pub(super) fn unseal<'b, T: DeserializeOwned>(kind: &str, bytes: &'b [u8]) -> Result<(T, &'b [u8]), String> {
     let mut lines = bytes.splitn(4, |&byte| byte == b'\n');
     let (Some(first), Some(hash), Some(json), Some(rest)) =
         (lines.next(), lines.next(), lines.next(), lines.next())

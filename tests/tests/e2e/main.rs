@@ -11,5 +11,6 @@ mod lifecycle;
 mod policy;
 mod reload;
 mod routing;
+mod rules;
 mod shadow;
 mod workers;

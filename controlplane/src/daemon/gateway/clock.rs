@@ -4,12 +4,13 @@
 //! again with other gates, as a new generation, so that live connections are judged again at their next packet.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bulkhead_dataplane::policy::conditions::Bits;
 use bulkhead_dataplane::verdict::Generation;
 use jiff::Timestamp;
 
-use super::{Gateway, PoisonError, lock};
+use super::{Gateway, PoisonError, lock, since_1970_ms};
 use crate::model::Model;
 
 /// What was known of the clock at the last look.
@@ -83,7 +84,8 @@ impl Gateway {
         // Also when a worker is stuck: the policy is posted, and that worker judges by it as soon as it moves.
         if self.engine.snapshot().generation() == generation {
             if let Some(names) = self.names(generation) {
-                totals.fold(&names, &retired.counters, &names);
+                let now_ms = since_1970_ms(SystemTime::now());
+                totals.fold(&names, &retired.counters, &names, &self.clocks(), now_ms);
             }
             self.in_force.write().unwrap_or_else(PoisonError::into_inner).generation = generation;
         }

@@ -1,5 +1,6 @@
 use super::*;
 
+mod counters;
 mod machine;
 
 use machine::{Fault, Machine};
@@ -26,7 +27,7 @@ fn files(word: &str) -> Vec<Text> {
 }
 
 fn open(machine: &Machine) -> Store {
-    Store::open_on(Box::new(machine.clone()), Path::new(STATE)).unwrap()
+    Store::open_on(Arc::new(machine.clone()), Path::new(STATE)).unwrap()
 }
 
 /// Puts these files in force: confirmed, or for a while.
@@ -104,7 +105,7 @@ const OPERATIONS: [Operation; 5] = [
     ("roll back", roll_back),
     ("open", |store| {
         let directory = store.directory().to_owned();
-        let disk: Box<dyn Disk> = std::mem::replace(&mut store.disk, Box::new(Machine::default()));
+        let disk: Arc<dyn Disk> = std::mem::replace(&mut store.disk, Arc::new(Machine::default()));
         *store = Store::open_on(disk, &directory).map_err(io::Error::other)?;
         Ok(0)
     }),
@@ -189,7 +190,7 @@ fn a_power_failure_while_the_directory_is_first_used_leaves_a_usable_one() {
     for step in 0.. {
         let machine = Machine::default();
         machine.arm(Some(Fault::Stop(step)));
-        let opened = Store::open_on(Box::new(machine.clone()), Path::new(STATE));
+        let opened = Store::open_on(Arc::new(machine.clone()), Path::new(STATE));
         let put = opened.map_err(io::Error::other).and_then(|mut store| put(&mut store, "a", None));
         for left in machine.after_power_failure() {
             let store = open(&left);
