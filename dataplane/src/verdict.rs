@@ -184,7 +184,7 @@ reasons! {
     TcpBadOffset "tcp_bad_offset" "malformed" "The data offset is under 20 bytes or beyond the segment.";
     TcpBadOption "tcp_bad_option" "malformed" "A TCP option's length is impossible.";
     TcpBadFlags "tcp_bad_flags" "sanity" "A combination of flags that no TCP sends: none, SYN with FIN or RST, FIN without ACK.";
-    TcpBadChecksum "tcp_bad_checksum" "malformed" "The TCP checksum is wrong in a packet that would open a connection.";
+    TcpBadChecksum "tcp_bad_checksum" "malformed" "The TCP checksum is wrong in a packet that would open a connection (on veth, have the sender compute it: `ethtool -K NAME tx off`).";
     UdpBadLength "udp_bad_length" "malformed" "The UDP length is under 8 or beyond the packet.";
     UdpBadChecksum "udp_bad_checksum" "malformed" "The UDP checksum is wrong, or zero over IPv6 (RFC 8200).";
     PortZero "port_zero" "sanity" "A source or destination port of 0 (RFC 6335: reserved).";

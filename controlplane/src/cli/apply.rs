@@ -48,7 +48,7 @@ pub(super) struct TrialArgs {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     confirm: Option<Duration>,
     /// Why, for the history
-    #[arg(long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT")]
     message: Option<String>,
     /// Where it was asked for, for the history
     #[arg(long, value_name = "TICKET")]

@@ -341,10 +341,18 @@ impl Gateway {
         let from_store = matches!(order.cause, Cause::Rollback(_));
         let place = Place { file: file.clone(), revision: Some(revision), from_store, confirm_until: until };
         let generation = self.publish(&before, loaded, place)?;
+        let user = order.who.user.as_deref().map_or_else(String::new, |user| format!(" of {user}"));
+        let until = until.map(rfc3339);
+        let unless = until.as_ref().map_or_else(String::new, |at| format!(", until {at} unless confirmed"));
+        log::say(&format!(
+            "revision {revision}, generation {generation} by {}{user}: {rules} rules from {}{unless}",
+            order.cause.name().0,
+            file.display(),
+        ));
         Ok(Reloaded {
             generation: generation.0,
             revision: Some(revision),
-            confirm_until: until.map(rfc3339),
+            confirm_until: until,
             digest,
             config: file,
             rules,
@@ -626,13 +634,7 @@ fn told(told: Told) -> Revision {
     let (rolled_back, why) = ended.unzip();
     let (confirmed, confirmed_by) = told.confirmed.map(|(at, by)| (time(at), by)).unzip();
     let about = told.about.map(|about| {
-        let (cause, rollback_to) = match about.cause {
-            Cause::Start => ("start", None),
-            Cause::Reload => ("reload", None),
-            Cause::Signal => ("signal", None),
-            Cause::Apply => ("apply", None),
-            Cause::Rollback(to) => ("rollback", Some(to)),
-        };
+        let (cause, rollback_to) = about.cause.name();
         types::About {
             at: time(about.at_ms),
             cause: cause.to_owned(),

@@ -17,8 +17,6 @@ use signal_hook::low_level::pipe;
 
 use super::gateway::{Gateway, StopRequest, lock};
 use super::lifecycle::{self, Candidate, Order};
-use super::log;
-use crate::api::types::Reloaded;
 use crate::forwarding;
 use crate::model::Model;
 use crate::store::Cause;
@@ -189,13 +187,8 @@ impl<'g> MainLoop<'g> {
                 let seen = wanted.load(Ordering::Acquire);
                 let order = Order::plain(Cause::Signal, lifecycle::nobody());
                 match gateway.put_in_force(Candidate::File(None), &order) {
-                    Ok(Reloaded { generation, rules, took_ms, revision, .. }) => {
-                        let revision =
-                            revision.map_or_else(String::new, |revision| format!("revision {revision}, "));
-                        log::say(&format!(
-                            "reloaded: {revision}generation {generation}, {rules} rules, {took_ms} ms"
-                        ));
-                    }
+                    // It has been logged.
+                    Ok(_) => {}
                     Err(refusal) => {
                         let why = refusal.message;
                         gateway.alarm(format!("reload refused, the old policy runs on:\n{why}"));

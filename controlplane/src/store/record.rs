@@ -40,6 +40,19 @@ pub enum Cause {
     Rollback(u64),
 }
 
+impl Cause {
+    /// Its name, and the revision that it goes back to.
+    pub fn name(self) -> (&'static str, Option<u64>) {
+        match self {
+            Cause::Start => ("start", None),
+            Cause::Reload => ("reload", None),
+            Cause::Signal => ("signal", None),
+            Cause::Apply => ("apply", None),
+            Cause::Rollback(to) => ("rollback", Some(to)),
+        }
+    }
+}
+
 /// What the client says of whoever asked. Nobody has checked it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -326,6 +326,17 @@ fn history_show_diff_and_rollback_know_every_policy_and_who_wanted_it() {
     let found: Vec<_> = states(&scene).into_iter().map(|(_, state)| state).collect();
     assert_eq!(found, expected);
     refused(scene.cli(&["rollback", "6"]), "revision 6 was never confirmed");
+    // The log has every change, also those that nobody asks the history for.
+    let log = || scene.gateway().output();
+    wait_until("the log tells of the last change", || log().contains("revision 6, generation"));
+    for part in [
+        "revision 2, generation 2 by apply of root: ",
+        "by signal: ",
+        "by reload of root: ",
+        "by rollback of root: ",
+    ] {
+        assert!(log().contains(part), "{part} in {}", log());
+    }
 }
 
 #[test]
