@@ -32,16 +32,22 @@ impl Side {
     ) -> Side {
         let mut interner = Interner::default();
         let mut list_of_rule = Vec::with_capacity(rules.rules.len());
+        let mut list_of_single: Vec<Option<u32>> = vec![None; rules.segments.len()];
         let mut sorted: Vec<u32> = Vec::new();
         for rule in 0..rules.rules.len() {
             sorted.clear();
             sorted.extend(list(rule).iter().map(|segment| segment.0));
-            sorted.sort_unstable();
-            sorted.dedup();
-            list_of_rule.push(interner.intern(&sorted));
+            sort(&mut sorted);
+            list_of_rule.push(match *sorted {
+                [single] => *list_of_single[single as usize].get_or_insert_with(|| interner.add(&sorted)),
+                _ => interner.intern(&sorted),
+            });
         }
         let mut partition = Partition::new(rules.segments.len());
         for list in interner.lists.iter() {
+            if partition.is_complete() {
+                break;
+            }
             partition.split(list);
         }
         let mut segments_of_floor: BTreeMap<ConditionId, Vec<u32>> = BTreeMap::new();
@@ -54,15 +60,27 @@ impl Side {
         for (floor, class) in floors.iter().zip(&class_of_segment) {
             floor_of_class[*class as usize] = *floor;
         }
+        if classes == rules.segments.len() {
+            // Classes are numbered as segments are, and every segment is one.
+            let classes_of_list = interner.lists;
+            return Side { list_of_rule, classes_of_list, class_of_segment, classes, floor_of_class };
+        }
         let mut classes_of_list = Lists::default();
         for list in interner.lists.iter() {
             sorted.clear();
             sorted.extend(list.iter().map(|segment| class_of_segment[*segment as usize]));
-            sorted.sort_unstable();
-            sorted.dedup();
+            sort(&mut sorted);
             classes_of_list.push(sorted.iter().copied());
         }
         Side { list_of_rule, classes_of_list, class_of_segment, classes, floor_of_class }
+    }
+}
+
+/// Ascending, each once; which most lists are already.
+fn sort(list: &mut Vec<u32>) {
+    if !list.is_sorted_by(|a, b| a < b) {
+        list.sort_unstable();
+        list.dedup();
     }
 }
 
@@ -71,6 +89,8 @@ impl Side {
 struct Partition {
     class_of: Vec<u32>,
     classes: Vec<Class>,
+    /// How many classes have members.
+    count: usize,
     free: Vec<u32>,
     touched: Vec<u32>,
     round: u32,
@@ -89,10 +109,16 @@ impl Partition {
         Partition {
             class_of: vec![0; members],
             classes: vec![Class { size: members as u32, ..Class::default() }],
+            count: members.min(1),
             free: Vec::new(),
             touched: Vec::new(),
             round: 0,
         }
+    }
+
+    /// Whether no list can split it further.
+    fn is_complete(&self) -> bool {
+        self.count == self.class_of.len()
     }
 
     /// The list names each member at most once.
@@ -116,7 +142,10 @@ impl Partition {
         }
         // A class that moved as a whole leaves its number to the next.
         let classes = &self.classes;
+        let free = self.free.len();
+        self.count += self.touched.len();
         self.free.extend(self.touched.drain(..).filter(|class| classes[*class as usize].size == 0));
+        self.count -= self.free.len() - free;
     }
 
     /// The class of every member, numbered without gaps.
@@ -143,7 +172,10 @@ mod tests {
     fn members_share_a_class_exactly_when_the_same_lists_name_them() {
         let lists: [&[u32]; 5] = [&[0, 1, 2, 3], &[2, 3], &[7], &[0, 1, 2, 3, 4, 5, 6, 7], &[]];
         let mut partition = Partition::new(9);
-        lists.iter().for_each(|list| partition.split(list));
+        for (list, count) in lists.iter().zip([2, 3, 4, 5, 5]) {
+            partition.split(list);
+            assert_eq!((partition.count, partition.is_complete()), (count, false));
+        }
         let (class_of, classes) = partition.finish();
         assert_eq!(class_of, [0, 0, 1, 1, 2, 2, 2, 3, 4]);
         assert_eq!(classes, 5);

@@ -171,6 +171,11 @@ impl Manners {
         Manners { all, of_rule }
     }
 
+    /// Whether all speak in the same plain manner.
+    pub(super) fn is_plain(&self) -> bool {
+        self.of_rule.is_empty()
+    }
+
     /// The number of a rule's manner.
     pub(super) fn of_rule(&self, rule: usize) -> u32 {
         self.of_rule.get(rule).copied().unwrap_or(0)

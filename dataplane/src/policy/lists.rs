@@ -17,25 +17,6 @@ impl<T> Default for Lists<T> {
 }
 
 impl<T: Copy> Lists<T> {
-    /// Lists whose lengths are known, from pairs of a list's number and an item, in the order of the pairs.
-    pub(super) fn grouped(count: usize, pairs: impl Iterator<Item = (u32, T)> + Clone) -> Lists<T> {
-        let mut ends = vec![0u32; count];
-        pairs.clone().for_each(|(list, _)| ends[list as usize] += 1);
-        let mut start = 0;
-        for end in &mut ends {
-            // For now where the list starts; placing its items moves that to its end.
-            start += std::mem::replace(end, start);
-        }
-        let Some((_, any)) = pairs.clone().next() else { return Lists { items: Vec::new(), ends } };
-        let mut items = vec![any; start as usize];
-        for (list, item) in pairs {
-            let place = &mut ends[list as usize];
-            items[*place as usize] = item;
-            *place += 1;
-        }
-        Lists { items, ends }
-    }
-
     pub(super) fn len(&self) -> usize {
         self.ends.len()
     }
@@ -59,6 +40,54 @@ impl<T: Copy> Lists<T> {
     }
 }
 
+/// Sorts items into lists in two passes over them, each list in the order of its items: [`Grouping::expect`] counts, and
+/// [`Grouping::place`] places.
+pub(super) struct Grouping {
+    /// First the length of each list, then where its next item goes.
+    ends: Vec<u32>,
+}
+
+impl Grouping {
+    pub(super) fn new(lists: usize) -> Grouping {
+        Grouping { ends: vec![0; lists] }
+    }
+
+    /// So many more items will be of this list.
+    pub(super) fn expect(&mut self, list: u32, items: u32) {
+        self.ends[list as usize] += items;
+    }
+
+    /// Calls back to have all items placed that were expected, each with its list.
+    pub(super) fn place<T: Copy + Default>(
+        mut self,
+        place_all: impl FnOnce(&mut Placing<'_, T>),
+    ) -> Lists<T> {
+        let mut start = 0;
+        for end in &mut self.ends {
+            start += std::mem::replace(end, start);
+        }
+        let mut items = vec![T::default(); start as usize];
+        place_all(&mut Placing { ends: &mut self.ends, items: &mut items });
+        Lists { items, ends: self.ends }
+    }
+}
+
+/// The second pass of [`Grouping`].
+pub(super) struct Placing<'g, T> {
+    /// Where the next item of each list goes: behind all of them, where it ends.
+    ends: &'g mut [u32],
+    items: &'g mut [T],
+}
+
+impl<T> Placing<'_, T> {
+    #[inline]
+    pub(super) fn put(&mut self, list: u32, item: T) {
+        let place = &mut self.ends[list as usize];
+        self.items[*place as usize] = item;
+        *place += 1;
+    }
+}
+
 /// What a list to be compared consists of.
 pub(super) trait Item: Copy + Eq {
     /// Different for different items.
@@ -76,27 +105,28 @@ impl Item for u32 {
 /// The hash needs no secret: what is hashed is the configuration, never bytes from the wire.
 pub(super) struct Interner<T> {
     pub lists: Lists<T>,
-    /// Number of a list and the upper half of its hash; [`FREE`] where none is.
+    /// Number of a list and the upper half of its hash, whose first bits say where to look; [`FREE`] where none is.
     slots: Vec<(u32, u32)>,
+    /// How many slots are taken.
+    taken: usize,
 }
 
 const FREE: u32 = u32::MAX;
 
 impl<T: Item> Default for Interner<T> {
     fn default() -> Self {
-        Interner { lists: Lists::default(), slots: vec![(FREE, 0); 64] }
+        Interner { lists: Lists::default(), slots: vec![(FREE, 0); 64], taken: 0 }
     }
 }
 
 impl<T: Item> Interner<T> {
     /// The list's number.
     pub(super) fn intern(&mut self, list: &[T]) -> u32 {
-        if 2 * (self.lists.len() + 1) > self.slots.len() {
+        if 2 * (self.taken + 1) > self.slots.len() {
             self.grow();
         }
-        let hash = hash(list);
-        let tag = (hash >> 32) as u32;
-        let mut slot = hash as usize & (self.slots.len() - 1);
+        let tag = (hash(list) >> 32) as u32;
+        let mut slot = first_slot(tag, self.slots.len());
         loop {
             match self.slots[slot] {
                 (FREE, _) => break,
@@ -104,25 +134,38 @@ impl<T: Item> Interner<T> {
                 _ => slot = (slot + 1) & (self.slots.len() - 1),
             }
         }
-        let number = self.lists.len() as u32;
-        self.lists.push(list.iter().copied());
+        let number = self.add(list);
         self.slots[slot] = (number, tag);
+        self.taken += 1;
         number
     }
 
+    /// The number of a list that comes only once: it is not looked for.
+    pub(super) fn add(&mut self, list: &[T]) -> u32 {
+        let number = self.lists.len() as u32;
+        self.lists.push(list.iter().copied());
+        number
+    }
+
+    /// Neighbours stay neighbours, so it takes one pass over both tables and looks at no list.
     fn grow(&mut self) {
-        let size = 4 * self.slots.len();
-        self.slots.clear();
+        let old = std::mem::take(&mut self.slots);
+        let size = 2 * old.len();
         self.slots.resize(size, (FREE, 0));
-        for (number, list) in self.lists.iter().enumerate() {
-            let hash = hash(list);
-            let mut slot = hash as usize & (size - 1);
+        for (number, tag) in old.into_iter().filter(|(number, _)| *number != FREE) {
+            let mut slot = first_slot(tag, size);
             while self.slots[slot].0 != FREE {
                 slot = (slot + 1) & (size - 1);
             }
-            self.slots[slot] = (number as u32, (hash >> 32) as u32);
+            self.slots[slot] = (number, tag);
         }
     }
+}
+
+/// The first slot for a tag, in a table of this many, which is a power of two.
+#[inline]
+fn first_slot(tag: u32, slots: usize) -> usize {
+    ((u64::from(tag) * slots as u64) >> 32) as usize
 }
 
 /// Multiply and fold: the high half of a product depends on all bits of its factors.
@@ -156,10 +199,14 @@ mod tests {
 
     #[test]
     fn grouping_keeps_the_order_of_the_items_and_empty_lists() {
-        let pairs = [(3, 'a'), (1, 'b'), (3, 'c'), (1, 'd'), (1, 'e')];
-        let lists = Lists::grouped(5, pairs.into_iter());
+        let group = |lists: usize, pairs: &[(u32, char)]| {
+            let mut grouping = Grouping::new(lists);
+            pairs.iter().for_each(|(list, _)| grouping.expect(*list, 1));
+            grouping.place(|placing| pairs.iter().for_each(|(list, item)| placing.put(*list, *item)))
+        };
+        let lists = group(5, &[(3, 'a'), (1, 'b'), (3, 'c'), (1, 'd'), (1, 'e')]);
         let all: Vec<String> = lists.iter().map(|list| list.iter().collect()).collect();
         assert_eq!(all, ["", "bde", "", "ac", ""]);
-        assert_eq!(Lists::<u8>::grouped(2, std::iter::empty()).list(1), []);
+        assert_eq!(group(2, &[]).list(1), []);
     }
 }

@@ -4,6 +4,7 @@
 //! their place in a trie each, the pair of classes finds a policy in the matrix, and protocol and port a cell in it. Where
 //! the answer depends on more than the packet, the cell names a short list of clauses.
 
+mod cells;
 mod classes;
 mod clauses;
 pub mod compile;

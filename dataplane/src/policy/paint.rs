@@ -1,7 +1,6 @@
 //! Rules → what they say by themselves, and blocks of them → what they say together, as disjoint pieces of ports.
 
-use super::lists::Lists;
-use super::ports::{Cell, Painter, Piece, Span};
+use super::ports::{Cell, Painter, Piece, SILENT, Span};
 use super::rules::{Action, Rule, Service};
 use crate::headers::protocol;
 
@@ -16,31 +15,60 @@ pub(super) struct Painted<'p> {
     pub icmpv6: Cell,
 }
 
-/// What each block says.
+impl Painted<'_> {
+    /// Nothing at all.
+    const SILENT: Painted<'static> =
+        Painted { tcp: &SILENT, udp: &SILENT, opaque: &SILENT, icmp: Cell::NONE, icmpv6: Cell::NONE };
+}
+
+/// What each block says: all in one list, so that two cache misses find it.
 pub(super) struct PaintedBlocks {
-    tcp: Lists<Piece>,
-    udp: Lists<Piece>,
-    opaque: Lists<Piece>,
-    icmp: Vec<(Cell, Cell)>,
+    pieces: Vec<Piece>,
+    blocks: Vec<PaintedBlock>,
+}
+
+/// Where its pieces end, those of TCP first and those of opaque protocols last.
+struct PaintedBlock {
+    ends: [u32; 3],
+    icmp: Cell,
+    icmpv6: Cell,
 }
 
 impl PaintedBlocks {
     pub(super) fn with_capacity(blocks: usize) -> PaintedBlocks {
-        let (tcp, udp, opaque) = Default::default();
-        PaintedBlocks { tcp, udp, opaque, icmp: Vec::with_capacity(blocks) }
+        PaintedBlocks { pieces: Vec::with_capacity(8 * blocks), blocks: Vec::with_capacity(blocks) }
     }
 
     pub(super) fn push(&mut self, block: &Painted<'_>) {
-        self.tcp.push(block.tcp.iter().copied());
-        self.udp.push(block.udp.iter().copied());
-        self.opaque.push(block.opaque.iter().copied());
-        self.icmp.push((block.icmp, block.icmpv6));
+        let mut add = |pieces| {
+            self.pieces.extend_from_slice(pieces);
+            self.pieces.len() as u32
+        };
+        let ends = [add(block.tcp), add(block.udp), add(block.opaque)];
+        self.blocks.push(PaintedBlock { ends, icmp: block.icmp, icmpv6: block.icmpv6 });
     }
 
     pub(super) fn block(&self, block: u32) -> Painted<'_> {
-        let (icmp, icmpv6) = self.icmp[block as usize];
-        let opaque = self.opaque.list(block);
-        Painted { tcp: self.tcp.list(block), udp: self.udp.list(block), opaque, icmp, icmpv6 }
+        let start = block.checked_sub(1).map_or(0, |before| self.blocks[before as usize].ends[2] as usize);
+        let PaintedBlock { ends, icmp, icmpv6 } = &self.blocks[block as usize];
+        let ends = ends.map(|end| end as usize);
+        Painted {
+            tcp: &self.pieces[start..ends[0]],
+            udp: &self.pieces[ends[0]..ends[1]],
+            opaque: &self.pieces[ends[1]..ends[2]],
+            icmp: *icmp,
+            icmpv6: *icmpv6,
+        }
+    }
+
+    /// By block, how many pieces merging it takes: those where a rule matches, and as many boundaries.
+    pub(super) fn costs(&self) -> Vec<u32> {
+        let ruled = |pieces: &[Piece]| pieces.iter().filter(|(_, cell)| *cell != Cell::NONE).count();
+        let cost = |block| {
+            let Painted { tcp, udp, opaque, .. } = self.block(block);
+            [tcp, udp, opaque].map(|pieces| (pieces.len() + ruled(pieces)) as u32).iter().sum()
+        };
+        (0..self.blocks.len() as u32).map(cost).collect()
     }
 }
 
@@ -58,16 +86,6 @@ impl Merge {
     pub(super) fn resolve_rules<'r>(&mut self, rules: impl Iterator<Item = (u32, &'r Rule)>) -> Painted<'_> {
         self.spans.clear();
         rules.for_each(|(id, rule)| self.spans.add_rule(id, rule));
-        self.painted()
-    }
-
-    pub(super) fn resolve(&mut self, blocks: &[u32], painted: &PaintedBlocks) -> Painted<'_> {
-        self.spans.clear();
-        blocks.iter().for_each(|block| self.spans.add_painted(&painted.block(*block)));
-        self.painted()
-    }
-
-    fn painted(&mut self) -> Painted<'_> {
         Painted {
             tcp: self.tcp.resolve(&mut self.spans.tcp),
             udp: self.udp.resolve(&mut self.spans.udp),
@@ -76,9 +94,34 @@ impl Merge {
             icmpv6: self.spans.icmpv6,
         }
     }
+
+    pub(super) fn resolve<'p>(&'p mut self, blocks: &[u32], painted: &'p PaintedBlocks) -> Painted<'p> {
+        // Looked up once, for most cells are under a few.
+        let mut few = [Painted::SILENT; 4];
+        match few.get_mut(..blocks.len()) {
+            Some(few) => {
+                few.iter_mut().zip(blocks).for_each(|(few, block)| *few = painted.block(*block));
+                self.merge(few.iter().copied())
+            }
+            None => self.merge(blocks.iter().map(|block| painted.block(*block))),
+        }
+    }
+
+    fn merge<'p>(&'p mut self, blocks: impl Iterator<Item = Painted<'p>> + Clone) -> Painted<'p> {
+        let (icmp, icmpv6) = blocks.clone().fold((Cell::NONE, Cell::NONE), |(icmp, icmpv6), block| {
+            (icmp.min(block.icmp), icmpv6.min(block.icmpv6))
+        });
+        Painted {
+            tcp: self.tcp.merge(blocks.clone().map(|block| block.tcp)),
+            udp: self.udp.merge(blocks.clone().map(|block| block.udp)),
+            opaque: self.opaque.merge(blocks.map(|block| block.opaque)),
+            icmp,
+            icmpv6,
+        }
+    }
 }
 
-/// What several rules or blocks say, not yet painted.
+/// What several rules say, not yet painted.
 struct Spans {
     tcp: Vec<Span>,
     udp: Vec<Span>,
@@ -127,21 +170,5 @@ impl Spans {
                 Service::Protocol(_) => {}
             }
         }
-    }
-
-    fn add_painted(&mut self, painted: &Painted<'_>) {
-        let to_spans = |pieces: &[Piece], spans: &mut Vec<Span>| {
-            for (index, (low, cell)) in pieces.iter().enumerate() {
-                let high = pieces.get(index + 1).map_or(u16::MAX, |(next, _)| next - 1);
-                if *cell != Cell::NONE {
-                    spans.push(Span { low: *low, high, cell: *cell });
-                }
-            }
-        };
-        to_spans(painted.tcp, &mut self.tcp);
-        to_spans(painted.udp, &mut self.udp);
-        to_spans(painted.opaque, &mut self.opaque);
-        self.icmp = self.icmp.min(painted.icmp);
-        self.icmpv6 = self.icmpv6.min(painted.icmpv6);
     }
 }

@@ -69,6 +69,16 @@ pub(super) struct Span {
     pub cell: Cell,
 }
 
+impl Span {
+    /// What it says of all ports.
+    fn with_pieces<T>(&self, pieces: impl FnOnce(&[Piece]) -> T) -> T {
+        let all = [(0, Cell::NONE), (self.low, self.cell), (self.high.wrapping_add(1), Cell::NONE)];
+        let first = usize::from(self.low == 0);
+        let end = if self.high == u16::MAX { 2 } else { 3 };
+        pieces(&all[first..end])
+    }
+}
+
 /// From this port on, up to the next piece, the cell decides.
 pub(super) type Piece = (u16, Cell);
 
@@ -78,6 +88,13 @@ impl Item for Piece {
     }
 }
 
+/// Nothing is said of any port.
+pub(super) const SILENT: [Piece; 1] = [(0, Cell::NONE)];
+
+/// Up to this many spans or lists are laid over each other one after the other, each over the result of those before
+/// it; beyond, sorting all of them first is quicker.
+const FEW: usize = 8;
+
 /// Turns overlapping spans into disjoint pieces. Keeps its buffers between calls.
 #[derive(Default)]
 pub(super) struct Painter {
@@ -85,14 +102,24 @@ pub(super) struct Painter {
     cells: Vec<Cell>,
     next: Vec<u32>,
     pieces: Vec<Piece>,
+    /// What `pieces` were before the last list was laid over them.
+    below: Vec<Piece>,
+    spans: Vec<Span>,
 }
 
 impl Painter {
     /// The pieces of all ports under these spans, ascending, the first at port 0, neighbours different.
     /// Takes O(n log n) for n spans, however they overlap: every piece is painted once, by the best span over it.
     pub(super) fn resolve(&mut self, spans: &mut [Span]) -> &[Piece] {
-        if let [] | [_] = spans {
-            return self.single(spans.first());
+        if spans.len() <= FEW {
+            self.pieces.clear();
+            let Some((first, others)) = spans.split_first() else {
+                self.pieces.extend(SILENT);
+                return &self.pieces;
+            };
+            first.with_pieces(|pieces| self.pieces.extend_from_slice(pieces));
+            others.iter().for_each(|span| span.with_pieces(|pieces| self.lay(pieces)));
+            return &self.pieces;
         }
         spans.sort_unstable_by_key(|span| span.cell);
         self.starts.clear();
@@ -127,17 +154,31 @@ impl Painter {
         &self.pieces
     }
 
-    /// What most blocks are: nothing, or one range.
-    fn single(&mut self, span: Option<&Span>) -> &[Piece] {
+    /// What several lists of such pieces say together. Takes O(n log n) for n pieces in all, and O(n) for a few lists.
+    pub(super) fn merge<'p>(&'p mut self, lists: impl Iterator<Item = &'p [Piece]> + Clone) -> &'p [Piece] {
+        let mut speaking = lists.filter(|list| **list != SILENT);
+        let all = speaking.clone();
+        let Some(first) = speaking.next() else { return &SILENT };
+        let Some(second) = speaking.next() else { return first };
+        if speaking.clone().nth(FEW - 2).is_some() {
+            let mut spans = std::mem::take(&mut self.spans);
+            spans.clear();
+            all.for_each(|pieces| spans.extend(self::spans(pieces)));
+            self.resolve(&mut spans);
+            self.spans = spans;
+            return &self.pieces;
+        }
         self.pieces.clear();
-        if span.is_none_or(|span| span.low > 0) {
-            self.pieces.push((0, Cell::NONE));
-        }
-        if let Some(span) = span {
-            self.pieces.push((span.low, span.cell));
-            self.pieces.extend(span.high.checked_add(1).map(|end| (end, Cell::NONE)));
-        }
+        overlay(first, second, &mut self.pieces);
+        speaking.for_each(|list| self.lay(list));
         &self.pieces
+    }
+
+    /// Lays a list over the pieces: over each port the better cell stays.
+    fn lay(&mut self, list: &[Piece]) {
+        std::mem::swap(&mut self.pieces, &mut self.below);
+        self.pieces.clear();
+        overlay(&self.below, list, &mut self.pieces);
     }
 
     fn index(&self, start: u16) -> usize {
@@ -152,6 +193,42 @@ impl Painter {
             piece = after;
         }
         piece
+    }
+}
+
+/// The spans of pieces that say something.
+fn spans(pieces: &[Piece]) -> impl Iterator<Item = Span> {
+    let ends = pieces.iter().skip(1).map(|(next, _)| next - 1).chain([u16::MAX]);
+    let spans = pieces.iter().zip(ends).map(|((low, cell), high)| Span { low: *low, high, cell: *cell });
+    spans.filter(|span| span.cell != Cell::NONE)
+}
+
+/// Adds to `out` the better cell of each port.
+fn overlay(mut a: &[Piece], mut b: &[Piece], out: &mut Vec<Piece>) {
+    let (mut in_a, mut in_b, mut last) = (Cell::NONE, Cell::NONE, None);
+    let mut port = 0;
+    loop {
+        // A list is cut off behind the piece that the port is in.
+        if let [(start, cell), rest @ ..] = a
+            && *start == port
+        {
+            (in_a, a) = (*cell, rest);
+        }
+        if let [(start, cell), rest @ ..] = b
+            && *start == port
+        {
+            (in_b, b) = (*cell, rest);
+        }
+        let cell = in_a.min(in_b);
+        if last != Some(cell) {
+            out.push((port, cell));
+            last = Some(cell);
+        }
+        port = match (a.first(), b.first()) {
+            (None, None) => return,
+            (Some((next, _)), None) | (None, Some((next, _))) => *next,
+            (Some((a, _)), Some((b, _))) => *a.min(b),
+        };
     }
 }
 
@@ -217,10 +294,18 @@ impl PortTables {
 pub(super) struct TableInterner {
     pub tables: PortTables,
     known: Interner<Piece>,
+    /// The table that most ask for.
+    silent: Option<TableId>,
 }
 
 impl TableInterner {
     pub(super) fn intern(&mut self, pieces: &[Piece]) -> TableId {
+        if pieces == SILENT {
+            return *self.silent.get_or_insert_with(|| {
+                self.tables.push(pieces);
+                TableId(self.known.add(pieces))
+            });
+        }
         let number = self.known.intern(pieces);
         if number as usize == self.tables.tables.len() {
             self.tables.push(pieces);
@@ -301,6 +386,12 @@ mod tests {
         // Something before it, so that offsets matter.
         interner.intern(&[(0, cell(999)), (7, Cell::NONE)]);
         let pieces = painter.resolve(&mut spans.to_vec()).to_vec();
+        // Painted in parts that are merged then, they say the same.
+        for part in [1, 2, 7, 1000] {
+            let parts: Vec<Vec<Piece>> =
+                spans.chunks(part).map(|part| painter.resolve(&mut part.to_vec()).to_vec()).collect();
+            assert_eq!(painter.merge(parts.iter().map(Vec::as_slice)), pieces, "of {part} under {spans:?}");
+        }
         let table = interner.intern(&pieces);
         let policy = PairPolicy::new(&pieces, &pieces, cell(7), cell(8), &mut interner);
         // Around every boundary, and some between.
