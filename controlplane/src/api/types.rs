@@ -115,7 +115,8 @@ pub enum Request {
         /// Go on until the client leaves.
         follow: bool,
     },
-    /// What the policy in force does with a connection. Answered with [`Reply::Explained`].
+    /// What the policy in force does with a connection, and which such connections live. Answered with
+    /// [`Reply::Explained`].
     Explain {
         /// Address or segment.
         from: String,
@@ -123,6 +124,11 @@ pub enum Request {
         to: String,
         /// Such as `tcp/443`.
         port: String,
+        /// Who and when.
+        #[serde(default)]
+        asked: Asked,
+        /// At most so many live connections are sent; all are counted.
+        limit: u64,
     },
     /// Ask another policy too, from now on. Answered with [`Reply::Shadow`].
     StartShadow {
@@ -143,6 +149,30 @@ pub enum Request {
         /// Remove the steering program too: traffic then reaches the kernel as if there were no gateway.
         unload: bool,
     },
+}
+
+/// Who asks and when, in the words of the command line; nothing given means nobody, now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Asked {
+    /// The user.
+    pub user: Option<String>,
+    /// Groups that the identity provider tells.
+    pub groups: Vec<String>,
+    /// What is known of the device: `enrolled`, `not-enrolled`, `tag=kiosk`; nothing when it is not known.
+    pub device: Vec<String>,
+    /// Postures, met as `compliant`, or `compliant=failed`, `compliant=unknown`.
+    pub posture: Vec<String>,
+    /// How long ago the second factor was shown, such as `2h`.
+    pub mfa_age: Option<String>,
+    /// `phishing-resistant`.
+    pub mfa: Option<String>,
+    /// The risk, 0 to 100.
+    pub risk: Option<u8>,
+    /// `expired`.
+    pub session: Option<String>,
+    /// When, such as `2027-01-31T08:00:00Z`.
+    pub at: Option<String>,
 }
 
 /// Which connections. Everything given must hold; nothing given means all.
@@ -210,7 +240,7 @@ pub enum Reply {
     /// So many events were lost at this place.
     Lost(u64),
     /// To [`Request::Explain`].
-    Explained(Vec<Explained>),
+    Explained(Explained),
     /// To [`Request::StartShadow`], [`Request::Shadow`] and [`Request::StopShadow`]; `None` when none runs.
     Shadow(Option<Box<Shadow>>),
     /// To [`Request::Audit`].
@@ -579,13 +609,31 @@ pub struct SourceRow {
     pub last: String,
 }
 
-/// One answer to an explain.
+/// The answers to an explain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explained {
+    /// One for each address family.
+    pub answers: Vec<Answer>,
+    /// The live connections that are asked about; `None` when no gateway was asked.
+    pub live: Option<Live>,
+}
+
+/// One answer to an explain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
     /// For programs.
     pub json: serde_json::Value,
     /// For people.
     pub text: String,
+}
+
+/// Live connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Live {
+    /// How many there are.
+    pub matched: u64,
+    /// Those of them that are told.
+    pub connections: Vec<Connection>,
 }
 
 /// What one policy says, in names.

@@ -131,7 +131,8 @@ impl ListArgs {
     }
 }
 
-fn text(shown: &[Connection], matched: u64) -> String {
+/// A table of connections of which some may be left out.
+pub fn text(shown: &[Connection], matched: u64) -> String {
     let mut table = Table::new(&[
         "PROTOCOL",
         "SOURCE",

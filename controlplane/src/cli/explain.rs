@@ -6,8 +6,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::control::{ControlArgs, unexpected};
-use super::{Exit, Format, OutputArgs, complain, say, say_json};
-use crate::api::types::Explained;
+use super::{Exit, Format, OutputArgs, complain, connections, say, say_json};
+use crate::api::types::{Asked, Explained};
 use crate::api::{Reply, Request};
 use crate::explain::explain;
 use crate::model;
@@ -15,15 +15,18 @@ use crate::model;
 /// Explain what a configuration does with a connection, and why
 ///
 /// Names the deciding rule and where it stands, or the reason and the rules that came nearest with the clause that
-/// failed. With --config it works on a file, and nothing needs to run; without, it asks the running gateway.
+/// failed. Who asks and when are said as in a [[test]]; without, it is nobody, now. With --config it works on a file, and
+/// nothing needs to run; without, it asks the running gateway, and shows such connections as live now: between these
+/// addresses or any of these segments, by whatever rule they were let through, and whoever is behind them.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     bulkhead explain --from office --to servers --port tcp/443\n  \
-    bulkhead explain --config bulkhead.toml --from office --to servers --port tcp/443\n  \
+    bulkhead explain --from jump --to db --port tcp/5432 --user dora --group dba --device enrolled --mfa-age 2h\n  \
+    bulkhead explain --config bulkhead.toml --from jump --to db --port tcp/5432 --at 2027-01-30T22:00:00Z\n  \
     bulkhead explain --config bulkhead.toml --from 10.1.0.7 --to fd00:2::1 --port icmpv6/echo-request -o json")]
 pub struct ExplainArgs {
     /// The configuration; the one in force without
-    #[arg(long, value_name = "FILE", conflicts_with = "control")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["control", "limit"])]
     config: Option<PathBuf>,
     /// Who opens the connection: an address or a segment's name
     #[arg(long, value_name = "A")]
@@ -35,18 +38,67 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "SERVICE")]
     port: String,
     #[command(flatten)]
+    asked: AskedArgs,
+    /// Show at most so many live connections; all are counted
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    limit: u64,
+    #[command(flatten)]
     control: ControlArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
 
+/// Heading of the options about who asks and when.
+const WHO: &str = "Who asks, and when";
+
+/// Who asks, and when.
+#[derive(Args)]
+struct AskedArgs {
+    /// The user who is behind the source
+    #[arg(help_heading = WHO, long, value_name = "NAME")]
+    user: Option<String>,
+    /// A group that the identity provider tells of the user; declared members are in theirs anyway
+    #[arg(help_heading = WHO, long = "group", value_name = "NAME", requires = "user")]
+    groups: Vec<String>,
+    /// What is known of the device: enrolled, not-enrolled, or tag=NAME; may be given several times
+    #[arg(help_heading = WHO, long, value_name = "WORD")]
+    device: Vec<String>,
+    /// A posture and how the device stands to it: met (without a state), failed or unknown
+    #[arg(help_heading = WHO, long, value_name = "NAME[=STATE]")]
+    posture: Vec<String>,
+    /// How long ago a second factor was shown, such as 2h
+    #[arg(help_heading = WHO, long, value_name = "DURATION")]
+    mfa_age: Option<String>,
+    /// The kind of the second factor: phishing-resistant
+    #[arg(help_heading = WHO, long, value_name = "KIND")]
+    mfa: Option<String>,
+    /// The risk that is seen in the user, 0 to 100
+    #[arg(help_heading = WHO, long, value_name = "RISK", value_parser = clap::value_parser!(u8).range(0..=100))]
+    risk: Option<u8>,
+    /// The state of the session: expired
+    #[arg(help_heading = WHO, long, value_name = "STATE")]
+    session: Option<String>,
+    /// As of this moment, such as 2027-01-31T08:00:00Z; now without
+    #[arg(help_heading = WHO, long, value_name = "TIME")]
+    at: Option<String>,
+}
+
+impl AskedArgs {
+    fn asked(self) -> Asked {
+        let AskedArgs { user, groups, device, posture, mfa_age, mfa, risk, session, at } = self;
+        Asked { user, groups, device, posture, mfa_age, mfa, risk, session, at }
+    }
+}
+
 impl ExplainArgs {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let told = match &self.config {
+        let asked = self.asked.asked();
+        let Explained { answers, live } = match &self.config {
             Some(config) => match model::load(config) {
                 Ok(model) => {
-                    let answers = explain(&model, &self.from, &self.to, &self.port)?;
-                    answers.iter().map(|a| Explained { json: a.to_json(), text: a.to_string() }).collect()
+                    let answers = explain(&model, &self.from, &self.to, &self.port, &asked)?;
+                    let answers = answers.iter().map(|answer| answer.to_api()).collect();
+                    Explained { answers, live: None }
                 }
                 Err(errors) => {
                     complain(&errors.to_string());
@@ -54,7 +106,8 @@ impl ExplainArgs {
                 }
             },
             None => {
-                let request = Request::Explain { from: self.from, to: self.to, port: self.port };
+                let (from, to, port) = (self.from, self.to, self.port);
+                let request = Request::Explain { from, to, port, asked, limit: self.limit };
                 match self.control.ask_one(&request, "asking")? {
                     Ok(Reply::Explained(told)) => told,
                     Ok(reply) => return Err(unexpected(&reply)),
@@ -63,9 +116,17 @@ impl ExplainArgs {
             }
         };
         if self.output.output == Format::Json {
-            say_json(&json!({ "answers": told.iter().map(|told| &told.json).collect::<Vec<_>>() }));
+            let answers: Vec<_> = answers.iter().map(|answer| &answer.json).collect();
+            say_json(&json!({ "answers": answers, "live": live }));
         } else {
-            told.iter().for_each(|told| say(&told.text));
+            answers.iter().for_each(|answer| say(&answer.text));
+            match live {
+                Some(live) if live.matched > 0 => {
+                    say(&format!("\nlive now:\n{}", connections::text(&live.connections, live.matched)));
+                }
+                Some(_) => say("\nno such connection lives now"),
+                None => {}
+            }
         }
         Ok(Exit::Ok)
     }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::diagnostics::{At, Located, nearest, quoted};
+use super::diagnostics::{At, Located, quoted};
 use super::read::{Reader, Table, Value};
 use super::schema::Text;
-use super::values;
+use super::values::{self, Wrong};
 
 /// `users = "alice"`, `["alice", "bob"]`, `"any"`, or `{ users = […], groups = […] }`.
 #[derive(Clone, Debug)]
@@ -134,15 +134,15 @@ impl Reader<'_> {
     /// A duration of whole seconds.
     pub(super) fn seconds(&mut self, value: Option<&Value<'_>>) -> Option<u32> {
         let text = self.string(value)?;
-        match values::duration(&text.value) {
-            Ok(duration) if duration.subsec_millis() == 0 => u32::try_from(duration.as_secs()).ok(),
-            Ok(_) => {
-                let message = format!("{} is no whole number of seconds", quoted(&text.value));
-                self.report.error(text.at, message).hint("for example \"30s\", \"15m\" or \"8h\"");
-                None
-            }
+        self.valid(text.at, values::seconds(&text.value))
+    }
+
+    /// The value, unless something is wrong with it, which is reported.
+    fn valid<T>(&mut self, at: At, result: Result<T, Wrong>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
             Err(wrong) => {
-                self.report.error(text.at, wrong.message).maybe_hint(wrong.hint);
+                self.report.error(at, wrong.message).maybe_hint(wrong.hint);
                 None
             }
         }
@@ -229,13 +229,7 @@ impl Reader<'_> {
 
     fn mfa(&mut self, value: Option<&Value<'_>>) -> bool {
         let Some(mfa) = self.string(value) else { return false };
-        if mfa.value != "phishing-resistant" {
-            let hint = nearest(&mfa.value, ["phishing-resistant"]);
-            self.report
-                .error(mfa.at, format!("{} is no kind of second factor", quoted(&mfa.value)))
-                .hint("use \"phishing-resistant\"; how old it may be is said by `mfa_max_age`")
-                .maybe_hint(hint);
-        }
+        self.valid(mfa.at, values::second_factor(&mfa.value));
         true
     }
 
@@ -297,10 +291,8 @@ impl Reader<'_> {
             self.report.error(at, "`groups` of nobody").hint("say whose: `user = \"alice\"`");
         }
         let session = self.string(table.take("session"));
-        if let Some(session) = session.as_ref().filter(|session| session.value != "expired") {
-            let message = format!("{} is no state of a session", quoted(&session.value));
-            let hint = "use \"expired\"; a test that names a user has a valid session otherwise";
-            self.report.error(session.at, message).hint(hint);
+        if let Some(session) = &session {
+            self.valid(session.at, values::session(&session.value));
         }
         let phishing_resistant = self.mfa(table.take("mfa"));
         let mfa_age = table.take("mfa_age");
@@ -336,19 +328,7 @@ impl Reader<'_> {
         for (key, value) in table.entries() {
             let name = Located { value: key.get_ref().to_string(), at: self.at(key.span()) };
             let Some(state) = self.string(Some(value)) else { continue };
-            let posture = match state.value.as_str() {
-                "met" => Posture::Met,
-                "failed" => Posture::Failed,
-                "unknown" => Posture::Unknown,
-                other => {
-                    let hint = nearest(other, ["met", "failed", "unknown"]);
-                    self.report
-                        .error(state.at, format!("{} is no state of a posture", quoted(other)))
-                        .hint("use \"met\", \"failed\" or \"unknown\"")
-                        .maybe_hint(hint);
-                    continue;
-                }
-            };
+            let Some(posture) = self.valid(state.at, values::posture_state(&state.value)) else { continue };
             states.push((name, Located { value: posture, at: state.at }));
         }
         states

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use bulkhead_dataplane::headers::protocol;
 use bulkhead_dataplane::policy::Service;
+use bulkhead_dataplane::policy::conditions::Posture;
 use ipnet::IpNet;
+use jiff::Timestamp;
 
-use super::diagnostics::quoted;
+use super::diagnostics::{nearest, quoted};
 
 /// Longest name, characters: it must fit a column of a table.
 pub const NAME_CHARS: usize = 64;
@@ -58,6 +60,62 @@ pub fn duration(text: &str) -> Result<Duration, Wrong> {
         d if d > DURATION_LIMIT => wrong(format!("{} is more than ten years", quoted(text)), HINT),
         d => Ok(d),
     }
+}
+
+/// A duration of whole seconds.
+pub fn seconds(text: &str) -> Result<u32, Wrong> {
+    let duration = duration(text)?;
+    // Ten years are less than 2^32 seconds.
+    match u32::try_from(duration.as_secs()) {
+        Ok(seconds) if duration.subsec_millis() == 0 => Ok(seconds),
+        _ => {
+            let hint = "for example \"30s\", \"15m\" or \"8h\"";
+            wrong(format!("{} is no whole number of seconds", quoted(text)), hint)
+        }
+    }
+}
+
+/// A moment: a date and a time with their offset from UTC.
+pub fn moment(text: &str) -> Result<Timestamp, Wrong> {
+    let hint =
+        "a date and a time with its offset from UTC: 2027-01-31T08:00:00Z or 2027-01-31T08:00:00+01:00";
+    text.parse().or_else(|_| wrong(format!("{} is not one moment", quoted(text)), hint))
+}
+
+/// A kind of second factor: there is one that is asked for.
+pub fn second_factor(text: &str) -> Result<(), Wrong> {
+    const KIND: &str = "phishing-resistant";
+    if text == KIND {
+        return Ok(());
+    }
+    let hint = nearest(text, [KIND]);
+    let hint = hint.unwrap_or_else(|| {
+        format!("use \"{KIND}\"; how old it may be is said by `mfa_max_age`, and how old it is by `mfa_age`")
+    });
+    wrong(format!("{} is no kind of second factor", quoted(text)), &hint)
+}
+
+/// How a device stands to a posture.
+pub fn posture_state(text: &str) -> Result<Posture, Wrong> {
+    match text {
+        "met" => Ok(Posture::Met),
+        "failed" => Ok(Posture::Failed),
+        "unknown" => Ok(Posture::Unknown),
+        other => {
+            let hint = nearest(other, ["met", "failed", "unknown"]);
+            let hint = hint.unwrap_or_else(|| "use \"met\", \"failed\" or \"unknown\"".to_owned());
+            wrong(format!("{} is no state of a posture", quoted(other)), &hint)
+        }
+    }
+}
+
+/// The state of a session: what is said of it is that it has ended.
+pub fn session(text: &str) -> Result<(), Wrong> {
+    if text == "expired" {
+        return Ok(());
+    }
+    let hint = "use \"expired\"; whoever names a user has a valid session otherwise";
+    wrong(format!("{} is no state of a session", quoted(text)), hint)
 }
 
 /// A network such as `10.1.0.0/24` or `fd00:1::/64`; an address alone means that one host.

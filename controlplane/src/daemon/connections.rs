@@ -14,7 +14,7 @@ use super::events::{protocol_name, shown_ports};
 use super::gateway::{Gateway, lock};
 use super::generations::segments;
 use crate::api::server::Client;
-use crate::api::types::{Connection, Filter, Refusal, Reply};
+use crate::api::types::{Connection, Filter, Live, Refusal, Reply};
 use crate::config::diagnostics::{nearest, quoted};
 use crate::model::{Model, Probe};
 
@@ -123,6 +123,28 @@ pub fn list(
     limit: u64,
     client: &mut Client,
 ) -> Result<io::Result<()>, Refusal> {
+    let matched = each(gateway, filter, limit, |connection| client.say(Reply::Connection(connection)))?;
+    Ok(matched.and_then(|matched| client.say(Reply::Matched(matched))))
+}
+
+/// The connections that match, at most `limit` of them.
+pub fn find(gateway: &Gateway, filter: &Filter, limit: u64) -> Result<Live, Refusal> {
+    let mut connections = Vec::new();
+    let matched = each(gateway, filter, limit, |connection| {
+        connections.push(connection);
+        Ok(())
+    })?;
+    let matched = matched.map_err(|error| Refusal::error(error.to_string()))?;
+    Ok(Live { matched, connections })
+}
+
+/// Calls with at most `limit` connections that match. Returns how many match, unless a call failed.
+fn each(
+    gateway: &Gateway,
+    filter: &Filter,
+    limit: u64,
+    mut tell: impl FnMut(Connection) -> io::Result<()>,
+) -> Result<io::Result<u64>, Refusal> {
     let model = gateway.in_force().model;
     let wanted = Wanted::resolve(filter, &model)?;
     let snapshot = gateway.engine.snapshot();
@@ -135,12 +157,12 @@ pub fn list(
     for summary in v4.chain(v6).filter(|summary| wanted.admits(gateway, policy, summary)) {
         matched += 1;
         if matched <= limit
-            && let Err(error) = client.say(Reply::Connection(row(gateway, &model, policy, &summary, now)))
+            && let Err(error) = tell(row(gateway, &model, policy, &summary, now))
         {
             return Ok(Err(error));
         }
     }
-    Ok(client.say(Reply::Matched(matched)))
+    Ok(Ok(matched))
 }
 
 fn row(gateway: &Gateway, model: &Model, policy: &Policy, summary: &Summary, now: Now) -> Connection {

@@ -12,7 +12,7 @@ use super::plan;
 use super::status;
 use super::time::rfc3339;
 use crate::api::server::Client;
-use crate::api::types::{Explained, Refusal, Reply, Request, Sources, Text};
+use crate::api::types::{Explained, Filter, Refusal, Reply, Request, Sources, Text};
 use crate::explain::explain;
 use crate::matrix::Matrix;
 use crate::store::Cause;
@@ -89,11 +89,13 @@ fn reply(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal
             let (top, known, overflow) = gateway.sources.read(limit, |at| rfc3339(gateway.engine.wall(at)));
             Ok(Reply::Sources(Sources { top, known, overflow, events_lost: gateway.engine.events_lost() }))
         }
-        Request::Explain { from, to, port } => {
-            let answers = explain(&gateway.in_force().model, &from, &to, &port)
+        Request::Explain { from, to, port, asked, limit } => {
+            let answers = explain(&gateway.in_force().model, &from, &to, &port, &asked)
                 .map_err(|error| Refusal::error(format!("{error:#}")))?;
-            let told = answers.iter().map(|a| Explained { json: a.to_json(), text: a.to_string() });
-            Ok(Reply::Explained(told.collect()))
+            let answers = answers.iter().map(|answer| answer.to_api()).collect();
+            let (from, to, port) = (Some(from), Some(to), Some(port));
+            let live = connections::find(gateway, &Filter { from, to, port, ..Filter::default() }, limit)?;
+            Ok(Reply::Explained(Explained { answers, live: Some(live) }))
         }
         Request::Stop { .. }
         | Request::Connections { .. }

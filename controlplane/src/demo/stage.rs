@@ -18,6 +18,7 @@ use super::probe::{Probe, Seen, Service};
 use super::row::{Finding, Row};
 use super::servers::Servers;
 use super::watch::Watch;
+use crate::api::types::Asked;
 use crate::explain::explain;
 use crate::lab::{Host, Lab};
 use crate::model::{self, Expected, Model};
@@ -245,7 +246,8 @@ impl<'a> Stage<'a> {
         let source = family.address(self.lab.host(from));
         let destination = family.address(self.lab.host(to));
         let (from, to) = (source.to_string(), destination.to_string());
-        let answers = explain(&self.model, &from, &to, &service.in_configuration(destination))?;
+        let answers =
+            explain(&self.model, &from, &to, &service.in_configuration(destination), &Asked::default())?;
         let answer = answers.first().context("the policy has no answer")?;
         let what = match answer.verdict {
             Expected::Allow => ANSWERED,

@@ -42,6 +42,8 @@ pub struct Group {
     pub members: Vec<String>,
     /// The groups whose members are its own, ascending.
     pub groups: Vec<GroupId>,
+    /// It is declared, and not only named.
+    is_declared: bool,
     /// The groups that hold it.
     parents: Vec<GroupId>,
     /// Free text.
@@ -144,6 +146,43 @@ impl Identities {
             }
         }
         all.into_iter().collect()
+    }
+
+    /// Whether the group can be told: where one is declared, all have to be.
+    pub fn may_be_told(&self, group: &str) -> bool {
+        self.group(group).is_some() || !self.groups.iter().any(|group| group.is_declared)
+    }
+
+    /// Who asks; postures of other names say nothing. `None` when something is said, but not of whom.
+    pub fn asker(&self, written: &Written) -> Option<Asker> {
+        if written.expired {
+            return Some(Asker::Expired);
+        }
+        let mut postures = vec![State::Unknown; self.postures.len()];
+        for (name, state) in &written.postures {
+            if let Some(id) = self.posture(&name.value) {
+                postures[id.0 as usize] = state.value;
+            }
+        }
+        if written.user.is_none() && written.device.is_none() {
+            let says_nothing =
+                written.postures.is_empty() && written.mfa_age_s.is_none() && written.risk.is_none();
+            return says_nothing.then_some(Asker::Nobody);
+        }
+        let told = written.groups.iter().map(|name| name.value.as_str());
+        let user = written.user.as_ref().map(|name| name.value.as_str());
+        Some(Asker::Known(Box::new(Identity {
+            user: user.map(|name| self.user(name)),
+            groups: user.map(|name| self.groups_of(name, told)).unwrap_or_default(),
+            device: written.device.as_ref().map(|device| Device {
+                enrolled: device.enrolled,
+                tags: self.tags_of(device.tags.iter().map(|tag| tag.value.as_str())),
+            }),
+            mfa_age_s: written.mfa_age_s,
+            phishing_resistant: written.phishing_resistant,
+            postures,
+            risk: written.risk,
+        })))
     }
 
     /// The tags that rules know, of those a device has.
@@ -286,6 +325,7 @@ impl Resolver {
                 self.names.list.member_of.entry(member.value.clone()).or_default().push(id);
             }
             let group = &mut self.names.list.groups[id.0 as usize];
+            group.is_declared = true;
             group.groups = nested;
             group.members = sorted(written.members.iter());
             group.description = written.description.as_ref().map(|text| text.value.clone());
@@ -423,42 +463,13 @@ impl Resolver {
 
     /// Who asks, in a test.
     pub(super) fn asker(&mut self, written: &Written, at: At) -> Asker {
-        if written.expired {
-            return Asker::Expired;
+        for (name, _) in &written.postures {
+            self.check_posture(name);
         }
-        let mut postures = vec![State::Unknown; self.names.list.postures.len()];
-        for (name, state) in &written.postures {
-            if let Some(id) = self.check_posture(name) {
-                postures[id.0 as usize] = state.value;
-            }
-        }
-        let names = &self.names.list;
-        let says_nothing = written.user.is_none()
-            && written.device.is_none()
-            && written.postures.is_empty()
-            && written.mfa_age_s.is_none()
-            && written.risk.is_none();
-        if says_nothing {
-            return Asker::Nobody;
-        }
-        if written.user.is_none() && written.device.is_none() {
+        self.names.list.asker(written).unwrap_or_else(|| {
             let hint = "say who asks: `user = \"alice\"`, or at least from which device: `device = { enrolled = true }`";
             self.report.error(at, "this test says something of nobody").hint(hint);
-            return Asker::Nobody;
-        }
-        let told = written.groups.iter().map(|name| name.value.as_str());
-        let user = written.user.as_ref().map(|name| name.value.as_str());
-        Asker::Known(Box::new(Identity {
-            user: user.map(|name| names.user(name)),
-            groups: user.map(|name| names.groups_of(name, told)).unwrap_or_default(),
-            device: written.device.as_ref().map(|device| Device {
-                enrolled: device.enrolled,
-                tags: names.tags_of(device.tags.iter().map(|tag| tag.value.as_str())),
-            }),
-            mfa_age_s: written.mfa_age_s,
-            phishing_resistant: written.phishing_resistant,
-            postures,
-            risk: written.risk,
-        }))
+            Asker::Nobody
+        })
     }
 }

@@ -81,6 +81,31 @@ impl Symbols {
         &self.moments
     }
 
+    /// The names of one model, with its own numbers.
+    pub fn of(model: &Model) -> Symbols {
+        let mut symbols = Symbols::default();
+        let identities = &model.identities;
+        for port in &model.ports {
+            symbols.ports.number(&port.name);
+        }
+        for user in &identities.users {
+            symbols.users.number(user);
+        }
+        for group in &identities.groups {
+            symbols.groups.number(&group.name);
+        }
+        for tag in &identities.tags {
+            symbols.tags.number(tag);
+        }
+        for posture in &identities.postures {
+            symbols.postures.number(&posture.name);
+        }
+        for gate in (0..identities.gates.len() as u32).map(GateId) {
+            symbols.translate_gate(model, gate);
+        }
+        symbols
+    }
+
     /// The rules of a model in this numbering, which is extended by what it does not have yet. A group stands for those
     /// that the identity provider calls its members; its declared members and groups are written out, so that the same
     /// group declared otherwise in another model is no longer the same.

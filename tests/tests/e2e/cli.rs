@@ -92,6 +92,43 @@ fn connections_are_listed_filtered_counted_and_killed() {
 }
 
 #[test]
+fn explain_shows_the_connections_that_live_of_what_it_was_asked() {
+    let Some(scene) = Scene::start(&services()) else { return };
+    let mut web: Vec<_> =
+        Family::BOTH.iter().map(|family| scene.open_tcp("office", "servers", *family, (4000, 80))).collect();
+    web[0].talks();
+    scene.crosses("office", "servers", &scene.path("office", "servers", Family::V4).udp(4000, 53, b"x"));
+    let explain = |from: &str, port: &str, more: &[&str]| {
+        scene.json(&[&["explain", "--from", from, "--to", "servers", "--port", port], more].concat())
+    };
+    let told = explain("office", "tcp/80", &[]);
+    assert_eq!(told["answers"].as_array().unwrap().len(), 2, "one for each family");
+    assert_eq!(number(&told["live"], "matched"), 2);
+    let address = scene.path("office", "servers", Family::V4).source.to_string();
+    let live = explain(&address, "tcp/80", &[])["live"].take();
+    let row = &live["connections"][0];
+    assert_eq!((number(&live, "matched"), text(row, "source")), (1, address));
+    assert_eq!((text(row, "rule"), text(row, "state")), ("web".to_owned(), "established".to_owned()));
+    // The handshake, and data in both directions.
+    assert_eq!(row["packets"], serde_json::json!([3, 2]));
+    assert!(number(row, "age_s") < 60 && number(row, "idle_s") < 60);
+    let limited = explain("office", "tcp/80", &["--limit", "1"]);
+    assert_eq!(limited["live"]["connections"].as_array().unwrap().len(), 1);
+    assert_eq!(number(&limited["live"], "matched"), 2);
+    assert_eq!(number(&explain("office", "tcp/23", &[])["live"], "matched"), 0);
+    let asked = ["explain", "--from", "office", "--to", "servers", "--port", "tcp/80"];
+    let shown = scene.cli(&[&asked[..], &["--user", "alice", "--mfa-age", "2h"]].concat()).stdout;
+    for part in ["user alice, second factor shown 2h ago", "ALLOW by rule `web`", "live now:", "established"]
+    {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    scene.json(&["connections", "kill", "--all"]);
+    assert!(scene.cli(&asked).stdout.contains("no such connection lives now"));
+    let wrong = scene.cli(&[&asked[..], &["--posture", "compliant"]].concat());
+    assert!(wrong.code == 1 && wrong.stderr.contains("unknown posture `compliant`"), "{wrong:?}");
+}
+
+#[test]
 fn every_rule_counts_its_packets_and_bytes_over_reloads() {
     let Some(scene) = Scene::start(&services()) else { return };
     let rows = || scene.json(&["rules"])["rules"].as_array().unwrap().clone();

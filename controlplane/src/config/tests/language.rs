@@ -66,7 +66,7 @@ fn demands_are_checked() {
     rule(
         "require = { mfa = \"phishing\" }",
         &[
-            "19:19 `phishing` is no kind of second factor | use \"phishing-resistant\"; how old it may be is said by `mfa_max_age`",
+            "19:19 `phishing` is no kind of second factor | use \"phishing-resistant\"; how old it may be is said by `mfa_max_age`, and how old it is by `mfa_age`",
         ],
     );
     rule(
@@ -213,7 +213,7 @@ fn what_a_test_says_of_who_asks_is_checked() {
     test(
         "session = \"gone\"",
         &[
-            "25:11 `gone` is no state of a session | use \"expired\"; a test that names a user has a valid session otherwise",
+            "25:11 `gone` is no state of a session | use \"expired\"; whoever names a user has a valid session otherwise",
         ],
     );
     test(
