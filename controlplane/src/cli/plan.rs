@@ -4,24 +4,27 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::control::{ControlArgs, unexpected};
 use super::{Exit, Format, OutputArgs, complain, say, say_json};
 use crate::api::{Reply, Request};
 use crate::model;
-use crate::plan::{Plan, text};
+use crate::plan::{Plan, expiring, text};
 
 /// Show what a configuration would change, without changing anything
 ///
 /// Compares what the policies do, not how they are written: which connections are gained and lost between which
 /// segments, each with a packet that shows it, and what else is set differently. Compares with the running gateway, and
-/// then counts the live connections that would be cut; or with another file.
+/// then counts the live connections that would be cut; or with another file. Rules of either that have expired, or expire
+/// within 30 days, are listed, and are by themselves no difference.
 #[derive(Args)]
 #[command(after_help = "Exit codes: 0 no difference, 1 error, 2 there are differences\n\n\
     Examples:\n  bulkhead plan /etc/bulkhead/next.toml\n  \
     bulkhead plan next.toml --against bulkhead.toml\n  \
-    bulkhead plan next.toml -o json | jq '.access[] | select(.change == \"gained\")'")]
+    bulkhead plan next.toml -o json | jq '.access[] | select(.change == \"gained\")'\n  \
+    bulkhead plan next.toml -o json | jq '.expiring[] | select(.new and .left_s == null) | .rule'")]
 pub struct PlanArgs {
     /// The new configuration
     #[arg(value_name = "NEW")]
@@ -84,5 +87,6 @@ fn offline(old: &Path, new: &Path) -> anyhow::Result<Result<Plan, String>> {
     };
     let mut plan = Plan::between(&old, &new)?;
     plan.failed_tests = new.failed_tests(&policy);
+    plan.expiring = expiring(&old, &new, Timestamp::now());
     Ok(Ok(plan))
 }

@@ -12,7 +12,7 @@ use super::events::{protocol_name, shown_ports};
 use super::gateway::Gateway;
 use crate::api::types::Refusal;
 use crate::model::{self, Model};
-use crate::plan::{Connections, Cut, Plan};
+use crate::plan::{Connections, Cut, Plan, expiring};
 
 /// Compares a file with what is in force.
 ///
@@ -22,11 +22,13 @@ use crate::plan::{Connections, Cut, Plan};
 pub fn plan(gateway: &Gateway, file: &Path) -> Result<Plan, Refusal> {
     let new = model::load(file).map_err(|errors| Refusal::error(errors.to_string()))?;
     let mut policy = new.compile().map_err(Refusal::error)?;
-    policy.set_gates(new.gates_at(Timestamp::now()).0);
+    let now = Timestamp::now();
+    policy.set_gates(new.gates_at(now).0);
     let in_force = gateway.in_force();
     let mut plan = Plan::between(&in_force.model, &new).map_err(|error| Refusal::error(error.to_string()))?;
     plan.old.source = format!("generation {} ({})", in_force.generation, in_force.file.display());
     plan.failed_tests = new.failed_tests(&policy);
+    plan.expiring = expiring(&in_force.model, &new, now);
     plan.connections = Some(connections(gateway, &in_force.model, &new, &policy));
     Ok(plan)
 }

@@ -6,17 +6,15 @@ use std::collections::HashMap;
 use bulkhead_dataplane::policy::{Action, Rule, RuleSet, Service};
 use bulkhead_dataplane::verdict::{RuleId, SegmentId};
 use ipnet::IpNet;
-use jiff::{Timestamp, ToSpan};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::algebra::survey::{Aspect, Fault, Finding, survey};
 use crate::algebra::{Occasion, Policy};
 use crate::config::diagnostics::{At, Sources};
-use crate::model::{Model, probe_text};
+use crate::model::{Ending, Model, probe_text};
 use crate::plan::{Symbols, words};
 
-/// Rules that expire within so many days are told.
-const SOON_DAYS: i64 = 30;
 /// A range of at least so many ports is wide.
 const WIDE_PORTS: u16 = 1024;
 /// A network at most so long is large: of IPv4, of IPv6.
@@ -268,14 +266,13 @@ impl Linter<'_> {
     /// Rules that are in force no more, or not for long.
     fn expiring(&self, id: RuleId, now: Timestamp) -> Option<Lint> {
         let info = &self.model.rule_infos[id.0 as usize];
-        let expires = info.expires?;
-        let soon = now.checked_add((SOON_DAYS * 24).hours()).unwrap_or(Timestamp::MAX);
-        let (kind, what) = match expires {
-            at if at <= now => ("expired", "has expired"),
-            at if at <= soon => ("expires-soon", "expires soon"),
-            _ => return None,
+        let (expires, ending) = (info.expires?, info.ending(now)?);
+        let what = match ending {
+            Ending::Expired => "has expired",
+            Ending::Soon => "expires soon",
         };
-        let mut lint = Lint::new(kind, Some(info.at), format!("rule `{}` {what}: {expires}", info.name));
+        let mut lint =
+            Lint::new(ending.kind(), Some(info.at), format!("rule `{}` {what}: {expires}", info.name));
         lint.rules = vec![(info.name.clone(), self.model.rule_place(id).unwrap_or_default())];
         Some(lint)
     }

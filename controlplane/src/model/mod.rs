@@ -27,7 +27,7 @@ use jiff::Timestamp;
 pub use audit::AUDIT;
 pub use canonical::action_text;
 pub use conditions::{Asker, Group, Identities, Posture};
-pub use time::{Gate, Schedule};
+pub use time::{Ending, Gate, Schedule};
 pub use trial::{TestResult, probe_text};
 
 use crate::config::{self, At, Config, Diagnostics, Loaded, Report, Sources};

@@ -35,6 +35,41 @@ pub struct Schedule {
     pub zone: TimeZone,
 }
 
+/// Rules that expire within so many days do so soon.
+const SOON_DAYS: i64 = 30;
+
+/// The end of a rule that is near or past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It is past.
+    Expired,
+    /// It comes within 30 days.
+    Soon,
+}
+
+impl Ending {
+    /// As warnings and plans call it.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Ending::Expired => "expired",
+            Ending::Soon => "expires-soon",
+        }
+    }
+}
+
+impl RuleInfo {
+    /// Whether the rule has expired, or expires soon.
+    pub fn ending(&self, now: Timestamp) -> Option<Ending> {
+        let expires = self.expires?;
+        let soon = now.checked_add((SOON_DAYS * 24).hours()).unwrap_or(Timestamp::MAX);
+        match expires {
+            at if at <= now => Some(Ending::Expired),
+            at if at <= soon => Some(Ending::Soon),
+            _ => None,
+        }
+    }
+}
+
 /// Minutes of a day.
 const DAY: u16 = 24 * 60;
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];

@@ -1,10 +1,11 @@
 //! What a new configuration changes, as data: computed on the policies, not on their text.
 //!
 //! [`Plan::between`] compares two models: what may cross afterwards that could not before, and the other way round, with
-//! a packet that shows it ([`access`]); and what else is set differently ([`settings`]). The gateway adds what becomes of
-//! live connections. [`text`] tells it to people.
+//! a packet that shows it ([`access`]); and what else is set differently ([`settings`]). Whoever asks adds which rules expire
+//! ([`expiring`]), and the gateway what becomes of live connections. [`text`] tells it to people.
 
 mod access;
+mod expiring;
 mod settings;
 mod symbols;
 pub mod text;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::algebra::TooLarge;
 use crate::model::Model;
 
+pub use expiring::{Expiring, expiring};
 pub use symbols::Symbols;
 
 /// The differences between two configurations.
@@ -32,6 +34,8 @@ pub struct Plan {
     pub rules: Names,
     /// Segments that only have another name: `old → new`.
     pub renamed: Vec<String>,
+    /// Rules of either that have expired or expire soon; by itself no difference.
+    pub expiring: Vec<Expiring>,
     /// Live connections; `None` when no gateway was asked.
     pub connections: Option<Connections>,
     /// Tests of the new configuration that fail. It cannot be put in force like this.
@@ -199,6 +203,7 @@ impl Plan {
             settings,
             rules: settings::rules([old, new], [&rules[0], &rules[1]]),
             renamed,
+            expiring: Vec::new(),
             connections: None,
             failed_tests: Vec::new(),
         })

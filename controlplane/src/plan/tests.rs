@@ -231,3 +231,53 @@ fn a_rule_that_expires_earlier_loses_a_time_that_comes() {
         (Change::Lost, &["before 2090-01-01T00:00:00Z".to_owned()][..])
     );
 }
+
+#[test]
+fn rules_that_expire_are_listed_the_first_first_and_are_no_difference() {
+    let rule = |name: &str, expires: &str| {
+        format!(
+            "[[rule]]\nname = \"{name}\"\nfrom = \"office\"\nto = \"db\"\nservices = \"tcp/9\"\nexpires = {expires}\n"
+        )
+    };
+    let text = |rules: &[(&str, &str)]| {
+        TEXT.to_owned() + &rules.iter().map(|(name, expires)| rule(name, expires)).collect::<String>()
+    };
+    let day = |day: u32| format!("2090-03-{day:02}T00:00:00Z");
+    let (past, soon, edge, later) = (day(1), day(20), day(31), "2090-03-31T00:00:01Z");
+    let old = [("both", &*soon), ("past", &past), ("moved", &past), ("gone", &soon)];
+    let new = [("both", &*soon), ("past", &past), ("moved", &edge), ("late", later), ("come", &day(2))];
+    let [old, new] =
+        [("old", text(&old)), ("new", text(&new))].map(|(name, text)| model::parse(name, &text).unwrap());
+    let found = expiring(&old, &new, day(1).parse().unwrap());
+    let rows: Vec<_> = found
+        .iter()
+        .map(|row| (row.rule.as_str(), row.kind.as_str(), row.left_s.map(|s| s / 86_400), row.old, row.new))
+        .collect();
+    let expected = [
+        ("moved", "expired", None, true, false),
+        ("past", "expired", None, true, true),
+        ("come", "expires-soon", Some(1), false, true),
+        ("both", "expires-soon", Some(19), true, true),
+        ("gone", "expires-soon", Some(19), true, false),
+        ("moved", "expires-soon", Some(30), false, true),
+    ];
+    assert_eq!(rows, expected);
+    assert!(found[0].at.starts_with("old:") && found[1].at.starts_with("new:"), "{found:?}");
+    // `check` warns of the same.
+    let warned = crate::lint::lint(&new, day(1).parse().unwrap());
+    let warned: Vec<_> = warned.iter().filter(|lint| lint.kind.starts_with("expire")).collect();
+    assert_eq!(warned.len(), found.iter().filter(|row| row.new).count());
+    let mut plan = Plan::between(&old, &old).unwrap();
+    plan.expiring = found;
+    let told = tell(&plan, Colours(false));
+    for line in [
+        "rules that have expired or expire soon:",
+        "  `moved` expired at 2090-03-01T00:00:00Z, and not so in the new policy (old:",
+        "  `both` expires at 2090-03-20T00:00:00Z, in 19d 0h (new:",
+        "  `come` expires at 2090-03-02T00:00:00Z, in 1d 0h, and not so in the old one (new:",
+        "no difference",
+    ] {
+        assert!(told.lines().any(|told| told.starts_with(line)), "{line}\n{told}");
+    }
+    assert!(!plan.is_different());
+}

@@ -1,6 +1,7 @@
 //! A plan told to people.
 
-use super::{Access, Change, EndName, Names, Plan, Setting, Told, Witness};
+use super::{Access, Change, EndName, Expiring, Names, Plan, Setting, Told, Witness};
+use crate::daemon::time::duration;
 
 /// At most so many changes are told; JSON has all.
 const TOLD: usize = 100;
@@ -71,6 +72,7 @@ pub fn tell(plan: &Plan, colours: Colours) -> String {
     if !plan.renamed.is_empty() {
         lines.push(format!("segments renamed: {}", list(plan.renamed.iter().cloned())));
     }
+    tell_expiring(&plan.expiring, colours, &mut lines);
     tell_connections(plan, colours, &mut lines);
     if !plan.failed_tests.is_empty() {
         lines.push(colours.paint("31", "tests of the new policy fail, so that it will be refused:"));
@@ -141,6 +143,29 @@ fn tell_rules(rules: &Names, lines: &mut Vec<String>) {
     let texts: Vec<String> = texts.collect();
     if !texts.is_empty() {
         lines.push(format!("rules: {}", texts.join(", ")));
+    }
+}
+
+fn tell_expiring(expiring: &[Expiring], colours: Colours, lines: &mut Vec<String>) {
+    if expiring.is_empty() {
+        return;
+    }
+    lines.push("rules that have expired or expire soon:".to_owned());
+    for row in expiring.iter().take(TOLD) {
+        let Expiring { rule, expires, at, .. } = row;
+        let when = match row.left_s {
+            None => colours.paint("31", &format!("expired at {expires}")),
+            Some(left_s) => colours.paint("33", &format!("expires at {expires}, in {}", duration(left_s))),
+        };
+        let of = match (row.old, row.new) {
+            (true, false) => ", and not so in the new policy",
+            (false, true) => ", and not so in the old one",
+            _ => "",
+        };
+        lines.push(format!("  `{rule}` {when}{of} ({at})"));
+    }
+    if expiring.len() > TOLD {
+        lines.push(format!("  … and {} more (-o json has them all)", expiring.len() - TOLD));
     }
 }
 
