@@ -8,10 +8,11 @@
 //! each with two population counts, for which the x86-64 baseline has no instruction. It took four times as long to
 //! look up, and longer the more it held to insert.
 //!
-//! Built at once and then immutable, in O(n log n) for n networks. There are fewer nodes (1 KiB each) than networks,
+//! Built at once and then immutable, so that copies share it, in O(n log n) for n networks. There are fewer nodes (1 KiB each) than networks,
 //! for every node separates at least two.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -22,12 +23,12 @@ use crate::headers::Address;
 pub(crate) struct Trie<T> {
     v4: Tree<u32>,
     v6: Tree<u128>,
-    values: Vec<T>,
+    values: Arc<[T]>,
 }
 
 impl<T> Default for Trie<T> {
     fn default() -> Self {
-        Trie { v4: Tree::default(), v6: Tree::default(), values: Vec::new() }
+        Trie { v4: Tree::default(), v6: Tree::default(), values: Arc::new([]) }
     }
 }
 
@@ -42,7 +43,12 @@ impl<T> Trie<T> {
                 IpNet::V6(n) => v6.push(Network { key: n.network().to_bits(), len, value }),
             }
         }
-        Trie { v4: Tree::new(v4), v6: Tree::new(v6), values }
+        Trie { v4: Tree::new(v4), v6: Tree::new(v6), values: values.into() }
+    }
+
+    /// All values.
+    pub(crate) fn values(&self) -> &[T] {
+        &self.values
     }
 
     /// The value of the longest network that contains the address.
@@ -152,14 +158,20 @@ struct Network<K> {
 #[derive(Clone)]
 struct Tree<K> {
     root: Step,
-    nodes: Vec<[Step; 256]>,
-    checks: Vec<Check<K>>,
+    nodes: Arc<[[Step; 256]]>,
+    checks: Arc<[Check<K>]>,
 }
 
 impl<K> Default for Tree<K> {
     fn default() -> Self {
-        Tree { root: Step::value(NOTHING), nodes: Vec::new(), checks: Vec::new() }
+        Tree { root: Step::value(NOTHING), nodes: Arc::new([]), checks: Arc::new([]) }
     }
+}
+
+/// A tree while it is built.
+struct Builder<K> {
+    nodes: Vec<[Step; 256]>,
+    checks: Vec<Check<K>>,
 }
 
 impl<K: Key> Tree<K> {
@@ -173,9 +185,9 @@ impl<K: Key> Tree<K> {
             }
             equal
         });
-        let mut tree = Tree::default();
-        tree.root = tree.build(&networks, 0, NOTHING);
-        tree
+        let mut builder = Builder { nodes: Vec::new(), checks: Vec::new() };
+        let root = builder.build(&networks, 0, NOTHING);
+        Tree { root, nodes: builder.nodes.into(), checks: builder.checks.into() }
     }
 
     #[inline]
@@ -196,7 +208,9 @@ impl<K: Key> Tree<K> {
             };
         }
     }
+}
 
+impl<K: Key> Builder<K> {
     /// The step for addresses that share their first `known` bits with each other and with all these networks,
     /// which are sorted; where none of them matches, `outer` does.
     fn build(&mut self, mut networks: &[Network<K>], known: u8, mut outer: u32) -> Step {

@@ -141,7 +141,7 @@ impl Gateway {
     ///
     /// The configuration is wrong or fails its own tests, or its ports are others than the gateway's; nothing changes.
     pub fn start_shadow(&self, file: &Path) -> Result<Shadow, Refusal> {
-        let loaded = load::load(file)?;
+        let loaded = load::load(file, self.compiled().as_ref())?;
         let _one_at_a_time = self.one_change_at_a_time();
         let in_force = self.in_force();
         let ports = |model: &Model| model.ports.iter().map(|port| port.name.clone()).collect::<Vec<_>>();

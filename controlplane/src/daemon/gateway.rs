@@ -18,7 +18,7 @@ use super::counters::Counting;
 use super::events::{Hub, Sources};
 use super::generations::{History, InForce, Names};
 use super::lifecycle::{Lifecycle, since_1970_ms};
-use super::load::{self, Loaded};
+use super::load::{self, Before, Loaded};
 use super::log;
 use super::totals::{Clocks, Totals};
 use crate::api::server::Client;
@@ -102,7 +102,7 @@ impl Gateway {
         let clocks = Clocks::new(engine.now(), SystemTime::now());
         let since = SystemTime::now();
         let totals = Totals::new(&names, since_1970_ms(since));
-        history.add(generation, names);
+        history.add(generation, Arc::new(names));
         let Place { file, revision, from_store, confirm_until } = place;
         let model = Arc::new(model);
         let in_force = InForce { generation, revision, from_store, confirm_until, model, file, since };
@@ -129,6 +129,12 @@ impl Gateway {
     /// What is in force.
     pub fn in_force(&self) -> InForce {
         self.in_force.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is in force, compiled; nothing while it changes.
+    pub(super) fn compiled(&self) -> Option<Before> {
+        let (model, policy) = (self.in_force(), self.engine.snapshot().policy.clone());
+        (model.generation == policy.generation).then_some(Before { model: model.model, policy })
     }
 
     /// Changes what is known of what is in force.
@@ -196,7 +202,7 @@ impl Gateway {
     ) -> Result<Generation, Refusal> {
         let Loaded { model, mut policy } = loaded;
         let Place { file, revision, from_store, confirm_until } = place;
-        let names = Names::of(&model);
+        let names = Arc::new(Names::of(&model));
         let model = Arc::new(model);
         let mut totals = lock(&self.totals);
         // Since it was loaded some of it may have expired.
@@ -204,14 +210,16 @@ impl Gateway {
         let retired = self.engine.snapshot().policy.clone();
         let generation = retired.generation.next();
         // Before the publication: its events come at once.
-        self.history.write().unwrap_or_else(PoisonError::into_inner).add(generation, Names::of(&model));
+        self.history.write().unwrap_or_else(PoisonError::into_inner).add(generation, names.clone());
         self.engine.table().set_timeouts(&model.gateway.timeouts);
         let besides = self.besides.renew(&model, self.engine.workers().0);
         let published = self.engine.publish_policy_with(policy, besides);
         // Also when a worker is stuck: the policy is posted, and that worker judges by it as soon as it moves.
         let since = SystemTime::now();
         let (clocks, now_ms) = (self.clocks(), since_1970_ms(since));
-        totals.fold(&Names::of(&before.model), &retired.counters, &names, &clocks, now_ms);
+        let names_before =
+            self.names(retired.generation).unwrap_or_else(|| Arc::new(Names::of(&before.model)));
+        totals.fold(&names_before, &retired.counters, &names, &clocks, now_ms);
         let in_force = InForce { generation, revision, from_store, confirm_until, model, file, since };
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = in_force;
         drop(totals);

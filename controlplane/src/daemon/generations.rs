@@ -63,10 +63,10 @@ pub struct History {
 
 impl History {
     /// Adds a generation. Equal names are stored once.
-    pub fn add(&mut self, generation: Generation, names: Names) {
+    pub fn add(&mut self, generation: Generation, names: Arc<Names>) {
         let names = match self.names.back() {
-            Some((_, last)) if **last == names => last.clone(),
-            _ => Arc::new(names),
+            Some((_, last)) if *last == names => last.clone(),
+            _ => names,
         };
         if self.names.len() == NAMES_KEPT {
             self.names.pop_front();
@@ -113,13 +113,13 @@ mod tests {
     #[test]
     fn names_are_those_of_the_generation_and_the_oldest_are_forgotten() {
         let mut history = History::default();
-        history.add(Generation(1), names(&["a", "b"]));
-        history.add(Generation(2), names(&["b"]));
+        history.add(Generation(1), Arc::new(names(&["a", "b"])));
+        history.add(Generation(2), Arc::new(names(&["b"])));
         assert_eq!(history.names(Generation(1)).unwrap().rule(RuleId(1)), Some("b"));
         assert_eq!(history.names(Generation(2)).unwrap().rule(RuleId(0)), Some("b"));
         assert_eq!(history.names(Generation(2)).unwrap().rule(RuleId::NONE), None);
         for generation in 3..=NAMES_KEPT as u32 + 1 {
-            history.add(Generation(generation), names(&["b"]));
+            history.add(Generation(generation), Arc::new(names(&["b"])));
         }
         assert!(history.names(Generation(1)).is_none() && history.names(Generation(2)).is_some());
         assert_eq!(history.names.len(), NAMES_KEPT);

@@ -168,7 +168,7 @@ impl Lifecycle {
 
     /// What is known of the gateway's own file when this is put in force.
     fn seen(&self, file: &Path, content: &str) -> Seen {
-        let digest = if file == self.own { content.to_owned() } else { load::attempt(&self.own).0 };
+        let digest = if file == self.own { content.to_owned() } else { load::content_of(&self.own) };
         Seen { file: self.own.display().to_string(), digest }
     }
 
@@ -366,14 +366,14 @@ impl Gateway {
             Candidate::File(file) => {
                 let file = file.unwrap_or_else(|| self.in_force().file);
                 let name = file.display().to_string();
-                (load::load(&file)?, file, name)
+                (load::load(&file, self.compiled().as_ref())?, file, name)
             }
             Candidate::Revision(revision) => {
                 let read = self.stored()?.as_ref().map(|store| store.read(revision));
                 let stored =
                     read.unwrap_or_else(|| Err("there is no store".to_owned())).map_err(Refusal::error)?;
                 let file = PathBuf::from(&stored.files[0].path);
-                (load::check_stored(stored)?, file, format!("revision {revision}"))
+                (load::check_stored(stored, self.compiled().as_ref())?, file, format!("revision {revision}"))
             }
         };
         let changes = load::needs_restart(&self.in_force().model, &loaded.model);
@@ -417,7 +417,12 @@ impl Gateway {
         if order.confirm.is_none() || pending.is_some() {
             return Ok(None);
         }
-        let mut policy = before.model.compile().map_err(Refusal::error)?;
+        // The same again, unbound.
+        let compiled = match self.compiled() {
+            Some(running) => before.model.recompile(&running.model, &running.policy.policy),
+            None => before.model.compile(),
+        };
+        let mut policy = compiled.map_err(Refusal::error)?;
         self.engine.bind_limits(&mut policy).map_err(|error| Refusal::error(error.to_string()))?;
         let (file, revision, from_store) = (before.file.clone(), before.revision, before.from_store);
         let place = Place { file, revision, from_store, confirm_until: None };

@@ -1,15 +1,17 @@
 //! From a file to what the engine takes: nothing that is wrong, or fails its own tests, gets further.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bulkhead_dataplane::engine::{EngineConfig, PortConfig};
 use bulkhead_dataplane::policy::Policy;
+use bulkhead_dataplane::snapshot::ActivePolicy;
 use bulkhead_dataplane::verdict::PortId;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::api::types::Refusal;
-use crate::config::{Diagnostics, Sources};
+use crate::config::{self, Diagnostics, Sources};
 use crate::model::{self, Gateway, Model};
 use crate::store::{Stored, Text, digest_of};
 
@@ -32,16 +34,26 @@ pub struct Loaded {
     pub policy: Policy,
 }
 
+/// What is in force, from which a policy that differs in a few rules is made in less time.
+pub struct Before {
+    /// In names.
+    pub model: Arc<Model>,
+    /// What it was compiled to.
+    pub policy: Arc<ActivePolicy>,
+}
+
 /// Reads, resolves and compiles a file, and runs its tests.
 ///
 /// # Errors
 ///
 /// The full diagnostics, or the tests that failed (exit code 3).
-pub fn load(file: &Path) -> Result<Loaded, Refusal> {
-    attempt(file).1
+pub fn load(file: &Path, before: Option<&Before>) -> Result<Loaded, Refusal> {
+    let model = model::load(file).map_err(|errors| Refusal::error(errors.to_string()))?;
+    check_as_of(model, before, Timestamp::now())
 }
 
-/// As [`load`], with the digest of the texts that could be read ([`digest_of`]), be they right or wrong.
+/// As [`load`] of what is first put in force, with the digest of the texts that could be read ([`digest_of`]), be they right
+/// or wrong.
 pub fn attempt(file: &Path) -> (String, Result<Loaded, Refusal>) {
     match model::load(file) {
         Ok(model) => (content(&model.sources), check(model)),
@@ -64,6 +76,11 @@ pub fn texts(sources: &Sources) -> Vec<Text> {
     files.map(|file| Text { path: file.path.clone(), text: file.text.clone() }).collect()
 }
 
+/// The digest of the texts of a file and what it includes, as far as they can be read, be they right or wrong.
+pub fn content_of(file: &Path) -> String {
+    content(&config::read(file).1.sources)
+}
+
 /// The digest of the texts of a configuration.
 pub fn content(sources: &Sources) -> String {
     digest_of((0..sources.len() as u32).map(|index| sources.file(index).text.as_str()))
@@ -75,19 +92,23 @@ pub fn content(sources: &Sources) -> String {
 ///
 /// As of [`load`].
 pub fn check(model: Model) -> Result<Loaded, Refusal> {
-    check_as_of(model, Timestamp::now())
+    check_as_of(model, None, Timestamp::now())
 }
 
 /// As [`check`], of a stored revision. Its tests that name no moment are about the one when it was put in force: otherwise
 /// a rule that has expired since would keep what was right from being put in force again.
-pub fn check_stored(stored: Stored) -> Result<Loaded, Refusal> {
+pub fn check_stored(stored: Stored, before: Option<&Before>) -> Result<Loaded, Refusal> {
     let at = i64::try_from(stored.about.at_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     let model = model_of(stored).map_err(|errors| Refusal::error(errors.to_string()))?;
-    check_as_of(model, at.unwrap_or_else(Timestamp::now))
+    check_as_of(model, before, at.unwrap_or_else(Timestamp::now))
 }
 
-fn check_as_of(model: Model, moment: Timestamp) -> Result<Loaded, Refusal> {
-    let mut policy = model.compile().map_err(Refusal::error)?;
+fn check_as_of(model: Model, before: Option<&Before>, moment: Timestamp) -> Result<Loaded, Refusal> {
+    let compiled = match before {
+        Some(before) => model.recompile(&before.model, &before.policy.policy),
+        None => model.compile(),
+    };
+    let mut policy = compiled.map_err(Refusal::error)?;
     let failures = model.failed_tests_at(&policy, moment);
     if !failures.is_empty() {
         return Err(Refusal { message: failures.join("\n"), exit: TESTS_FAILED });
@@ -180,7 +201,7 @@ mod tests {
         let refusal = check(model.clone()).err().unwrap();
         assert!(refusal.message.contains("it expired at 2020-01-01T00:00:00Z"), "{}", refusal.message);
         let then = "2019-12-01T00:00:00Z".parse().unwrap();
-        let loaded = check_as_of(model, then).ok().unwrap();
+        let loaded = check_as_of(model, None, then).ok().unwrap();
         // It has expired all the same.
         assert!(!loaded.policy.gates().contains(0));
     }

@@ -21,7 +21,11 @@ use crate::plan::{Connections, Cut, Plan, expiring};
 /// The file is wrong, or too large to be compared.
 pub fn plan(gateway: &Gateway, file: &Path) -> Result<Plan, Refusal> {
     let new = model::load(file).map_err(|errors| Refusal::error(errors.to_string()))?;
-    let mut policy = new.compile().map_err(Refusal::error)?;
+    let compiled = match gateway.compiled() {
+        Some(before) => new.recompile(&before.model, &before.policy.policy),
+        None => new.compile(),
+    };
+    let mut policy = compiled.map_err(Refusal::error)?;
     let now = Timestamp::now();
     policy.set_gates(new.gates_at(now).0);
     let in_force = gateway.in_force();

@@ -196,7 +196,7 @@ impl Decision<'_> {
         for revision in current.confirmed.into_iter().chain(others) {
             let loaded = store.read(revision).and_then(|stored| {
                 let file = PathBuf::from(&stored.files[0].path);
-                let loaded = load::check_stored(stored).map_err(|refusal| refusal.message)?;
+                let loaded = load::check_stored(stored, None).map_err(|refusal| refusal.message)?;
                 Ok((loaded, file))
             });
             match loaded {

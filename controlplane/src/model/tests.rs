@@ -2,6 +2,9 @@ mod language;
 
 use std::path::Path;
 
+use bulkhead_dataplane::connection::Table;
+use bulkhead_dataplane::policy::Query;
+
 use super::*;
 
 /// Every file in configs/.
@@ -246,6 +249,43 @@ fn a_rules_time_outs_replace_the_gateways_and_belong_to_the_meaning() {
     policy.bind(&table);
     assert_ne!(policy.timeout_class(RuleId(1)), policy.timeout_class(RuleId(0)));
     assert_eq!(policy.timeout_class(RuleId(0)), policy.timeout_class(RuleId::NONE));
+}
+
+#[test]
+fn a_policy_made_from_the_one_before_has_its_own_rule_numbers_limits_and_timeouts() {
+    let mut text = String::from("version = 1\n[ports.p]\ninterface = \"eth1\"\n");
+    for segment in ["a", "b"] {
+        let number = segment.as_bytes()[0];
+        text += &format!("[segments.{segment}]\nport = \"p\"\nnetworks = [\"10.{number}.0.0/16\"]\n");
+    }
+    let rule = |name: &str, port: u16, more: &str| {
+        format!("[[rule]]\nname = \"{name}\"\nfrom = \"a\"\nto = \"b\"\nservices = \"tcp/{port}\"\n{more}\n")
+    };
+    text += &rule("k-web", 80, "");
+    text += &rule("m-mail", 25, "timeouts = { tcp_established = \"1h\" }\nlimits = { connections = 7 }");
+    let old = parse("old", &text).unwrap();
+    // It comes first by its name, so the others get other numbers; and the limits move to another rule.
+    let text =
+        text.replace("limits = { connections = 7 }", "") + &rule("b-dns", 53, "limits = { connections = 8 }");
+    let new = parse("new", &text).unwrap();
+    let policy = new.recompile(&old, &old.compile().unwrap()).unwrap();
+    let query = |port| Query {
+        ingress: PortId(0),
+        source: "10.97.0.1".parse().unwrap(),
+        destination: "10.98.0.1".parse().unwrap(),
+        protocol: 6,
+        destination_port: port,
+    };
+    for (port, name) in [(53, Some("b-dns")), (80, Some("k-web")), (25, Some("m-mail")), (22, None)] {
+        assert_eq!(new.rule_name(policy.judge(&query(port)).rule), name);
+    }
+    let mut policy = policy;
+    let table = Table::new(&TableConfig { connections_v4: 1024, connections_v6: 1024, ..Default::default() });
+    policy.bind(&table);
+    let id = |name| new.rule_id(name).unwrap();
+    assert_ne!(policy.timeout_class(id("m-mail")), policy.timeout_class(RuleId::NONE));
+    assert_eq!(policy.timeout_class(id("k-web")), policy.timeout_class(RuleId::NONE));
+    assert_eq!(new.limits().iter().map(|(rule, _)| *rule).collect::<Vec<_>>(), [id("b-dns")]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::Bounds;
 use super::classes::Side;
 use super::clauses::{Clauses, Manners, Merger, TooMany};
 use super::compile::{CompileError, MAX_COVERED, MAX_PIECES};
@@ -63,6 +64,7 @@ pub(super) struct Compiled {
     pub opaque: Vec<TableId>,
     pub tables: PortTables,
     pub clauses: Clauses,
+    pub bounds: Bounds,
 }
 
 /// What the rules of a block share: the numbers of their two lists, and of their manner.
@@ -77,8 +79,8 @@ pub(super) struct Blocks {
     keys: Vec<Key>,
     rules: Lists<u32>,
     manners: Manners,
-    /// Pairs of a block and a cell that it covers.
-    covered: usize,
+    /// By block, how many cells it covers.
+    covers: Vec<usize>,
 }
 
 impl Blocks {
@@ -102,7 +104,8 @@ impl Blocks {
         let block_of_rule: Vec<u32> = numbered.collect();
         let covers =
             |key: &Key| from.classes_of_list.list(key.from).len() * to.classes_of_list.list(key.to).len();
-        let covered = keys.iter().map(covers).fold(0, usize::saturating_add);
+        let covers: Vec<usize> = keys.iter().map(covers).collect();
+        let covered = covers.iter().copied().fold(0, usize::saturating_add);
         if covered > MAX_COVERED {
             return Err(CompileError::TooManyPairs(covered));
         }
@@ -114,7 +117,7 @@ impl Blocks {
                 .zip(0..rules.rules.len() as u32)
                 .for_each(|(block, rule)| placing.put(*block, rule));
         });
-        Ok(Blocks { keys, rules, manners, covered })
+        Ok(Blocks { keys, rules, manners, covers })
     }
 
     /// For every cell under any block its list of blocks, as a number; equal lists have one number.
@@ -125,13 +128,12 @@ impl Blocks {
         let mut entries = Vec::new();
         // Of a list of one block, the number; of a block that covers one cell, that no list with it comes again.
         let mut list_of_single: Vec<Option<u32>> = vec![None; self.keys.len()];
-        let covers_one: Vec<bool> = self.keys.iter().map(|key| is_one_cell(key, from, to)).collect();
         let mut by_column = ByColumn::new(to.classes);
         for (row, pairs) in (0..).zip(self.pairs_by_row(from, to).iter()) {
             by_column.sort(pairs, |column, blocks| {
                 let list = match *blocks {
                     [block] => *list_of_single[block as usize].get_or_insert_with(|| lists.add(blocks)),
-                    _ if blocks.iter().any(|block| covers_one[*block as usize]) => lists.add(blocks),
+                    _ if blocks.iter().any(|block| self.covers[*block as usize] == 1) => lists.add(blocks),
                     _ => lists.intern(blocks),
                 };
                 entries.push((row, column, list));
@@ -187,7 +189,7 @@ impl Blocks {
     /// The policy of each cell. A policy of one block is that block's pieces, one of several merges theirs.
     pub(super) fn policies(&self, rules: &RuleSet, cells: &Cells<'_>) -> Result<Compiled, CompileError> {
         let painted = self.paint(rules);
-        self.bound_pieces(cells, &painted)?;
+        let pieces = self.bound_pieces(cells, &painted)?;
         let mut interner = TableInterner::default();
         let mut policies = Vec::with_capacity(cells.len());
         let mut opaque_tables = Vec::with_capacity(cells.len());
@@ -204,7 +206,8 @@ impl Blocks {
             policies.push(PairPolicy::new(tcp, udp, icmp, icmpv6, &mut interner));
         }
         let clauses = merger.finish(&rules.conditions);
-        Ok(Compiled { policies, opaque: opaque_tables, tables: interner.tables, clauses })
+        let bounds = Bounds { covered: self.covers.iter().sum(), pieces, stale: 0 };
+        Ok(Compiled { policies, opaque: opaque_tables, tables: interner.tables, clauses, bounds })
     }
 
     /// What blocks of different manners say together: those of one manner are merged as plain ones are, and then the
@@ -230,12 +233,15 @@ impl Blocks {
     }
 
     /// Refuses before merging what would take too long: merged pieces are at most as many as those that are merged.
-    fn bound_pieces(&self, cells: &Cells<'_>, painted: &PaintedBlocks) -> Result<(), CompileError> {
+    /// Otherwise says how many these are at most.
+    fn bound_pieces(&self, cells: &Cells<'_>, painted: &PaintedBlocks) -> Result<usize, CompileError> {
         let costs = painted.costs();
-        let most = costs.iter().max().map_or(0, |most| *most as usize);
-        if most.saturating_mul(self.covered) <= MAX_PIECES {
-            return Ok(());
+        let everywhere = costs.iter().zip(&self.covers).map(|(cost, covers)| *cost as usize * covers);
+        let everywhere = everywhere.fold(0, usize::saturating_add);
+        if everywhere <= MAX_PIECES {
+            return Ok(everywhere);
         }
+        // Equal cells are merged once.
         let mut merged = 0;
         for (blocks, _) in cells.iter() {
             merged += blocks.iter().map(|block| costs[*block as usize] as usize).sum::<usize>();
@@ -243,13 +249,8 @@ impl Blocks {
                 return Err(CompileError::TooManyPieces(RuleId(self.rules.list(blocks[0])[0])));
             }
         }
-        Ok(())
+        Ok(merged)
     }
-}
-
-/// Whether the block covers only one cell.
-fn is_one_cell(key: &Key, from: &Side, to: &Side) -> bool {
-    from.classes_of_list.list(key.from).len() == 1 && to.classes_of_list.list(key.to).len() == 1
 }
 
 /// Sorts the pairs of a row by column. Keeps its buffers between rows.

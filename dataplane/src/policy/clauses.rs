@@ -65,6 +65,13 @@ impl Clause {
         (self.0 >> DEMANDS_BITS) as u32 & ((1 << RULE_BITS) - 1)
     }
 
+    /// With the rule's number in another rule set, found by that in this one; see [`Cell::renumbered`].
+    fn renumbered(self, numbers: &[u32]) -> Clause {
+        const RULE: u64 = (1 << RULE_BITS) - 1;
+        let rule = u64::from(*numbers.get(self.rule() as usize).unwrap_or(&u32::MAX)) & RULE;
+        Clause(self.0 & !(RULE << DEMANDS_BITS) | rule << DEMANDS_BITS)
+    }
+
     fn demands(self) -> u32 {
         self.0 as u32 & ((1 << DEMANDS_BITS) - 1)
     }
@@ -88,6 +95,14 @@ impl Clauses {
     /// How many lists there are.
     pub(super) fn len(&self) -> usize {
         self.lists.len()
+    }
+
+    /// All lists with other numbers of their rules, by their numbers here. Those of rules without one are not to be judged
+    /// by any more.
+    pub(super) fn renumbered(&self, numbers: &[u32]) -> Clauses {
+        let Clauses { lists, demands, conditions } = self;
+        let lists = lists.map(|clause| clause.renumbered(numbers));
+        Clauses { lists, demands: demands.clone(), conditions: conditions.clone() }
     }
 
     /// What the list decides in these circumstances about a packet of this protocol.

@@ -26,7 +26,7 @@ use super::clauses::{Demands, Manners, TooMany};
 pub use super::clauses::{MAX_ALTERNATIVES, MAX_CLAUSES};
 use super::conditions::{Bits, ConditionId};
 use super::matrix::Matrix;
-use super::rules::{Action, MAX_TIERS, RuleSet, Service};
+use super::rules::{Action, MAX_TIERS, Rule, RuleSet, Service};
 use super::{Place, Policy};
 use crate::connection::Limits;
 use crate::trie::Trie;
@@ -194,7 +194,7 @@ pub fn compile(rules: &RuleSet) -> Result<Policy, CompileError> {
     let blocks = Blocks::new(rules, &from, &to, manners)?;
     let (mut entries, lists) = blocks.lists_of_cells(&from, &to);
     let cells = Cells::new(&lists, &mut entries, &from, &to);
-    let Compiled { policies, opaque, tables, clauses } = blocks.policies(rules, &cells)?;
+    let Compiled { policies, opaque, tables, clauses, bounds } = blocks.policies(rules, &cells)?;
     Ok(Policy {
         trie: Trie::new(networks, places),
         matrix: Matrix::new(from.classes, to.classes, &entries),
@@ -203,6 +203,7 @@ pub fn compile(rules: &RuleSet) -> Result<Policy, CompileError> {
         tables,
         clauses,
         rules: rules.rules.len(),
+        bounds,
         timeouts: Default::default(),
         limits: Limits::default(),
         protected: Vec::new(),
@@ -229,21 +230,37 @@ fn check(rules: &RuleSet) -> Result<bool, CompileError> {
             return Err(CompileError::UnknownPort { segment: SegmentId(id as u32), port: *port });
         }
     }
-    for (id, rule) in rules.rules.iter().enumerate() {
-        let id = RuleId(id as u32);
-        let unknown = |segment: &&SegmentId| segment.0 as usize >= rules.segments.len();
-        if let Some(segment) = rule.from.iter().chain(&rule.to).find(unknown) {
-            return Err(CompileError::UnknownSegment { rule: id, segment: *segment });
-        }
-        let inverted = |service: &&Service| match service {
-            Service::Tcp(low, high) | Service::Udp(low, high) => low > high,
-            Service::Any | Service::IcmpEcho | Service::Icmpv6Echo | Service::Protocol(_) => false,
-        };
-        if let Some(service) = rule.services.iter().find(inverted) {
-            return Err(CompileError::InvertedRange { rule: id, service: *service });
-        }
+    for (id, rule) in (0..).map(RuleId).zip(&rules.rules) {
+        check_ends(rules, id, rule)?;
     }
     Ok(is_conditional)
+}
+
+/// All that can be wrong with a rule.
+pub(super) fn check_rule(rules: &RuleSet, id: RuleId, rule: &Rule) -> Result<(), CompileError> {
+    match rule.condition {
+        Some(condition) if condition.0 as usize >= rules.conditions.len() => {
+            return Err(CompileError::UnknownCondition(condition));
+        }
+        _ => check_condition(rules, id, rule)?,
+    }
+    check_ends(rules, id, rule)
+}
+
+/// Its segments exist, and its ranges of ports are some.
+fn check_ends(rules: &RuleSet, id: RuleId, rule: &Rule) -> Result<(), CompileError> {
+    let unknown = |segment: &&SegmentId| segment.0 as usize >= rules.segments.len();
+    if let Some(segment) = rule.from.iter().chain(&rule.to).find(unknown) {
+        return Err(CompileError::UnknownSegment { rule: id, segment: *segment });
+    }
+    let inverted = |service: &&Service| match service {
+        Service::Tcp(low, high) | Service::Udp(low, high) => low > high,
+        Service::Any | Service::IcmpEcho | Service::Icmpv6Echo | Service::Protocol(_) => false,
+    };
+    match rule.services.iter().find(inverted) {
+        Some(service) => Err(CompileError::InvertedRange { rule: id, service: *service }),
+        None => Ok(()),
+    }
 }
 
 /// Conditions exist, and stand where they mean something. Whether there is any, or a tier, or a rule that passes.
@@ -258,21 +275,24 @@ fn check_conditions(rules: &RuleSet) -> Result<bool, CompileError> {
         }
     }
     for (id, rule) in (0..).map(RuleId).zip(&rules.rules) {
-        if rule.tier >= MAX_TIERS {
-            return Err(CompileError::UnknownTier(id));
-        }
-        let condition = rule.condition.map(|id| rules.condition(id));
-        let is_misplaced = condition.is_some_and(|condition| match rule.action {
-            Action::Allow => false,
-            Action::Reject | Action::Deny => condition.asks_for_proof(),
-            Action::Pass => condition.asks_for_identity(),
-        });
-        if is_misplaced {
-            return Err(CompileError::MisplacedCondition(id));
-        }
+        check_condition(rules, id, rule)?;
         is_conditional |= rule.tier > 0 || rule.action == Action::Pass;
     }
     Ok(is_conditional)
+}
+
+/// A rule's tier is one, and its condition, which exists, means something in a rule of its action.
+fn check_condition(rules: &RuleSet, id: RuleId, rule: &Rule) -> Result<(), CompileError> {
+    if rule.tier >= MAX_TIERS {
+        return Err(CompileError::UnknownTier(id));
+    }
+    let condition = rule.condition.map(|id| rules.condition(id));
+    let is_misplaced = condition.is_some_and(|condition| match rule.action {
+        Action::Allow => false,
+        Action::Reject | Action::Deny => condition.asks_for_proof(),
+        Action::Pass => condition.asks_for_identity(),
+    });
+    if is_misplaced { Err(CompileError::MisplacedCondition(id)) } else { Ok(()) }
 }
 
 /// All networks without host bits, each once.

@@ -34,10 +34,30 @@ impl<T: Copy> Lists<T> {
         (0..self.ends.len() as u32).map(|number| self.list(number))
     }
 
+    /// Lists of as many items.
+    pub(super) fn map<U>(&self, item: impl Fn(T) -> U) -> Lists<U> {
+        Lists { items: self.items.iter().map(|old| item(*old)).collect(), ends: self.ends.clone() }
+    }
+
     fn range(&self, number: u32) -> Range<usize> {
         let start = number.checked_sub(1).map_or(0, |before| self.ends[before as usize]);
         start as usize..self.ends[number as usize] as usize
     }
+}
+
+/// A copy with room for so many items more; with other numbers of rules, if there are some.
+pub(super) fn copied<T: Clone>(
+    items: &[T],
+    more: usize,
+    numbers: Option<&[u32]>,
+    renumbered: impl Fn(&T, &[u32]) -> T,
+) -> Vec<T> {
+    let mut copy = Vec::with_capacity(items.len() + more);
+    match numbers {
+        Some(numbers) => copy.extend(items.iter().map(|item| renumbered(item, numbers))),
+        None => copy.extend_from_slice(items),
+    }
+    copy
 }
 
 /// Sorts items into lists in two passes over them, each list in the order of its items: [`Grouping::expect`] counts, and

@@ -39,6 +39,16 @@ impl Matrix {
         Matrix::Dense { columns: columns as u32, cells }
     }
 
+    /// Puts another policy, which is not [`EMPTY`], in a cell.
+    pub(super) fn set(&mut self, row: u32, column: u32, policy: u32) {
+        match self {
+            Matrix::Dense { columns, cells } => {
+                cells[row as usize * *columns as usize + column as usize] = policy;
+            }
+            Matrix::Sparse(sparse) => sparse.set((row, column, policy)),
+        }
+    }
+
     /// The policy of a pair.
     #[inline]
     pub(super) fn find(&self, row: u32, column: u32) -> u32 {
@@ -55,17 +65,34 @@ impl Matrix {
 pub(super) struct Sparse {
     shift: u32,
     slots: Vec<Entry>,
+    /// How many are not free.
+    taken: usize,
 }
 
 impl Sparse {
     fn new(entries: &[Entry]) -> Sparse {
         let size = (2 * entries.len()).next_power_of_two().max(2);
-        let mut sparse = Sparse { shift: 64 - size.trailing_zeros(), slots: vec![(0, 0, EMPTY); size] };
+        let mut sparse =
+            Sparse { shift: 64 - size.trailing_zeros(), slots: vec![(0, 0, EMPTY); size], taken: 0 };
         for entry in entries.iter().filter(|entry| entry.2 != EMPTY) {
-            let slot = sparse.slot(entry.0, entry.1);
-            sparse.slots[slot] = *entry;
+            sparse.set(*entry);
         }
         sparse
+    }
+
+    fn set(&mut self, entry: Entry) {
+        let slot = self.slot(entry.0, entry.1);
+        if self.slots[slot].2 == EMPTY {
+            if 2 * (self.taken + 1) > self.slots.len() {
+                let mut entries: Vec<Entry> =
+                    self.slots.iter().copied().filter(|slot| slot.2 != EMPTY).collect();
+                entries.push(entry);
+                *self = Sparse::new(&entries);
+                return;
+            }
+            self.taken += 1;
+        }
+        self.slots[slot] = entry;
     }
 
     #[inline]
@@ -105,6 +132,25 @@ mod tests {
             let expected = if i % 3 == 0 { i + 1 } else { EMPTY };
             assert_eq!(dense.find(i / columns, i % columns), expected);
             assert_eq!(sparse.find(i / columns, i % columns), expected);
+        }
+    }
+
+    #[test]
+    fn cells_that_are_set_later_are_found_like_the_others_however_many_they_are() {
+        for limit in [0, DENSE_CELLS] {
+            let mut matrix = Matrix::with_dense_limit(50, 40, &[(0, 0, 7), (49, 39, 8)], limit);
+            let is_set = |cell: u32| cell.is_multiple_of(3);
+            for cell in (0..2000).filter(|cell| is_set(*cell)) {
+                matrix.set(cell / 40, cell % 40, 10_000 + cell);
+            }
+            for cell in 0..2000 {
+                let expected = match cell {
+                    _ if is_set(cell) => 10_000 + cell,
+                    1999 => 8,
+                    _ => EMPTY,
+                };
+                assert_eq!(matrix.find(cell / 40, cell % 40), expected, "{cell} of limit {limit}");
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! the answer depends on more than the packet, the cell names a short list of clauses.
 
 mod cells;
+pub mod change;
 mod classes;
 mod clauses;
 pub mod compile;
@@ -23,6 +24,7 @@ mod timeouts;
 use std::fmt;
 use std::net::IpAddr;
 
+pub use change::recompile;
 pub use compile::{CompileError, compile};
 pub use conditions::{Circumstances, Condition, ConditionId, Identity, Who};
 pub use explain::{Clause, Explanation, explain};
@@ -48,6 +50,7 @@ pub struct Policy {
     tables: PortTables,
     clauses: Clauses,
     rules: usize,
+    bounds: Bounds,
     timeouts: timeouts::RuleTimeouts,
     limits: Limits,
     /// By segment, whether clients of its servers must show first that they are there. Empty where none is.
@@ -56,6 +59,17 @@ pub struct Policy {
     permits: Vec<Permits>,
     /// Which gates are open.
     gates: Bits,
+}
+
+/// How much there is at most of what has limits.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bounds {
+    /// Pairs of a block and a cell that it covers.
+    covered: usize,
+    /// Pieces that were merged.
+    pieces: usize,
+    /// Policies that no cell names, left over by [`recompile`].
+    stale: usize,
 }
 
 /// All that a look-up needs of a segment, so that it stays one cache miss.

@@ -1,6 +1,6 @@
 //! Destination port → cell: sorted port boundaries, built by painting the spans of rules best first.
 
-use super::lists::{Interner, Item};
+use super::lists::{Interner, Item, copied};
 use super::rules::{Action, Decision};
 use crate::headers::protocol;
 use crate::verdict::RuleId;
@@ -37,6 +37,16 @@ impl Cell {
     pub(super) fn clauses(list: ClausesId) -> Cell {
         debug_assert!(list.0 < (1 << RULE_BITS) - 1);
         Cell(3 << RULE_BITS | list.0)
+    }
+
+    /// With its rule's number in another rule set, found by that in this one. [`u32::MAX`] makes it [`Cell::NONE`], and so
+    /// does a number that is not there, which only what [`recompile`](super::recompile) left behind can have.
+    pub(super) fn renumbered(self, numbers: &[u32]) -> Cell {
+        const RULE: u32 = (1 << RULE_BITS) - 1;
+        match self.plain() {
+            Some((_, rule)) => Cell(self.0 & !RULE | numbers.get(rule as usize).unwrap_or(&u32::MAX)),
+            None => self,
+        }
     }
 
     /// Action and rule, unless nothing or a list of clauses decides.
@@ -271,6 +281,18 @@ impl PortTables {
         self.cells[offset + at_or_below - 1]
     }
 
+    /// A copy with room for those of so many policies more; with other numbers of rules, if there are some, see
+    /// [`Cell::renumbered`].
+    pub(super) fn copied(&self, policies: usize, numbers: Option<&[u32]>) -> PortTables {
+        // UDP and opaque protocols; TCP rarely needs one.
+        let more = 2 * policies;
+        PortTables {
+            tables: copied(&self.tables, more, None, |table, _| *table),
+            starts: copied(&self.starts, more * LANES, None, |start, _| *start),
+            cells: copied(&self.cells, more * LANES, numbers, |cell, numbers| cell.renumbered(numbers)),
+        }
+    }
+
     /// Pieces stored, padding included.
     pub(super) fn len(&self) -> usize {
         self.starts.len()
@@ -293,20 +315,27 @@ impl PortTables {
 #[derive(Default)]
 pub(super) struct TableInterner {
     pub tables: PortTables,
+    /// How many tables there were before, of which it knows nothing.
+    first: u32,
     known: Interner<Piece>,
     /// The table that most ask for.
     silent: Option<TableId>,
 }
 
 impl TableInterner {
+    /// Adds to tables that there are. Equal ones among these are not found.
+    pub(super) fn after(tables: PortTables) -> TableInterner {
+        TableInterner { first: tables.tables.len() as u32, tables, ..TableInterner::default() }
+    }
+
     pub(super) fn intern(&mut self, pieces: &[Piece]) -> TableId {
         if pieces == SILENT {
             return *self.silent.get_or_insert_with(|| {
                 self.tables.push(pieces);
-                TableId(self.known.add(pieces))
+                TableId(self.first + self.known.add(pieces))
             });
         }
-        let number = self.known.intern(pieces);
+        let number = self.first + self.known.intern(pieces);
         if number as usize == self.tables.tables.len() {
             self.tables.push(pieces);
         }
@@ -351,6 +380,16 @@ impl PairPolicy {
         let fits = tcp.len() <= INLINE;
         let tcp = if fits { PairPolicy::NO_TABLE } else { interner.intern(tcp) };
         PairPolicy { starts, cells, tcp, udp: interner.intern(udp), icmp, icmpv6 }
+    }
+
+    /// With other numbers of its rules, see [`Cell::renumbered`].
+    pub(super) fn renumbered(&self, numbers: &[u32]) -> PairPolicy {
+        PairPolicy {
+            cells: self.cells.map(|cell| cell.renumbered(numbers)),
+            icmp: self.icmp.renumbered(numbers),
+            icmpv6: self.icmpv6.renumbered(numbers),
+            ..*self
+        }
     }
 
     /// The cell of a protocol and port.

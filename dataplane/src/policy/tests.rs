@@ -1,5 +1,6 @@
 //! The compiled policy against its semantics and against the reference evaluator.
 
+mod changes;
 mod conditional;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -10,7 +10,7 @@ fn few() -> impl Strategy<Value = u32> {
     select(vec![0, 1, 2, 70])
 }
 
-fn bits() -> impl Strategy<Value = Bits> {
+pub(super) fn bits() -> impl Strategy<Value = Bits> {
     prop::collection::vec(few(), 0..4).prop_map(Bits::from_iter)
 }
 
@@ -62,7 +62,7 @@ type Twist = (u8, bool, bool, Option<Index>);
 type Floors = (Option<Index>, Option<Index>);
 
 /// As [`rule_set`], with wide rules that meet, and all that is conditional.
-fn conditional() -> impl Strategy<Value = RuleSet> {
+pub(super) fn conditional() -> impl Strategy<Value = RuleSet> {
     let wide = (prop::collection::vec(service(), 1..3), action());
     let twist = (
         select(vec![0, 0, 1, 2, MAX_TIERS - 1]),
@@ -141,13 +141,13 @@ fn identity() -> impl Strategy<Value = Identity> {
 }
 
 /// `None` and `Some(None)`: nobody, and somebody whose session has ended.
-type Person = Option<Option<Identity>>;
+pub(super) type Person = Option<Option<Identity>>;
 
-fn person() -> impl Strategy<Value = Person> {
+pub(super) fn person() -> impl Strategy<Value = Person> {
     prop::option::weighted(0.9, prop::option::weighted(0.9, identity()))
 }
 
-fn who(person: &Person) -> Who<'_> {
+pub(super) fn who(person: &Person) -> Who<'_> {
     match person {
         None => Who::Nobody,
         Some(None) => Who::Expired,
