@@ -14,8 +14,7 @@ use bulkhead_dataplane::snapshot::ActivePolicy;
 
 use super::gateway::{Gateway, lock};
 use super::generations::Names;
-use super::lifecycle::since_1970_ms;
-use super::totals::{Clocks, Totals};
+use super::totals::Totals;
 use crate::store::CounterFile;
 
 /// How often they are written.
@@ -31,10 +30,6 @@ pub struct Counting {
     file: Mutex<Option<CounterFile>>,
 }
 
-fn now_ms() -> u64 {
-    since_1970_ms(SystemTime::now())
-}
-
 /// How long to wait after so many bytes were written, this long after the start.
 fn pause(uptime: Duration, bytes: u64) -> Duration {
     uptime.clamp(FIRST, INTERVAL).max(Duration::from_secs(bytes / PACE))
@@ -45,7 +40,7 @@ impl Gateway {
     pub fn recall_counters(&self) {
         let Some(file) = self.lifecycle.counters() else { return };
         match file.read() {
-            Ok(Some(earlier)) => self.totals().recall(earlier, now_ms()),
+            Ok(Some(earlier)) => self.totals().recall(earlier),
             Ok(None) => {}
             Err(why) => self.alarm(format!(
                 "{} is damaged: {why}; the counters of rules begin anew, and what was used before is not known",
@@ -66,13 +61,12 @@ impl Gateway {
     fn save_counters(&self) -> Result<u64, String> {
         let mut slot = lock(&self.counting.file);
         let Some(file) = slot.as_mut() else { return Ok(0) };
-        let clocks = self.clocks();
         let all = {
             // Nothing is published while they are held, so the names fit the counters.
             let mut totals = self.totals();
             let policy = self.engine.snapshot().policy.clone();
             let Some(names) = self.names(policy.generation) else { return Ok(0) };
-            totals.all(&names, &policy.counters, &clocks, now_ms())
+            totals.all(&names, &policy.counters)
         };
         file.write(&all).map_err(|error| not_written(file, &error))
     }
@@ -129,18 +123,17 @@ pub struct Last {
     totals: Totals,
     names: Arc<Names>,
     policy: Arc<ActivePolicy>,
-    clocks: Clocks,
 }
 
 impl Last {
     /// Of a gateway that is about to stop its workers.
     pub fn of(gateway: &mut Gateway) -> Option<Last> {
-        let clocks = gateway.clocks();
         let policy = gateway.engine.snapshot().policy.clone();
         let names = gateway.names(policy.generation)?;
         let file = lock(&gateway.counting.file).take();
-        let totals = std::mem::replace(&mut *gateway.totals(), Totals::new(&names, now_ms()));
-        Some(Last { file, totals, names, policy, clocks })
+        let empty = Totals::new(&names, gateway.engine.now(), SystemTime::now());
+        let totals = std::mem::replace(&mut *gateway.totals(), empty);
+        Some(Last { file, totals, names, policy })
     }
 
     /// Writes it.
@@ -149,9 +142,9 @@ impl Last {
     ///
     /// It may not last, in words.
     pub fn save(self) -> Result<(), String> {
-        let Last { file, mut totals, names, policy, clocks } = self;
+        let Last { file, mut totals, names, policy } = self;
         let Some(mut file) = file else { return Ok(()) };
-        let mut all = totals.all(&names, &policy.counters, &clocks, now_ms());
+        let mut all = totals.all(&names, &policy.counters);
         all.ended = true;
         file.write(&all).map(drop).map_err(|error| not_written(&file, &error))
     }

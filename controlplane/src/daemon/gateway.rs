@@ -17,10 +17,10 @@ use super::beside::Besides;
 use super::counters::Counting;
 use super::events::{Hub, Sources};
 use super::generations::{History, InForce, Names};
-use super::lifecycle::{Lifecycle, since_1970_ms};
+use super::lifecycle::Lifecycle;
 use super::load::{self, Before, Loaded};
 use super::log;
-use super::totals::{Clocks, Totals};
+use super::totals::Totals;
 use crate::api::server::Client;
 use crate::api::types::Refusal;
 use crate::model::Model;
@@ -58,8 +58,6 @@ pub struct Gateway {
     clock: Mutex<clock::Clock>,
     /// Held during a publication, so that who reads counters sees the retired policy's either there or here.
     totals: Mutex<Totals>,
-    /// For dating what they say.
-    clocks: Mutex<Clocks>,
     /// Where they are written.
     pub counting: Counting,
     /// What was in force, on disk, and what waits for its confirmation.
@@ -99,9 +97,8 @@ impl Gateway {
         let generation = engine.snapshot().generation();
         let mut history = History::default();
         let names = Names::of(&model);
-        let clocks = Clocks::new(engine.now(), SystemTime::now());
         let since = SystemTime::now();
-        let totals = Totals::new(&names, since_1970_ms(since));
+        let totals = Totals::new(&names, engine.now(), since);
         history.add(generation, Arc::new(names));
         let Place { file, revision, from_store, confirm_until } = place;
         let model = Arc::new(model);
@@ -120,7 +117,6 @@ impl Gateway {
             history: RwLock::new(history),
             clock: Mutex::default(),
             totals: Mutex::new(totals),
-            clocks: Mutex::new(clocks),
             counting: Counting::default(),
             lifecycle,
         })
@@ -156,14 +152,9 @@ impl Gateway {
 
     /// The totals by rule name, while nothing is being published.
     pub fn totals(&self) -> MutexGuard<'_, Totals> {
-        lock(&self.totals)
-    }
-
-    /// The clocks by which counters are dated.
-    pub fn clocks(&self) -> Clocks {
-        let mut clocks = lock(&self.clocks);
-        clocks.follow(self.engine.now(), SystemTime::now());
-        *clocks
+        let mut totals = lock(&self.totals);
+        totals.follow(self.engine.now(), SystemTime::now());
+        totals
     }
 
     /// Raises an alarm: on standard error, in `status` and among the events.
@@ -204,7 +195,7 @@ impl Gateway {
         let Place { file, revision, from_store, confirm_until } = place;
         let names = Arc::new(Names::of(&model));
         let model = Arc::new(model);
-        let mut totals = lock(&self.totals);
+        let mut totals = self.totals();
         // Since it was loaded some of it may have expired.
         policy.set_gates(model.gates_at(Timestamp::now()).0);
         let retired = self.engine.snapshot().policy.clone();
@@ -215,11 +206,10 @@ impl Gateway {
         let besides = self.besides.renew(&model, self.engine.workers().0);
         let published = self.engine.publish_policy_with(policy, besides);
         // Also when a worker is stuck: the policy is posted, and that worker judges by it as soon as it moves.
-        let since = SystemTime::now();
-        let (clocks, now_ms) = (self.clocks(), since_1970_ms(since));
         let names_before =
             self.names(retired.generation).unwrap_or_else(|| Arc::new(Names::of(&before.model)));
-        totals.fold(&names_before, &retired.counters, &names, &clocks, now_ms);
+        totals.fold(&names_before, &retired.counters, &names);
+        let since = SystemTime::now();
         let in_force = InForce { generation, revision, from_store, confirm_until, model, file, since };
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = in_force;
         drop(totals);

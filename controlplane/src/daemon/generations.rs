@@ -20,7 +20,7 @@ const NAMES_KEPT: usize = 64;
 /// The names of one generation.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Names {
-    /// Rules by number.
+    /// Rules by number, which is by name, ascending.
     pub rules: Vec<String>,
 }
 

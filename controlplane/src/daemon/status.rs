@@ -113,7 +113,6 @@ fn ledger(ledger: &counters::Ledger) -> Ledger {
 
 /// Counters of every rule in force, and of the default deny at last.
 pub fn rules(gateway: &Gateway) -> Result<Rules, Refusal> {
-    let clocks = gateway.clocks();
     // First, so that nothing is published between the look at the model and the look at the counters.
     let totals = gateway.totals();
     let policy = gateway.engine.snapshot().policy.clone();
@@ -126,7 +125,7 @@ pub fn rules(gateway: &Gateway) -> Result<Rules, Refusal> {
     let time = |ms| rfc3339(from_ms(ms));
     let now = Timestamp::now();
     let row = |name: Option<&String>, rule: RuleId, action: &str| {
-        let counted = totals.read(name.map(String::as_str), rule, &policy.counters, &clocks);
+        let counted = totals.read(name.map(String::as_str), rule, &policy.counters);
         let info = rule.index().and_then(|index| model.rule_infos.get(index));
         RuleRow {
             rule: name.cloned(),

@@ -4,13 +4,12 @@
 //! again with other gates, as a new generation, so that live connections are judged again at their next packet.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bulkhead_dataplane::policy::conditions::Bits;
 use bulkhead_dataplane::verdict::Generation;
 use jiff::Timestamp;
 
-use super::{Gateway, PoisonError, lock, since_1970_ms};
+use super::{Gateway, PoisonError, lock};
 use crate::model::Model;
 
 /// What was known of the clock at the last look.
@@ -69,7 +68,7 @@ impl Gateway {
         expected: Generation,
         open: Bits,
     ) -> Result<Option<Generation>, String> {
-        let mut totals = lock(&self.totals);
+        let mut totals = self.totals();
         let retired = self.engine.snapshot().policy.clone();
         if retired.generation != expected {
             return Ok(None);
@@ -84,8 +83,7 @@ impl Gateway {
         // Also when a worker is stuck: the policy is posted, and that worker judges by it as soon as it moves.
         if self.engine.snapshot().generation() == generation {
             if let Some(names) = self.names(generation) {
-                let now_ms = since_1970_ms(SystemTime::now());
-                totals.fold(&names, &retired.counters, &names, &self.clocks(), now_ms);
+                totals.fold(&names, &retired.counters, &names);
             }
             self.in_force.write().unwrap_or_else(PoisonError::into_inner).generation = generation;
         }
