@@ -46,6 +46,7 @@ fn open(table: &Table, worker: &mut Worker, index: u32) -> Hit {
         rule: RuleId(1),
         generation: Generation(1),
         valid_until: 0,
+        bearer: bulkhead_dataplane::identity::Bearer::NONE,
         limit: None,
         now: NOW,
         segment: None,

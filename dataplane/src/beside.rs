@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam::utils::CachePadded;
 
 use crate::policy::{Decision, Policy, Query};
+use crate::topology::Mac;
 use crate::verdict::{Now, Reason, RuleId, SegmentId};
 
 /// Differences that a worker tells apart: 4,096 of 64 bytes.
@@ -131,8 +132,8 @@ impl Beside {
         self.rows.iter().flat_map(|row| row.cells.iter()).filter_map(|cell| cell.read(self.kind)).collect()
     }
 
-    /// Asks what it says of a connection of which the running policy has said `running`. The difference, where there is
-    /// one that is to be told.
+    /// Asks what it says of a connection of which the running policy has said `running`, whose originator sends from this
+    /// MAC address (`None`: from the right one). The difference, where there is one that is to be told.
     #[cold]
     pub fn ask(
         &self,
@@ -141,13 +142,14 @@ impl Beside {
         running_policy: &Policy,
         running: Decision,
         query: &Query,
+        mac: Option<Mac>,
     ) -> Option<Difference> {
         if now.millis() < self.begins_ms.load(Ordering::Acquire) {
             return None;
         }
         let row = self.rows.get(row)?;
         bump(&row.asked);
-        let beside = self.policy.judge(query);
+        let beside = self.policy.judge_now(query, mac, now).answer;
         if !self.differs(running, beside) {
             return None;
         }
@@ -294,7 +296,7 @@ mod tests {
         let namesakes: Box<[RuleId]> = [RuleId(2), RuleId(1), RuleId::NONE].into();
         let shadow = Beside::new(Kind::Shadow, other.clone(), Some(namesakes), 2);
         let ask = |beside: &Beside, row, at, port| {
-            beside.ask(row, Now(at), &running, running.judge(&query(port)), &query(port))
+            beside.ask(row, Now(at), &running, running.judge(&query(port)), &query(port), None)
         };
         assert_eq!(ask(&shadow, 0, u64::MAX - 1, 80), None, "it has not begun");
         shadow.begin(Now(5_000_000));
@@ -348,8 +350,9 @@ mod tests {
         let running = policy(&[(22, Action::Allow)]);
         let shadow = Beside::new(Kind::Shadow, policy(&[]), Some([].into()), 1);
         shadow.begin(Now(0));
-        let told = (0..1024)
-            .filter(|&at| shadow.ask(0, Now(at), &running, running.judge(&query(22)), &query(22)).is_some());
+        let told = (0..1024).filter(|&at| {
+            shadow.ask(0, Now(at), &running, running.judge(&query(22)), &query(22), None).is_some()
+        });
         assert_eq!(told.count() as u64, TOLD + 6);
         assert_eq!(shadow.counted()[0].count, 1024);
     }

@@ -335,6 +335,18 @@ impl Engine {
         self.publish(&mut current, |snapshot| snapshot.beside = beside.into())
     }
 
+    /// Waits until every worker has begun another burst: what was written to the policy's
+    /// [`identities`](crate::identity::Slots) before is what all packets from now on are judged by, those included that
+    /// were waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WorkerStuck`]; it will judge by it as soon as it moves.
+    pub fn settle(&self) -> Result<(), Error> {
+        let mut current = lock(&self.snapshot);
+        self.publish(&mut current, |_| {})
+    }
+
     /// Publishes a topology and waits until every worker routes by it.
     ///
     /// # Errors

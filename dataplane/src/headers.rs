@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::topology::Mac;
+
 mod checksum;
 mod extension;
 mod fragment;
@@ -205,6 +207,8 @@ pub struct Headers {
     pub icmp_code: u8,
     /// TTL or hop limit.
     pub hop_limit: u8,
+    /// The MAC address that sent the frame; `None` of a datagram that came in pieces.
+    pub sender: Option<Mac>,
     /// VLAN identifier of the one 802.1Q tag, or 0.
     pub vlan: u16,
     /// Offset of the IP header in the frame, bytes.

@@ -14,6 +14,7 @@ pub mod event;
 pub mod fragments;
 pub mod headers;
 pub(crate) mod hold;
+pub mod identity;
 pub mod packet;
 pub mod pipeline;
 pub mod policy;

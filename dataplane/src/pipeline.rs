@@ -26,12 +26,15 @@ use crate::quotes::Quotes;
 use crate::rewrite;
 use crate::sanity;
 use crate::snapshot::Snapshot;
-use crate::topology::{Egress, Hop};
+use crate::topology::{Egress, Hop, Mac};
 use crate::verdict::{Direction, Now, PortId, Reason, RuleId, Verdict};
 
 mod beside;
 mod datagram;
+mod session;
 mod shortcut;
+
+use session::{Standing, check_sender, deadline, standing};
 
 /// The most frames handled together.
 pub const BURST: usize = 64;
@@ -218,7 +221,7 @@ impl Pipeline {
     ) -> Result<&'c Hop, Refusal> {
         let (hash, bytes) = (map.hash(tuple), headers.ip_len());
         if let Some(hit) = map.find(hash, tuple, context.now) {
-            let stamp = self.current(context, map, hit, bytes)?;
+            let stamp = self.current(context, map, hit, headers.sender, bytes)?;
             let hop = self.pass_connection(context, ingress, headers, map, hit, tuple, stamp)?;
             self.check_second_originator(context, ingress, headers, hit, tuple)?;
             if matches!(&headers.transport, Transport::Tcp(segment) if segment.flags & tcp_flags::SYN != 0) {
@@ -257,7 +260,7 @@ impl Pipeline {
         if !policy.policy.is_behind(ingress, tuple.source) {
             if opener(&headers.transport).is_some() {
                 let spoofed = Decision { refusal: Some(Reason::SpoofedSource), rule: RuleId::NONE };
-                self.ask_beside(context, ingress, tuple, spoofed);
+                self.ask_beside(context, ingress, headers.sender, tuple, spoofed);
             }
             return Err(Reason::SpoofedSource.into());
         }
@@ -265,12 +268,13 @@ impl Pipeline {
             return Err(stray(context, frame, headers).into());
         };
         check_checksum(context, frame, headers)?;
-        let decision = policy.policy.judge(&query(ingress, tuple));
+        let judged = policy.policy.judge_now(&query(ingress, tuple), headers.sender, context.now);
+        let decision = judged.answer;
         if let Some(reason) = decision.refusal {
             // The event names the rule that came nearest; it is no hit of that rule.
             self.rule_hit(context, decision.decided_by(), headers.ip_len());
             self.record(context, ingress, tuple, EventKind::Denied(reason), decision.rule);
-            self.ask_beside(context, ingress, tuple, decision);
+            self.ask_beside(context, ingress, headers.sender, tuple, decision);
             return Err(match (reason, segment) {
                 (Reason::RuleRejected, Some(_)) => Refusal::Told(reason, Tell::Reset),
                 (Reason::RuleRejected, None) => Refusal::Told(reason, Tell::Icmp(IcmpError::AdminProhibited)),
@@ -286,7 +290,8 @@ impl Pipeline {
             egress: hop.port,
             rule: decision.rule,
             generation: policy.generation,
-            valid_until: 0,
+            valid_until: deadline(judged.until, context.now),
+            bearer: judged.bearer,
             limit: policy.policy.limits().find(decision.rule),
             now: context.now,
             segment,
@@ -299,7 +304,7 @@ impl Pipeline {
                 map.set_timeout_class(hit, policy.policy.timeout_class(decision.rule));
                 policy.counters.open(self.index, decision.rule);
                 self.record(context, ingress, tuple, EventKind::Opened, decision.rule);
-                self.ask_beside(context, ingress, tuple, decision);
+                self.ask_beside(context, ingress, headers.sender, tuple, decision);
                 hit
             }
             // Another worker was first with this very connection.
@@ -313,23 +318,42 @@ impl Pipeline {
         Ok(hop)
     }
 
-    /// The connection's stamp, after judging it again if the policy has changed since (promise P3).
+    /// The connection's stamp, after judging it again if the policy or its originator's session has changed since, or
+    /// its time is over (promise P3).
     fn current<A: Family>(
         &mut self,
         context: &Context<'_>,
         map: &Map<A>,
         hit: Hit,
+        mac: Option<Mac>,
         bytes: usize,
     ) -> Result<Stamp, Reason> {
         let policy = &context.snapshot.policy;
         loop {
             let stamp = map.stamp(hit);
             let behind = policy.generation.0.wrapping_sub(stamp.generation.0) as i32;
-            if behind == 0 {
-                return Ok(stamp);
-            }
+            let changed = match standing(context, &stamp) {
+                Standing::Good if behind == 0 => {
+                    check_sender(context, hit.direction, &stamp, mac)?;
+                    return Ok(stamp);
+                }
+                Standing::Changed if behind == 0 => Reason::IdentityRevoked,
+                Standing::Over if behind == 0 => Reason::Expired,
+                _ => Reason::PolicyRevoked,
+            };
             let (tuple, ingress) = map.original(hit);
-            let decision = policy.policy.judge(&query(ingress, &tuple));
+            let judged = policy.policy.judge_now(&query(ingress, &tuple), None, context.now);
+            let fresh = Stamp {
+                generation: policy.generation,
+                rule: judged.answer.rule,
+                // The rule's segments are the same for as long as the policy is.
+                egress: stamp.egress.filter(|_| behind == 0),
+                valid_until: deadline(judged.until, context.now),
+                bearer: judged.bearer,
+            };
+            // Whoever sends in the originator's place learns nothing, and cuts nothing.
+            check_sender(context, hit.direction, &fresh, mac)?;
+            let decision = judged.answer;
             if behind < 0 {
                 // The stamp is of a worker that is ahead by one publication. It stays, but this packet is judged by
                 // this worker's policy, in which the stamp's rule number means another rule or none.
@@ -344,18 +368,17 @@ impl Pipeline {
             if let Some(reason) = decision.refusal {
                 let cut = match reason {
                     Reason::OutsideSchedule => Reason::Expired,
-                    _ => Reason::PolicyRevoked,
+                    _ => changed,
                 };
-                self.ask_beside(context, ingress, &tuple, decision);
+                self.ask_beside(context, ingress, None, &tuple, decision);
                 self.end(context, map, hit, EventKind::Cut(cut));
                 return Err(cut);
             }
-            let fresh = Stamp { generation: policy.generation, rule: decision.rule, egress: None, ..stamp };
             // If another worker was faster, its stamp decides.
             if map.restamp(hit, stamp, fresh) {
                 map.set_timeout_class(hit, policy.policy.timeout_class(decision.rule));
                 map.transfer(hit, policy.policy.limits().find(decision.rule));
-                self.ask_beside(context, ingress, &tuple, decision);
+                self.ask_beside(context, ingress, None, &tuple, decision);
                 return Ok(fresh);
             }
         }
@@ -376,7 +399,8 @@ impl Pipeline {
         if !is_syn || hit.direction == Direction::Original {
             return Ok(());
         }
-        let decision = context.snapshot.policy.policy.judge(&query(ingress, tuple));
+        let policy = &context.snapshot.policy.policy;
+        let decision = policy.judge_now(&query(ingress, tuple), headers.sender, context.now).answer;
         match decision.refusal {
             None => Ok(()),
             Some(reason) => {
@@ -475,7 +499,8 @@ impl Pipeline {
         if mtu_too_small || outside {
             return Err(Reason::IcmpBadQuote.into());
         }
-        let stamp = self.current(context, map, hit, headers.ip_len())?;
+        // Whoever sends an error is neither of the two.
+        let stamp = self.current(context, map, hit, None, headers.ip_len())?;
         let hop = route(context, headers, source)?;
         // Last, for what does not pass is not remembered.
         if !self.quotes.admit(quote, context.now) {

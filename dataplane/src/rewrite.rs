@@ -60,7 +60,8 @@ mod tests {
             let mut out = frame.clone();
             assert!(forward(&mut out, &headers, &HOP));
             let after = parse(&out).expect("the header checksum is still right");
-            assert_eq!(after, Headers { hop_limit: headers.hop_limit - 1, ..headers });
+            let sender = Some(HOP.source);
+            assert_eq!(after, Headers { hop_limit: headers.hop_limit - 1, sender, ..headers });
             assert_eq!((&out[0..6], &out[6..12]), (&HOP.destination[..], &HOP.source[..]));
             let ip = usize::from(headers.network);
             let may_change: &[usize] = if frame[ip] >> 4 == 4 { &[8, 10, 11] } else { &[7] };

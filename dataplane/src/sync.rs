@@ -2,7 +2,8 @@
 //!
 //! Normally these are the standard library's; under `--cfg loom` they are loom's, whose model checker runs every
 //! interleaving and every value that a relaxed load may return. What loom does not see here: reference counts
-//! (`std::sync::Arc`) and the inside of [`Queue`], which is crossbeam's and, in a model, a list behind loom's mutex.
+//! (`std::sync::Arc`), and the insides of [`Queue`], which is crossbeam's, and of [`Shared`], which is arc-swap's; in a
+//! model these are a list and a value behind loom's mutex.
 
 #[cfg(loom)]
 pub(crate) use loom::hint::spin_loop;
@@ -56,5 +57,49 @@ impl<T> Queue<T> {
 
     pub(crate) fn pop(&self) -> Option<T> {
         self.0.lock().unwrap().pop_front()
+    }
+}
+
+/// A value that readers look at without waiting while a writer replaces it.
+#[cfg(not(loom))]
+pub(crate) struct Shared<T>(arc_swap::ArcSwapOption<T>);
+
+#[cfg(not(loom))]
+impl<T> Shared<T> {
+    pub(crate) fn store(&self, value: T) {
+        self.0.store(Some(std::sync::Arc::new(value)));
+    }
+
+    pub(crate) fn with<R>(&self, f: impl FnOnce(Option<&T>) -> R) -> R {
+        f(self.0.load().as_deref())
+    }
+}
+
+#[cfg(not(loom))]
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Shared(arc_swap::ArcSwapOption::empty())
+    }
+}
+
+/// The value as loom sees it: only its effect, not its inside.
+#[cfg(loom)]
+pub(crate) struct Shared<T>(loom::sync::Mutex<Option<T>>);
+
+#[cfg(loom)]
+impl<T> Shared<T> {
+    pub(crate) fn store(&self, value: T) {
+        *self.0.lock().unwrap() = Some(value);
+    }
+
+    pub(crate) fn with<R>(&self, f: impl FnOnce(Option<&T>) -> R) -> R {
+        f(self.0.lock().unwrap().as_ref())
+    }
+}
+
+#[cfg(loom)]
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Shared(loom::sync::Mutex::new(None))
     }
 }

@@ -234,6 +234,7 @@ reasons! {
     RuleDenied "rule_denied" "policy" "A deny rule matched.";
     RuleRejected "rule_rejected" "policy" "A reject rule matched; the sender was told.";
     PolicyRevoked "policy_revoked" "policy" "The connection was allowed once, and the running policy no longer allows it: it was cut.";
+    AddressTaken "address_taken" "policy" "The packet comes from another MAC address than the device whose session let the connection through: somebody has taken its address.";
     IdentityRevoked "identity_revoked" "policy" "The identity behind the connection changed or was revoked: it was cut.";
     Expired "expired" "policy" "The connection's permission ran out: it was cut.";
     Killed "killed" "policy" "An operator cut the connection.";

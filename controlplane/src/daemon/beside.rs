@@ -220,7 +220,7 @@ impl Gateway {
                 continue;
             }
             let (policy, query) = (&snapshot.policy.policy, query(&summary));
-            if let Some(difference) = beside.ask(beside.control_row(), now, policy, running, &query) {
+            if let Some(difference) = beside.ask(beside.control_row(), now, policy, running, &query, None) {
                 self.engine.record(event(now, &summary, difference, snapshot.generation()));
             }
         }

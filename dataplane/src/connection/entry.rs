@@ -14,6 +14,7 @@ use super::timeouts::{Limits, MAX_TIMEOUT_MS, TimeoutClass};
 use super::window::{Seq, Side};
 use super::{Opening, Stamp};
 use crate::headers::{Tuple, protocol};
+use crate::identity::Bearer;
 use crate::sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release, fence};
 use crate::verdict::{Direction, Generation, Now, PortId, RuleId};
 
@@ -406,19 +407,31 @@ impl<K> Entry<K> {
         self.idle_ms(now) > limits.of(head.class_and_state())
     }
 
-    /// The judgement it was let through by. Generation 0, which no policy has, while somebody is changing it.
+    /// The judgement it was let through by. Generation 0, which no policy has, while somebody is changing it. The bearer's
+    /// word is asked for only where there is one: a judgement without end has none.
     #[inline]
-    pub(super) fn stamp(&self) -> Stamp {
+    pub(super) fn stamp<'b>(&self, bearer: impl Fn() -> Option<&'b AtomicU64>) -> Stamp {
         let generation = self.generation.load(Acquire);
         let word = self.rule.load(Relaxed);
         let valid_until = self.valid_until.load(Relaxed);
+        let bearer = match valid_until {
+            0 => None,
+            _ => bearer(),
+        };
+        let by = bearer.map_or(Bearer::NONE.0, |word| word.load(Relaxed));
         fence(Acquire);
-        let stable = self.generation.load(Relaxed) == generation;
+        // Judgements of one generation that differ in the rule differ in the rest too. In this order: whoever sees the
+        // generation with which a restamp ended sees all that it wrote.
+        let stable = self.generation.load(Acquire) == generation
+            && self.valid_until.load(Relaxed) == valid_until
+            && bearer.is_none_or(|word| word.load(Relaxed) == by)
+            && bearer.is_some() == (valid_until != 0);
         Stamp {
             generation: Generation(if stable { generation } else { 0 }),
             rule: rule_of(word),
             egress: egress_of(word),
             valid_until,
+            bearer: Bearer(by),
         }
     }
 
@@ -428,17 +441,39 @@ impl<K> Entry<K> {
         rule_of(self.rule.load(Relaxed))
     }
 
-    /// Replaces the judgement `old` as a whole; not at all when somebody else did or is doing so.
-    pub(super) fn restamp(&self, old: Stamp, new: Stamp) -> bool {
+    /// Whether [`Entry::stamp`] has an end, as of some time.
+    #[inline]
+    pub(super) fn has_end(&self) -> bool {
+        self.valid_until.load(Relaxed) != 0
+    }
+
+    /// Replaces the judgement `old` as a whole; not at all when somebody else did or is doing so. Judgements of one
+    /// generation that differ in more than the egress differ in their bearer, so that readers can tell them apart.
+    pub(super) fn restamp(&self, bearer: Option<&AtomicU64>, old: Stamp, new: Stamp) -> bool {
+        debug_assert!(
+            old.generation != new.generation
+                || old.bearer != new.bearer
+                || old == Stamp { egress: old.egress, ..new }
+        );
         if old.generation.0 == 0
             || self.generation.compare_exchange(old.generation.0, 0, AcqRel, Relaxed).is_err()
         {
             return false;
         }
-        // A reader that sees one of the next two stores also sees, after its fence, that the generation is not `old`.
+        if self.valid_until.load(Relaxed) != old.valid_until
+            || bearer.is_some_and(|word| old.valid_until != 0 && word.load(Relaxed) != old.bearer.0)
+        {
+            // Somebody has replaced it by one of the same generation.
+            self.generation.store(old.generation.0, Release);
+            return false;
+        }
+        // A reader that sees one of the next stores also sees, after its fence, that the generation is not `old`.
         fence(Release);
         self.rule.store(rule_word(new.rule, new.egress), Relaxed);
         self.valid_until.store(new.valid_until, Relaxed);
+        if let Some(word) = bearer {
+            word.store(new.bearer.0, Relaxed);
+        }
         self.generation.store(new.generation.0, Release);
         true
     }
@@ -451,7 +486,12 @@ impl<K> Entry<K> {
         self.start_or_link.store(next, Relaxed);
     }
 
-    pub(super) fn summary<A: Family<Key = K>>(&self, now: Now, end: Option<End>) -> Summary
+    pub(super) fn summary<A: Family<Key = K>>(
+        &self,
+        bearer: Option<&AtomicU64>,
+        now: Now,
+        end: Option<End>,
+    ) -> Summary
     where
         K: Key<A>,
     {
@@ -467,7 +507,7 @@ impl<K> Entry<K> {
                 protocol: tuple.protocol,
             },
             ingress: head.ingress(),
-            stamp: self.stamp(),
+            stamp: self.stamp(|| bearer),
             state: head.state(),
             opened_ms: u64::from(self.start_or_link.load(Relaxed)) * START_TICK_MS,
             idle_ms: self.idle_ms(millis(now)),

@@ -1,11 +1,14 @@
 //! Finding connections: where they probably lie, asked for early; and a connection with its entry at hand.
 
+use super::bearers::Bearers;
 use super::entry::{Entry, Head, millis};
 use super::index::{Position, Word};
 use super::map::Map;
 use super::tcp;
 use super::{Family, Hash, Hit, Stamp, State};
 use crate::headers::{Plain, TcpSegment, Tuple, protocol, tcp_flags};
+use crate::identity::Bearer;
+use crate::sync::Relaxed;
 use crate::verdict::{Direction, Now, PortId, RuleId};
 
 /// Where a connection probably lies, see [`Map::guess`].
@@ -21,13 +24,14 @@ pub struct Found<'m, A: Family> {
     pub hit: Hit,
     head: Head,
     entry: &'m Entry<A::Key>,
+    bearers: &'m Bearers,
 }
 
 impl<A: Family> Found<'_, A> {
     /// By which judgement the connection passes.
     #[inline(always)]
     pub fn stamp(&self) -> Stamp {
-        self.entry.stamp()
+        self.entry.stamp(|| self.bearers.get(self.hit.entry))
     }
 
     /// The port by which its originator's packets come.
@@ -107,7 +111,8 @@ impl<A: Family> Map<A> {
                 Some(found) => found,
                 None => self.index.find(hash, matching)?,
             };
-        let found = Found { hit: hit(position, word, direction), head, entry };
+        let bearers = &self.bearers;
+        let found = Found { hit: hit(position, word, direction), head, entry, bearers };
         (!entry.expired_as(head, millis(now), &self.limits)).then_some(found)
     }
 
@@ -122,6 +127,16 @@ impl<A: Family> Map<A> {
         let (position, word, (_, _, direction)) =
             self.index.find(hash, |entry| self.matching(entry, tuple))?;
         Some(hit(position, word, direction))
+    }
+
+    /// By whose session the guessed connection passes: good for a hint only.
+    #[inline(always)]
+    pub fn guessed_bearer(&self, guess: Guess) -> Bearer {
+        let word = match self.entries[guess.entry as usize].has_end() {
+            true => self.bearers.get(guess.entry),
+            false => None,
+        };
+        word.map_or(Bearer::NONE, |word| Bearer(word.load(Relaxed)))
     }
 
     /// The connection to which a packet quoted in an ICMP error belongs; the direction is the quoted packet's. The

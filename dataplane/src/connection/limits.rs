@@ -509,6 +509,7 @@ mod tests {
             rule: RuleId(0),
             generation: Generation(1),
             valid_until: 0,
+            bearer: crate::identity::Bearer::NONE,
             limit: Some(limit),
             now: at(0),
             segment: None,

@@ -60,6 +60,7 @@ fn opening() -> Opening<'static> {
         rule: RuleId(0),
         generation: Generation(1),
         valid_until: 0,
+        bearer: Bearer::NONE,
         limit: None,
         now: NOW,
         segment: None,
@@ -302,9 +303,11 @@ fn loom_a_stamp_is_never_read_as_a_mixture_of_two_policies() {
         rule: RuleId(n),
         egress: Some(PortId(n as u8)),
         valid_until: n,
+        bearer: Bearer::NONE,
     };
     model(PREEMPTIONS, move || {
         let table = table(1, 100);
+        table.keep_bearers();
         let mut worker = table.worker().unwrap();
         let hit = open_new(&table, &mut worker, &tuple(1));
         let first = table.v4.stamp(hit);
@@ -321,6 +324,41 @@ fn loom_a_stamp_is_never_read_as_a_mixture_of_two_policies() {
             .collect();
         let seen = table.v4.stamp(hit);
         assert!(seen.generation.0 == 0 || seen == stamp(seen.generation.0), "{seen:?}");
+        let changed: Vec<bool> = writers.into_iter().map(|w| w.join().unwrap()).collect();
+        assert!(changed.contains(&true));
+        let last = table.v4.stamp(hit);
+        assert!(last == stamp(2) || last == stamp(3));
+    });
+}
+
+#[test]
+fn loom_a_stamp_is_never_read_as_a_mixture_of_two_sessions() {
+    let stamp = |n: u32| Stamp {
+        generation: Generation(1),
+        rule: RuleId(n),
+        egress: Some(PortId(n as u8)),
+        valid_until: n,
+        bearer: Bearer(n.into()),
+    };
+    model(PREEMPTIONS, move || {
+        let table = table(1, 100);
+        table.keep_bearers();
+        let mut worker = table.worker().unwrap();
+        let hit = open_new(&table, &mut worker, &tuple(1));
+        let first = table.v4.stamp(hit);
+        assert!(table.v4.restamp(hit, first, stamp(1)));
+        let writers: Vec<_> = [2, 3]
+            .into_iter()
+            .map(|n| {
+                let table = Arc::clone(&table);
+                thread::spawn(move || {
+                    let old = table.v4.stamp(hit);
+                    table.v4.restamp(hit, old, stamp(n))
+                })
+            })
+            .collect();
+        let seen = table.v4.stamp(hit);
+        assert!(seen.generation.0 == 0 || seen == stamp(seen.valid_until), "{seen:?}");
         let changed: Vec<bool> = writers.into_iter().map(|w| w.join().unwrap()).collect();
         assert!(changed.contains(&true));
         let last = table.v4.stamp(hit);

@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 
 use crossbeam::utils::CachePadded;
 
+use super::bearers::Bearers;
 use super::entry::{Entry, Head, first_state, millis};
 use super::index::{ENTRY_BITS, Index, Position, Settled, Word};
 use super::key::HashKey;
@@ -82,6 +83,7 @@ pub struct Map<A: Family> {
     /// Each entry's account, [`RETIRED`] once it is taken off; there is none before a rule has limits. Beside the
     /// entries, so that a packet of a known connection pays nothing for it.
     account_of: OnceLock<Box<[AtomicU32]>>,
+    pub(super) bearers: Bearers,
     len: CachePadded<AtomicU32>,
     half_open: CachePadded<AtomicU32>,
     evicted: CachePadded<AtomicU64>,
@@ -119,6 +121,7 @@ impl<A: Family> Map<A> {
             half_open_per_source,
             accounts,
             account_of: OnceLock::new(),
+            bearers: Bearers::default(),
             sources: (half_open_per_source > 0).then(|| Sources::new(half_open_limit)),
             len: CachePadded::new(AtomicU32::new(0)),
             half_open: CachePadded::new(AtomicU32::new(0)),
@@ -206,7 +209,7 @@ impl<A: Family> Map<A> {
         let sources = self.sources.as_ref().map_or(0, Sources::memory_bytes);
         let accounts = self.account_of.get().map_or(0, |accounts| size_of_val(&**accounts));
         let entries = self.entries.len() * size_of::<Entry<A::Key>>();
-        entries + self.slots() * size_of::<u64>() + sources + accounts
+        entries + self.slots() * size_of::<u64>() + sources + accounts + self.bearers.memory_bytes()
     }
 
     fn entry(&self, hit: Hit) -> &Entry<A::Key> {
@@ -263,6 +266,7 @@ impl<A: Family> Map<A> {
                 return Err(Reason::TableFull);
             };
             self.entries[entry as usize].fill(tuple, opening, first_state(tuple.protocol), sides);
+            self.bearers.set(entry, opening.bearer);
             if let Some(accounts) = self.account_of.get() {
                 accounts[entry as usize].store(account, Relaxed);
             }
@@ -319,6 +323,15 @@ impl<A: Family> Map<A> {
         self.release_half_open(source);
         self.len.fetch_sub(1, AcqRel);
         self.accounts.release(account, source);
+    }
+
+    /// See [`Table::keep_bearers`](super::Table::keep_bearers).
+    pub(super) fn keep_bearers(&self) {
+        self.bearers.keep(self.entries.len());
+    }
+
+    fn summary(&self, entry: u32, now: Now, end: Option<End>) -> Summary {
+        self.entries[entry as usize].summary(self.bearers.get(entry), now, end)
     }
 
     /// From now on entries remember their accounts.
@@ -423,7 +436,7 @@ impl<A: Family> Map<A> {
             return None;
         }
         // Before retiring, which overwrites the start time.
-        let summary = self.entries[word.entry() as usize].summary(now, Some(end));
+        let summary = self.summary(word.entry(), now, Some(end));
         self.retire(&mut worker.caches[A::INDEX], word.entry());
         Some(summary)
     }
@@ -493,13 +506,13 @@ impl<A: Family> Map<A> {
 
     /// By which judgement the connection passes.
     pub fn stamp(&self, hit: Hit) -> Stamp {
-        self.entry(hit).stamp()
+        self.entry(hit).stamp(|| self.bearers.get(hit.entry))
     }
 
     /// Replaces the judgement that [`Map::stamp`] returned; false, and nothing happens, when another worker did so
     /// meanwhile.
     pub fn restamp(&self, hit: Hit, old: Stamp, new: Stamp) -> bool {
-        self.entry(hit).restamp(old, new)
+        self.entry(hit).restamp(self.bearers.get(hit.entry), old, new)
     }
 
     /// The originating direction and the port by which it came.
@@ -665,7 +678,7 @@ impl<A: Family> Map<A> {
             if !word.is_live() {
                 return None;
             }
-            let summary = self.entries[word.entry() as usize].summary(now, None);
+            let summary = self.summary(word.entry(), now, None);
             // The copy is of one connection only if that is still there; see `Entry::fill`.
             fence(Acquire);
             let hit = Hit { entry: word.entry(), position, word: word.0, direction: Direction::Original };

@@ -21,6 +21,7 @@
 //! Memory: an IPv4 entry has 96 bytes, the index 16 per connection (twice as many slots of 8 bytes), and 1 in 32
 //! entries is a spare, which is in limbo or in a worker's hand: 115 bytes per connection, counters included.
 
+mod bearers;
 mod clients;
 mod entry;
 mod find;
@@ -54,6 +55,7 @@ pub use tcp::State;
 pub use timeouts::{MAX_OVERRIDES, MAX_TIMEOUT_MS, Overrides, TimeoutClass, Timeouts};
 
 use crate::headers::TcpSegment;
+use crate::identity::Bearer;
 use crate::sync::{AtomicU32, AtomicU64, Relaxed};
 use crate::verdict::{Direction, Generation, Now, PortId, RuleId};
 use key::HashKey;
@@ -222,6 +224,13 @@ impl Table {
         self.accounts.bind(limits)
     }
 
+    /// Has connections remember by whose session they pass; before a policy with sessions is in force, or its connections
+    /// are judged again at every packet. Not for the packet path.
+    pub fn keep_bearers(&self) {
+        self.v4.keep_bearers();
+        self.v6.keep_bearers();
+    }
+
     /// How many connections a rule has, if it has a limit for them.
     pub fn connections_of(&self, limit: &Limit) -> Option<u32> {
         self.accounts.connections(limit)
@@ -351,8 +360,10 @@ pub struct Stamp {
     /// The port behind which that policy has the responder: its packets may come in by it, the originator's leave by
     /// it. `None` where no packet has shown it yet.
     pub egress: Option<PortId>,
-    /// Until when, in seconds of the caller's choosing; 0 for no end.
+    /// Until when, in ticks of the caller's choosing; 0 for no end.
     pub valid_until: u32,
+    /// By whose session. One that depends on a session has an end.
+    pub bearer: Bearer,
 }
 
 /// What is known of a new connection.
@@ -368,6 +379,8 @@ pub struct Opening<'a> {
     pub generation: Generation,
     /// Until when, see [`Stamp::valid_until`].
     pub valid_until: u32,
+    /// By whose session, see [`Stamp::bearer`].
+    pub bearer: Bearer,
     /// The rule's limits.
     pub limit: Option<&'a Limit>,
     /// The time.

@@ -50,7 +50,8 @@ fn opening(now: Now, segment: Option<&TcpSegment>) -> Opening<'_> {
         egress: PortId(4),
         rule: RuleId(7),
         generation: Generation(1),
-        valid_until: 99,
+        valid_until: 0,
+        bearer: Bearer::NONE,
         limit: None,
         now,
         segment,
@@ -163,6 +164,16 @@ fn an_ipv4_connection_costs_at_most_128_bytes_all_in() {
 }
 
 #[test]
+fn a_judgement_by_a_session_is_no_judgement_where_nobody_remembers_the_session() {
+    let mut bench = Bench::new(16, 100);
+    let hit = bench.open_new(&tuple(1, UDP), at(0));
+    let v4 = &bench.table.v4;
+    let first = v4.stamp(hit);
+    assert!(v4.restamp(hit, first, Stamp { valid_until: 77, bearer: Bearer(5), ..first }));
+    assert_eq!(v4.stamp(hit).generation, Generation(0));
+}
+
+#[test]
 fn only_a_syn_opens_a_tcp_connection() {
     let mut bench = Bench::new(16, 100);
     let tuple = tuple(1, TCP);
@@ -255,18 +266,36 @@ fn removing_gives_the_summary_to_exactly_one_caller() {
 #[test]
 fn a_stamp_changes_as_a_whole_or_not_at_all() {
     let mut bench = Bench::new(16, 100);
+    bench.table.keep_bearers();
     let hit = bench.open_new(&tuple(1, UDP), at(0));
     let v4 = &bench.table.v4;
     let first = v4.stamp(hit);
     assert_eq!(
         first,
-        Stamp { generation: Generation(1), rule: RuleId(7), egress: Some(PortId(4)), valid_until: 99 }
+        Stamp {
+            generation: Generation(1),
+            rule: RuleId(7),
+            egress: Some(PortId(4)),
+            valid_until: 0,
+            bearer: Bearer::NONE
+        }
     );
-    let second = Stamp { generation: Generation(2), rule: RuleId(8), egress: None, valid_until: 0 };
+    let second = Stamp {
+        generation: Generation(2),
+        rule: RuleId(8),
+        egress: None,
+        valid_until: 77,
+        bearer: Bearer(5),
+    };
     assert!(v4.restamp(hit, first, second));
     assert_eq!(v4.stamp(hit), second);
     assert!(!v4.restamp(hit, first, first));
     assert_eq!(v4.stamp(hit), second);
+    // By another session, in the same generation: and then not by the first once more.
+    let third = Stamp { rule: RuleId(9), bearer: Bearer(6), ..second };
+    assert!(v4.restamp(hit, second, third));
+    assert!(!v4.restamp(hit, second, Stamp { bearer: Bearer(7), ..second }));
+    assert_eq!(v4.stamp(hit), third);
 }
 
 #[test]

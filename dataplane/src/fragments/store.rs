@@ -11,8 +11,9 @@ use super::share::{Key, Share};
 use crate::headers::{self, Fragment, Headers};
 use crate::packet::FrameBuf;
 use crate::rewrite;
-use crate::topology::Hop;
+use crate::topology::{Hop, Mac};
 use crate::verdict::{MAX_PORTS, Now, PortId, Reason};
+use crate::wire::ethernet;
 
 /// The most pieces of one datagram: 65,535 bytes in pieces of 1,024, or in pieces as 1,280-byte links carry them.
 pub const PIECES_MAX: usize = 64;
@@ -582,6 +583,12 @@ impl Fragments {
     pub fn pieces(&self, index: u32) -> impl Iterator<Item = &Fragment> {
         let pieces = self.datagrams[index as usize].pieces();
         pieces.iter().filter_map(|piece| self.arena.fragment(piece.slot))
+    }
+
+    /// The MAC addresses that sent a datagram's fragments.
+    pub fn senders(&self, index: u32) -> impl Iterator<Item = Mac> {
+        let pieces = self.datagrams[index as usize].pieces();
+        pieces.iter().filter_map(|piece| ethernet::source(self.arena.frame(piece.slot)))
     }
 
     /// Rewrites a datagram's fragments for their next hop and releases them in the order received.

@@ -211,7 +211,7 @@ pub fn reassembled(
         }
     };
     let network = bytes.len().checked_sub(longest).ok_or(Reason::FragmentMalformed)?;
-    let link = Link { ethertype: 0, vlan: 0, network };
+    let link = Link { ethertype: 0, vlan: 0, network, sender: None };
     finish(
         bytes,
         &link,

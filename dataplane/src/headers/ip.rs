@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{Addresses, Headers, Permits, extension, option, protocol, transport};
+use crate::topology::Mac;
 use crate::verdict::Reason;
 use crate::wire::checksum::Sum;
 use crate::wire::{be16, be32, chunk, ethernet, ipv4, ipv6};
@@ -29,18 +30,20 @@ pub(super) struct Link {
     pub ethertype: u16,
     pub vlan: u16,
     pub network: usize,
+    pub sender: Option<Mac>,
 }
 
 #[inline(always)]
 pub(super) fn ethernet(frame: &[u8]) -> Result<Link, Reason> {
     let header = chunk::<{ ethernet::HEADER_BYTES }>(frame, 0).ok_or(Reason::EthernetTruncated)?;
-    let source = &header[6..12];
-    if source[0] & 1 != 0 || source == [0; 6] {
+    let [_, _, _, _, _, _, a, b, c, d, e, f, ..] = *header;
+    let source = [a, b, c, d, e, f];
+    if a & 1 != 0 || source == [0; 6] {
         return Err(Reason::EthernetBadSource);
     }
     match be16(header, 12) {
         ethernet::CUSTOMER_TAG | ethernet::SERVICE_TAG | ethernet::OLD_NESTED_TAG => tagged(frame),
-        ethertype => Ok(Link { ethertype, vlan: 0, network: ethernet::HEADER_BYTES }),
+        ethertype => Ok(Link { ethertype, vlan: 0, network: ethernet::HEADER_BYTES, sender: Some(source) }),
     }
 }
 
@@ -57,6 +60,7 @@ fn tagged(frame: &[u8]) -> Result<Link, Reason> {
             ethertype,
             vlan: be16(tag, 0) & 0x0fff,
             network: ethernet::HEADER_BYTES + ethernet::TAG_BYTES,
+            sender: ethernet::source(frame),
         }),
     }
 }
@@ -187,6 +191,7 @@ pub(super) fn finish(frame: &[u8], link: &Link, network: Network) -> Result<Head
         icmp_type: upper.icmp_type,
         icmp_code: upper.icmp_code,
         hop_limit: network.hop_limit,
+        sender: link.sender,
         vlan: link.vlan,
         // Both lie before `end`, which fits.
         network: link.network as u16,

@@ -5,6 +5,7 @@ use crate::connection::Family;
 use crate::event::EventKind;
 use crate::headers::Tuple;
 use crate::policy::Decision;
+use crate::topology::Mac;
 use crate::verdict::PortId;
 
 impl Pipeline {
@@ -14,11 +15,12 @@ impl Pipeline {
         &self,
         context: &Context<'_>,
         ingress: PortId,
+        mac: Option<Mac>,
         tuple: &Tuple<A>,
         decision: Decision,
     ) {
         if !context.snapshot.beside.is_empty() {
-            self.ask_each(context, ingress, tuple, decision);
+            self.ask_each(context, ingress, mac, tuple, decision);
         }
     }
 
@@ -27,12 +29,14 @@ impl Pipeline {
         &self,
         context: &Context<'_>,
         ingress: PortId,
+        mac: Option<Mac>,
         tuple: &Tuple<A>,
         decision: Decision,
     ) {
         let policy = &context.snapshot.policy.policy;
         for beside in context.snapshot.beside.iter() {
-            let difference = beside.ask(self.index, context.now, policy, decision, &query(ingress, tuple));
+            let question = query(ingress, tuple);
+            let difference = beside.ask(self.index, context.now, policy, decision, &question, mac);
             if let Some(difference) = difference {
                 self.record(context, ingress, tuple, EventKind::Beside(difference), decision.rule);
             }

@@ -10,6 +10,7 @@ use crate::headers::{self, Addresses, Fragment, Headers, Transport, Tuple};
 use crate::sanity;
 use crate::topology::Hop;
 use crate::verdict::{PortId, Reason, Verdict};
+use crate::wire::ethernet;
 
 impl Pipeline {
     /// The same pipeline with room for fragments; without, it drops every fragment.
@@ -138,10 +139,15 @@ impl Pipeline {
         sanity::check_fragment(frame, &fragment, ingress, &context.snapshot.topology)?;
         let policy = &context.snapshot.policy.policy;
         // Whoever lies about their address takes no memory.
-        match policy.source_segment(ingress, fragment.addresses.source()) {
-            Some(_) => Ok(fragment),
-            None => Err(Reason::SpoofedSource),
+        let source = fragment.addresses.source();
+        if policy.source_segment(ingress, source).is_none() {
+            return Err(Reason::SpoofedSource);
         }
+        // Nor does another device get a piece into the datagram of one that has signed in.
+        if ethernet::source(frame).is_some_and(|mac| policy.identities().is_taken(source, mac)) {
+            return Err(Reason::AddressTaken);
+        }
+        Ok(fragment)
     }
 
     /// Joins a datagram in `self.joined`: where its end is there, and its headers.
@@ -180,6 +186,11 @@ impl Pipeline {
         headers: &Headers,
     ) -> Result<&'c Hop, Refusal> {
         let ingress = self.fragments.ingress(index);
+        let (identities, source) = (context.snapshot.policy.policy.identities(), headers.addresses.source());
+        // Whoever it is that has signed in, since the first piece came or before it: all pieces are theirs.
+        if self.fragments.senders(index).any(|mac| identities.is_taken(source, mac)) {
+            return Err(Reason::AddressTaken.into());
+        }
         if headers.transport == Transport::IcmpError {
             return self.relate(context, ingress, joined, headers);
         }

@@ -6,6 +6,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::session::{Standing, is_from_sender, standing};
 use super::{Context, Pipeline};
 use crate::connection::{Family, Guess, Hash, Map, Stamp, Table};
 use crate::counters::RuleRow;
@@ -66,17 +67,26 @@ fn pass(
     look: &Look<'_>,
 ) -> Option<Verdict> {
     let Table { v4, v6, .. } = context.table;
+    let by = By { port: ingress, mac: ethernet::source(frame)? };
     let (hop, is_v4, hop_limit) = match look {
         Look::No => return None,
         Look::V4(plain, hash, place) => {
-            (pass_plain(context, counters, ingress, v4, plain, *hash, place)?, true, plain.hop_limit)
+            (pass_plain(context, counters, by, v4, plain, *hash, place)?, true, plain.hop_limit)
         }
         Look::V6(plain, hash, place) => {
-            (pass_plain(context, counters, ingress, v6, plain, *hash, place)?, false, plain.hop_limit)
+            (pass_plain(context, counters, by, v6, plain, *hash, place)?, false, plain.hop_limit)
         }
     };
     rewrite::forward_at(frame, ethernet::HEADER_BYTES, is_v4, hop_limit, hop)
         .then_some(Verdict::Forward(hop.port))
+}
+
+/// Which way a packet came.
+#[derive(Clone, Copy)]
+struct By {
+    port: PortId,
+    /// Who sent it on the link.
+    mac: Mac,
 }
 
 /// What the first steps know of a frame: that it is plain, where its connection probably lies, and its next hop.
@@ -144,13 +154,20 @@ impl<'c> Look<'c> {
         }
     }
 
-    /// Looks into the entry, and asks for the counters of its rule.
+    /// Looks into the entry, and asks for the counters of its rule and, where it passes by a session, for that.
     #[inline(always)]
     fn prefetch_rule(&self, context: &Context<'_>, counters: RuleRow<'_>) {
+        let identities = context.snapshot.policy.policy.identities();
         match *self {
             Look::No => {}
-            Look::V4(.., place) => counters.prefetch(context.table.v4.guessed_rule(place.guess)),
-            Look::V6(.., place) => counters.prefetch(context.table.v6.guessed_rule(place.guess)),
+            Look::V4(.., place) => {
+                counters.prefetch(context.table.v4.guessed_rule(place.guess));
+                identities.prefetch(context.table.v4.guessed_bearer(place.guess));
+            }
+            Look::V6(.., place) => {
+                counters.prefetch(context.table.v6.guessed_rule(place.guess));
+                identities.prefetch(context.table.v6.guessed_bearer(place.guess));
+            }
         }
     }
 }
@@ -163,7 +180,7 @@ impl<'c> Look<'c> {
 fn pass_plain<'c, A: Family>(
     context: &Context<'c>,
     counters: RuleRow<'_>,
-    ingress: PortId,
+    by: By,
     map: &Map<A>,
     plain: &Plain<A>,
     hash: Hash,
@@ -174,7 +191,9 @@ fn pass_plain<'c, A: Family>(
     let stamp = found.stamp();
     let (near, far) = ends(found.hit.direction, found.ingress(), &stamp);
     let is_settled = stamp.generation == context.snapshot.policy.generation
-        && near == Some(ingress)
+        && matches!(standing(context, &stamp), Standing::Good)
+        && is_from_sender(context, found.hit.direction, &stamp, by.mac)
+        && near == Some(by.port)
         && far == Some(hop.port)
         && plain.ip_len <= hop.mtu;
     if !is_settled || !found.pass(plain, context.now) {

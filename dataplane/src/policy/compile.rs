@@ -17,6 +17,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -209,6 +210,7 @@ pub fn compile(rules: &RuleSet) -> Result<Policy, CompileError> {
         protected: Vec::new(),
         permits: Vec::new(),
         gates: Bits::default(),
+        identities: Arc::default(),
     })
 }
 

@@ -23,6 +23,7 @@ mod timeouts;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 pub use change::recompile;
 pub use compile::{CompileError, compile};
@@ -32,12 +33,14 @@ pub use rules::{Action, Decision, Query, Rule, RuleSet, Segment, Service};
 
 use crate::connection::{Limits, RuleLimits};
 use crate::headers::{Address, Permits, protocol};
+use crate::identity::{Judged, Slots};
+use crate::topology::Mac;
 use crate::trie::Trie;
-use crate::verdict::{PortId, Reason, RuleId, SegmentId};
+use crate::verdict::{Now, PortId, Reason, RuleId, SegmentId};
 use clauses::Clauses;
 use conditions::Bits;
 use matrix::Matrix;
-use ports::{PairPolicy, PortTables, TableId};
+use ports::{ClausesId, PairPolicy, PortTables, TableId};
 
 /// A compiled rule set, immutable. The default is that of the empty rule set: it refuses everything.
 #[derive(Clone, Default)]
@@ -59,6 +62,8 @@ pub struct Policy {
     permits: Vec<Permits>,
     /// Which gates are open.
     gates: Bits,
+    /// Who is behind which address.
+    identities: Arc<Slots>,
 }
 
 /// How much there is at most of what has limits.
@@ -100,14 +105,30 @@ impl Policy {
 
     /// May this originator open this connection?
     pub fn judge_in(&self, query: &Query, circumstances: &Circumstances<'_>) -> Decision {
+        self.look_up(query).unwrap_or_else(|list| self.clauses.judge(list, query.protocol, circumstances))
+    }
+
+    /// May this originator open this connection, being who they are now and sending from this MAC address (`None`: from
+    /// the right one)? Sessions are asked for only where it depends on them.
+    pub fn judge_now(&self, query: &Query, mac: Option<Mac>, now: Now) -> Judged<Decision> {
+        match self.look_up(query) {
+            Ok(decision) => Judged::by_nobody(decision),
+            Err(list) => self.identities.judge(query.source, mac, now, |who| {
+                self.clauses.judge(list, query.protocol, &Circumstances { who, gates: &self.gates })
+            }),
+        }
+    }
+
+    /// The answer, or the list of clauses on which it depends.
+    fn look_up(&self, query: &Query) -> Result<Decision, ClausesId> {
         let Some(source) = self.trie.find(query.source).filter(|place| place.admits(query.ingress)) else {
-            return Decision::refused(Reason::SpoofedSource);
+            return Ok(Decision::refused(Reason::SpoofedSource));
         };
         let Some(destination) = self.trie.find(query.destination).filter(|_| query.is_of_one_family()) else {
-            return Decision::refused(Reason::NoDestinationSegment);
+            return Ok(Decision::refused(Reason::NoDestinationSegment));
         };
         if !query.protocol_fits_family() {
-            return Decision::refused(Reason::NoRule);
+            return Ok(Decision::refused(Reason::NoRule));
         }
         let pair = self.matrix.find(source.row, destination.column) as usize;
         let cell = match query.protocol {
@@ -116,10 +137,7 @@ impl Policy {
             }
             number => self.tables.find(self.opaque[pair], number.into()),
         };
-        match cell.decision(query.protocol) {
-            Ok(decision) => decision,
-            Err(list) => self.clauses.judge(list, query.protocol, circumstances),
-        }
+        cell.decision(query.protocol)
     }
 
     /// The segment of a source address, if the address may enter by this port; asked for every packet.
@@ -176,6 +194,17 @@ impl Policy {
                 .destination_segment(server)
                 .and_then(|segment| self.protected.get(segment.0 as usize))
                 .is_some_and(|protected| *protected)
+    }
+
+    /// Has it ask these sessions. They are numbered by the rules that it was compiled from.
+    pub fn set_identities(&mut self, identities: Arc<Slots>) {
+        self.identities = identities;
+    }
+
+    /// The sessions that it asks.
+    #[inline]
+    pub fn identities(&self) -> &Arc<Slots> {
+        &self.identities
     }
 
     /// Which gates are open.

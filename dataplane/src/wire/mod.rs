@@ -10,6 +10,12 @@ pub mod ethernet {
     pub const HEADER_BYTES: usize = 14;
     /// One 802.1Q tag: type and tag control information.
     pub const TAG_BYTES: usize = 4;
+    /// The MAC address that sent the frame.
+    #[inline(always)]
+    pub fn source(frame: &[u8]) -> Option<[u8; 6]> {
+        frame.get(6..)?.first_chunk().copied()
+    }
+
     /// Type: IPv4.
     pub const IPV4: u16 = 0x0800;
     /// Type: IPv6.

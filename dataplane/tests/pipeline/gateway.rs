@@ -9,6 +9,7 @@ use bulkhead_dataplane::connection::{Overrides, RuleLimits, Summary, Table, Tabl
 use bulkhead_dataplane::counters::{Ledger, RuleCounters, RuleHits};
 use bulkhead_dataplane::event::Event;
 use bulkhead_dataplane::fragments::Share;
+use bulkhead_dataplane::identity::Slots;
 use bulkhead_dataplane::packet::{FrameBuf, MemoryFrame};
 use bulkhead_dataplane::pipeline::Pipeline;
 use bulkhead_dataplane::policy::conditions::{Bits, Condition};
@@ -111,6 +112,8 @@ pub struct Gateway {
     shared: Arc<Shared>,
     snapshot: Arc<Snapshot>,
     now: Now,
+    /// The sessions of all policies that are published with conditions.
+    pub sessions: Arc<Slots>,
 }
 
 impl Gateway {
@@ -172,7 +175,8 @@ impl Gateway {
             let ports = vec![MemoryPort::default(), MemoryPort::default()];
             let (table, snapshot) = (table.clone(), snapshot.clone());
             let worker = Worker::new(ports, pipeline, table.clone(), shared.clone(), snapshot.clone(), count);
-            Gateway { worker, table, shared, snapshot, now: Now(1_000_000_000) }
+            let sessions = Arc::new(Slots::new(16));
+            Gateway { worker, table, shared, snapshot, now: Now(1_000_000_000), sessions }
         };
         (0..count).map(gateway).collect()
     }
@@ -220,6 +224,11 @@ impl Gateway {
         self.worker.round(self.now);
     }
 
+    /// The time.
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
     /// Sets the clock, in milliseconds, without turning a round.
     pub fn set_time(&mut self, milliseconds: u64) {
         self.now = Now(milliseconds * 1_000_000);
@@ -264,6 +273,8 @@ impl Gateway {
         let rules = RuleSet { conditions: conditions.to_vec(), ..rule_set(rules) };
         let mut policy = compile(&rules).unwrap();
         policy.set_gates(Bits::from_iter(open.iter().copied()));
+        policy.set_identities(self.sessions.clone());
+        policy.bind(&self.table);
         let counters = RuleCounters::new(policy.rule_count(), 2);
         let generation = self.snapshot.policy.generation.next();
         let policy = Arc::new(ActivePolicy { generation, policy, counters });

@@ -5,14 +5,18 @@ use std::sync::Arc;
 
 use bulkhead_dataplane::answer::{Limits, RateLimiter};
 use bulkhead_dataplane::connection::{Summary, Table, TableConfig};
-use bulkhead_dataplane::counters::RuleHits;
+use bulkhead_dataplane::counters::{RuleCounters, RuleHits};
 use bulkhead_dataplane::event::{Event, EventQueue};
+use bulkhead_dataplane::identity::{Occupant, Slots, Stage};
 use bulkhead_dataplane::packet::MemoryFrame;
 use bulkhead_dataplane::pipeline::{Context, Pipeline};
-use bulkhead_dataplane::policy::{Action, Rule, Service};
-use bulkhead_dataplane::snapshot::Snapshot;
+use bulkhead_dataplane::policy::conditions::{
+    Bits, Condition, ConditionId, GroupId, Identity, UserId, Users,
+};
+use bulkhead_dataplane::policy::{Action, Rule, RuleSet, Service, compile};
+use bulkhead_dataplane::snapshot::{ActivePolicy, Snapshot};
 use bulkhead_dataplane::topology::{Topology, TopologySpec};
-use bulkhead_dataplane::verdict::{Now, RuleId, Verdict};
+use bulkhead_dataplane::verdict::{Generation, Now, RuleId, Verdict};
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader, TcpOptionElement};
 use proptest::prelude::*;
 
@@ -141,6 +145,7 @@ enum Step {
     Burst(bool, Vec<Packet>),
     Wait(u64),
     Policy(u8),
+    Session(u8),
     Topology(u8),
 }
 
@@ -180,6 +185,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => (any::<bool>(), prop::collection::vec(packet(), 1..80)).prop_map(|(client, packets)| Step::Burst(client, packets)),
         2 => (0..200u64).prop_map(Step::Wait),
         1 => any::<u8>().prop_map(Step::Policy),
+        2 => any::<u8>().prop_map(Step::Session),
         1 => any::<u8>().prop_map(Step::Topology),
     ]
 }
@@ -212,6 +218,45 @@ fn rules(kind: u8) -> Vec<Rule> {
     if kind & 8 != 0 { rules.to_vec() } else { rules[..1 + usize::from(kind) % 2].to_vec() }
 }
 
+/// Rules that all ask for a user, or only some of them.
+fn policy(table: &Table, generation: u32, kind: u8, sessions: &Arc<Slots>) -> Arc<ActivePolicy> {
+    let mut rules = rules(kind);
+    let asking = rules.iter_mut().skip(usize::from(kind >> 4 & 1)).filter(|_| kind & 32 != 0);
+    asking.for_each(|rule| rule.condition = Some(ConditionId(0)));
+    let group = Users { users: vec![], groups: vec![GroupId(0)] };
+    let conditions = vec![Condition { users: Some(group), ..Condition::default() }];
+    let mut policy = compile(&RuleSet { conditions, ..gateway::rule_set(&rules) }).unwrap();
+    policy.set_identities(sessions.clone());
+    policy.bind(table);
+    let counters = RuleCounters::new(policy.rule_count(), 2);
+    Arc::new(ActivePolicy { generation: Generation(generation), policy, counters })
+}
+
+/// Somebody signs in or out at one of the client's addresses, for a while, from where it is or not.
+fn sign(sessions: &Slots, kind: u8, now: Now) {
+    let address = if kind & 1 == 0 { "10.1.0.9" } else { "fd00:1::9" }.parse().unwrap();
+    let stage = |seconds: u64, in_group: bool| Stage {
+        until: Now(now.0 + seconds * 1_000_000_000),
+        identity: Identity {
+            user: Some(UserId::OTHER),
+            groups: Bits::from_iter(in_group.then_some(0)),
+            ..Identity::default()
+        },
+    };
+    let stages = match kind >> 1 & 3 {
+        0 => vec![],
+        1 => vec![stage(1000, true)],
+        2 => vec![stage(20, true), stage(100, false)],
+        _ => vec![stage(50, false), stage(100, true)],
+    };
+    let mac = match kind >> 3 & 3 {
+        0 => None,
+        1 => Some([2, 9, 9, 9, 9, 9]),
+        _ => Some(CLIENT.mac),
+    };
+    sessions.set(Occupant { address, mac, stages }).unwrap();
+}
+
 fn change(spec: &mut TopologySpec, kind: u8) {
     let port = usize::from(kind >> 3 & 1);
     match kind % 8 {
@@ -229,15 +274,16 @@ fn change(spec: &mut TopologySpec, kind: u8) {
 
 fn compare(steps: &[Step]) -> Result<(), TestCaseError> {
     let (mut short, mut full) = (Side::new(false), Side::new(true));
+    let sessions = Arc::new(Slots::new(4));
     let mut spec = gateway::topology();
     let mut snapshot = Snapshot {
         version: 1,
         beside: Arc::default(),
-        policy: gateway::active(&short.table, 1, &rules(0), &[]),
+        policy: policy(&short.table, 1, 0, &sessions),
         topology: Arc::new(Topology::new(spec.clone())),
     };
     // Each way counts in counters of its own.
-    let mut other = Snapshot { policy: gateway::active(&full.table, 1, &rules(0), &[]), ..snapshot.clone() };
+    let mut other = Snapshot { policy: policy(&full.table, 1, 0, &sessions), ..snapshot.clone() };
     let mut now = Now(1_000_000_000);
     let opening = handshakes().into_iter().map(|(from, packet)| Step::Burst(from == CLIENT, vec![packet]));
     for step in opening.chain(steps.iter().cloned()) {
@@ -264,9 +310,10 @@ fn compare(steps: &[Step]) -> Result<(), TestCaseError> {
             Step::Wait(seconds) => now.0 += seconds * 1_000_000_000,
             Step::Policy(kind) => {
                 let generation = snapshot.policy.generation.0 + 1;
-                snapshot.policy = gateway::active(&short.table, generation, &rules(kind), &[]);
-                other.policy = gateway::active(&full.table, generation, &rules(kind), &[]);
+                snapshot.policy = policy(&short.table, generation, kind, &sessions);
+                other.policy = policy(&full.table, generation, kind, &sessions);
             }
+            Step::Session(kind) => sign(&sessions, kind, now),
             Step::Topology(kind) => {
                 change(&mut spec, kind);
                 snapshot.topology = Arc::new(Topology::new(spec.clone()));

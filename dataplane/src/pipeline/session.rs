@@ -1,0 +1,73 @@
+//! How a connection stands by the session of its originator.
+
+use super::Context;
+use crate::connection::Stamp;
+use crate::identity::Bearer;
+use crate::topology::Mac;
+use crate::verdict::{Direction, Now, Reason};
+
+/// How a connection stands by its originator's session.
+pub(super) enum Standing {
+    /// As when it was judged.
+    Good,
+    /// The session has changed.
+    Changed,
+    /// Its time is over.
+    Over,
+}
+
+#[inline(always)]
+pub(super) fn standing(context: &Context<'_>, stamp: &Stamp) -> Standing {
+    if stamp.bearer == Bearer::NONE {
+        return Standing::Good;
+    }
+    if !context.snapshot.policy.policy.identities().is_current(stamp.bearer) {
+        return Standing::Changed;
+    }
+    let left = stamp.valid_until.wrapping_sub(tick(context.now)).cast_signed();
+    if left > 0 { Standing::Good } else { Standing::Over }
+}
+
+/// Refuses a packet that another device sends in the place of the one whose session let the connection through. It cuts
+/// nothing, or whoever can send it could cut what is not theirs.
+pub(super) fn check_sender(
+    context: &Context<'_>,
+    direction: Direction,
+    stamp: &Stamp,
+    mac: Option<Mac>,
+) -> Result<(), Reason> {
+    if mac.is_none_or(|mac| is_from_sender(context, direction, stamp, mac)) {
+        Ok(())
+    } else {
+        Err(Reason::AddressTaken)
+    }
+}
+
+/// Whether the packet, if it is the originator's, comes from the device whose session let the connection through.
+#[inline(always)]
+pub(super) fn is_from_sender(context: &Context<'_>, direction: Direction, stamp: &Stamp, mac: Mac) -> bool {
+    stamp.bearer == Bearer::NONE
+        || direction == Direction::Reply
+        || context.snapshot.policy.policy.identities().is_from(stamp.bearer, mac)
+}
+
+/// Deadlines count 16 ms, so that 32 bits last for two years.
+const TICK_MS: u64 = 16;
+/// No deadline is further away than a year; then the connection is judged again and has another.
+const FURTHEST_TICKS: u64 = 365 * 86_400_000 / TICK_MS;
+
+#[inline(always)]
+fn tick(now: Now) -> u32 {
+    (now.millis() / TICK_MS) as u32
+}
+
+/// The last whole tick before the answer may be another one.
+pub(super) fn deadline(until: Now, now: Now) -> u32 {
+    let furthest = now.millis() / TICK_MS + FURTHEST_TICKS;
+    match (until, (until.millis() / TICK_MS).min(furthest) as u32) {
+        (Now(u64::MAX), _) => 0,
+        // 0 is no end.
+        (_, 0) => u32::MAX,
+        (_, tick) => tick,
+    }
+}
