@@ -255,6 +255,22 @@ impl Slots {
         true
     }
 
+    /// Makes the place of a session that has ended by the clock free for another one. Nothing changes for its connections:
+    /// what was good until its end is not good since, and has not been revoked. False when the address has no such session.
+    pub fn forget(&self, address: IpAddr, now: Now) -> bool {
+        let mut writer = self.writer();
+        let Some((slot, version, mac)) = self.find(address, |slot, _, held| {
+            let is_over = held.occupant.stages.last().is_some_and(|last| last.until <= now);
+            is_over.then_some((slot, held.version, held.occupant.mac))
+        }) else {
+            return false;
+        };
+        writer.live -= 1;
+        let occupant = Occupant { address, mac, stages: Vec::new() };
+        self.slots[slot].occupant.store(Versioned { version, occupant });
+        true
+    }
+
     fn write(&self, slot: usize, tag: u32, occupant: Occupant) {
         let Slot { version, mac, occupant: place } = &self.slots[slot];
         // 0 is nobody's, also when the numbers have come round.

@@ -51,6 +51,19 @@ fn stages_follow_each_other_by_the_clock_alone_and_then_the_session_has_ended() 
 }
 
 #[test]
+fn what_has_ended_by_the_clock_makes_room_and_is_not_revoked() {
+    let slots = Slots::new(1);
+    slots.set(occupant(1, &[(100, 7), (200, 8)])).unwrap();
+    let bearer = judged(&slots, 1, None, 150).bearer;
+    assert!(!slots.forget(address(1), Now(199)) && !slots.forget(address(2), Now(200)));
+    assert!(slots.forget(address(1), Now(200)) && !slots.forget(address(1), Now(200)));
+    assert!(slots.is_current(bearer), "its connections are cut for their age");
+    assert_eq!((who(&slots, 1, 200), slots.len()), (Some(1000), 0));
+    slots.set(occupant(2, &[(300, 9)])).unwrap();
+    assert_eq!(who(&slots, 2, 200), Some(9));
+}
+
+#[test]
 fn what_is_set_again_or_ended_is_current_no_more_and_others_are() {
     let slots = Slots::new(4);
     slots.set(occupant(1, &[(100, 7)])).unwrap();
