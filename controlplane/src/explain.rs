@@ -19,7 +19,7 @@ use crate::config::diagnostics::{nearest, quoted};
 use crate::model::{Endpoint, Expected, Model, Probe, probe_text};
 use crate::plan::{Symbols, words};
 
-pub use asked::Occasion;
+pub use asked::{Occasion, written};
 
 /// A rule that would have allowed it but for one clause.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,13 +69,28 @@ pub struct Answer {
 ///
 /// What of the question makes no sense, with a hint.
 pub fn explain(model: &Model, from: &str, to: &str, port: &str, asked: &Asked) -> Result<Vec<Answer>> {
+    explain_on(model, from, to, port, |model| Occasion::of(asked, model))
+}
+
+/// As [`explain`], where who asks and when is known otherwise.
+///
+/// # Errors
+///
+/// As of [`explain`].
+pub fn explain_on(
+    model: &Model,
+    from: &str,
+    to: &str,
+    port: &str,
+    occasion: impl FnOnce(&Model) -> Result<Occasion>,
+) -> Result<Vec<Answer>> {
     let (from, to) = (endpoint(model, from)?, endpoint(model, to)?);
     let probe = Probe::parse(port).map_err(|wrong| match wrong.hint {
         Some(hint) => anyhow!("{}; {hint}", wrong.message),
         None => anyhow!(wrong.message),
     })?;
     let queries = model.questions(from, to, probe).map_err(|message| anyhow!(message))?;
-    let occasion = Occasion::of(asked, model)?;
+    let occasion = occasion(model)?;
     Ok(queries.iter().map(|query| answer(model, query, &occasion)).collect())
 }
 

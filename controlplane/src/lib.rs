@@ -14,6 +14,7 @@ pub mod matrix;
 pub mod model;
 pub mod propose;
 pub mod replay;
+pub mod sessions;
 pub mod store;
 
 pub mod netlink;

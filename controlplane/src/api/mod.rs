@@ -10,6 +10,7 @@
 
 pub mod client;
 pub mod server;
+pub mod session;
 pub mod types;
 
 pub use types::{API, Line, Reply, Request};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::session::{NewSession, Session, SessionFilter};
 use crate::matrix::Matrix;
 use crate::plan::Plan;
 pub use crate::store::{Note, Said};
@@ -144,6 +145,29 @@ pub enum Request {
         /// Only what was last seen so many seconds ago, or less.
         since_s: Option<u64>,
     },
+    /// Begin a session. Answered with [`Reply::Session`], when every worker judges by it.
+    BeginSession {
+        /// Of whom.
+        new: NewSession,
+        /// What the client says of whoever asks.
+        #[serde(default)]
+        said: Said,
+    },
+    /// Who is behind which address. Answered with [`Reply::Session`]s.
+    Sessions {
+        /// Which.
+        filter: SessionFilter,
+    },
+    /// End sessions. Answered with [`Reply::Revoked`], when no packet crosses by them any more.
+    RevokeSessions {
+        /// Which; a filter that says nothing needs `all`.
+        filter: SessionFilter,
+        /// Every session is meant.
+        all: bool,
+        /// What the client says of whoever asks.
+        #[serde(default)]
+        said: Said,
+    },
     /// Stop the gateway. Answered when it has stopped.
     Stop {
         /// Remove the steering program too: traffic then reaches the kernel as if there were no gateway.
@@ -245,6 +269,10 @@ pub enum Reply {
     Shadow(Option<Box<Shadow>>),
     /// To [`Request::Audit`].
     Audit(Box<AuditReport>),
+    /// To [`Request::BeginSession`] and [`Request::Sessions`].
+    Session(Box<Session>),
+    /// To [`Request::RevokeSessions`]: how many have ended.
+    Revoked(u64),
     /// Nothing went wrong, and nothing follows.
     Done {},
     /// It was refused, and nothing follows.
@@ -310,6 +338,8 @@ pub struct Status {
     pub connections: Table,
     /// Fragments that wait.
     pub fragments: Fragments,
+    /// Sessions.
+    pub sessions: Room,
     /// Events lost because they came faster than they could be taken.
     pub events_lost: u64,
     /// Settings by which the kernel forwards around the gateway; empty when all is well.
@@ -392,6 +422,15 @@ pub struct Table {
     pub half_open: u64,
     /// Those, since the start, that made room for new ones at a limit.
     pub evicted: u64,
+    /// How many fit.
+    pub capacity: u64,
+}
+
+/// How many there are of something that is bounded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// How many there are.
+    pub open: u64,
     /// How many fit.
     pub capacity: u64,
 }

@@ -15,8 +15,9 @@ use crate::model;
 /// Explain what a configuration does with a connection, and why
 ///
 /// Names the deciding rule and where it stands, or the reason and the rules that came nearest with the clause that
-/// failed. Who asks and when are said as in a [[test]]; without, it is nobody, now. With --config it works on a file, and
-/// nothing needs to run; without, it asks the running gateway, and shows such connections as live now: between these
+/// failed. Who asks and when are said as in a [[test]]; without, it is nobody, now, or whoever is behind the address --from now
+/// in the running gateway. With --config it works on a file, and nothing needs to run; without, it asks the running gateway,
+/// and shows such connections as live now: between these
 /// addresses or any of these segments, by whatever rule they were let through, and whoever is behind them.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \

@@ -28,6 +28,7 @@ mod rollback;
 mod rules;
 mod run;
 mod schema;
+mod session;
 mod shadow;
 mod show;
 mod status;
@@ -92,6 +93,7 @@ enum Verb {
     Diff(diff::DiffArgs),
     Status(status::StatusArgs),
     Connections(connections::ConnectionsArgs),
+    Session(session::SessionArgs),
     Rules(rules::RulesArgs),
     Drops(drops::DropsArgs),
     Events(events::EventsArgs),
@@ -124,6 +126,7 @@ impl Verb {
             Verb::Diff(args) => args.run(),
             Verb::Status(args) => args.run(),
             Verb::Connections(args) => args.run(),
+            Verb::Session(args) => args.run(),
             Verb::Rules(args) => args.run(),
             Verb::Drops(args) => args.run(),
             Verb::Events(args) => args.run(),

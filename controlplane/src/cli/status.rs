@@ -85,6 +85,7 @@ fn text(status: &Status) -> String {
         if ledger.balanced { "balanced" } else { "NOT BALANCED" }
     ));
     lines.push(format!("answers      {} sent, {} lost", ledger.answered, ledger.answers_lost));
+    lines.push(format!("sessions     {}, room for {}", status.sessions.open, status.sessions.capacity));
     lines.push(format!("events       {} lost", status.events_lost));
     if !status.kernel_forwarding.is_empty() {
         lines.push(format!("KERNEL FORWARDS AROUND THE GATEWAY: {}", status.kernel_forwarding.join(", ")));

@@ -126,6 +126,11 @@ const GATEWAY: Shape = Shape {
             "How many IP fragments may wait for the rest. Default: 8192; 0 drops all.",
         ),
         Key(
+            "sessions",
+            Integer(0, 1 << 20),
+            "How many addresses may have somebody known behind them. Default: 16384; 0 knows nobody.",
+        ),
+        Key(
             "busy_poll",
             Boolean,
             "Whether workers ask the kernel for preferred busy polling. Default: true.",

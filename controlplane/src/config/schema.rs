@@ -64,6 +64,8 @@ pub struct Gateway {
     pub half_open_per_source: Option<Located<u64>>,
     /// `fragments`: how many of them may wait for the rest of their datagrams.
     pub fragments: Option<Located<u64>>,
+    /// `sessions`: how many addresses may have somebody known behind them.
+    pub sessions: Option<Located<u64>>,
     /// `busy_poll`.
     pub busy_poll: Option<Located<bool>>,
     /// `audit`: nothing is refused for want of a rule or a demand; it is logged.
@@ -323,6 +325,7 @@ fn gateway(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Gateway {
         half_open_percent: reader.integer(table.take("half_open_percent"), 1..101),
         half_open_per_source: reader.integer(table.take("half_open_per_source"), 0..(1 << 27) + 1),
         fragments: reader.integer(table.take("fragments"), 0..(1 << 18) + 1),
+        sessions: reader.integer(table.take("sessions"), 0..(1 << 20) + 1),
         busy_poll: reader.boolean(table.take("busy_poll")),
         audit: reader.boolean(table.take("audit")),
         local: reader.strings(table.take("local")).unwrap_or_default(),

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 
 use super::diagnostics::Diagnostics;
+use super::values;
 use crate::model;
 
 /// A configuration in which nothing is wrong; cases append to it or replace a part of it.
@@ -453,6 +454,32 @@ fn limits_are_checked() {
     let more = model::parse("t.toml", &format!("{more}limits = {{ connections = 5 }}\n")).unwrap();
     assert_eq!(more.limits()[0].0.0, 1);
     assert_eq!(more.limits()[0].1.identity, limits.identity);
+}
+
+#[test]
+fn sessions_have_a_limit_of_the_gateway() {
+    let text = |value: &str| format!("[gateway]\nsessions = {value}\n");
+    append(&text("1048577"), &["20:12 `1048577` is out of range | from 0 to 1048576"]);
+    let sessions = |text: &str| model::parse("t.toml", &format!("{GOOD}{text}")).unwrap().gateway.sessions;
+    assert_eq!((sessions(""), sessions(&text("0")), sessions(&text("1048576"))), (16_384, 0, 1 << 20));
+}
+
+#[test]
+fn a_mac_address_is_one_devices() {
+    assert_eq!(values::mac("02:00:5e:aB:00:07").map(values::mac_text).as_deref(), Ok("02:00:5e:ab:00:07"));
+    for wrong in [
+        "",
+        "02:00:00:00:00",
+        "02:00:00:00:00:07:08",
+        "2:0:0:0:0:7",
+        "02-00-00-00-00-07",
+        "+2:00:00:00:00:07",
+    ] {
+        assert!(values::mac(wrong).unwrap_err().message.ends_with("is not a MAC address"), "{wrong}");
+    }
+    for group in ["ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01", "00:00:00:00:00:00"] {
+        assert!(values::mac(group).unwrap_err().message.ends_with("of no device"), "{group}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bulkhead_dataplane::headers::protocol;
 use bulkhead_dataplane::policy::Service;
 use bulkhead_dataplane::policy::conditions::Posture;
+use bulkhead_dataplane::topology::Mac;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
@@ -107,6 +108,42 @@ pub fn posture_state(text: &str) -> Result<Posture, Wrong> {
             wrong(format!("{} is no state of a posture", quoted(other)), &hint)
         }
     }
+}
+
+/// The word for how a device stands to a posture.
+pub fn posture_state_name(state: Posture) -> &'static str {
+    match state {
+        Posture::Met => "met",
+        Posture::Failed => "failed",
+        Posture::Unknown => "unknown",
+    }
+}
+
+/// The MAC address of one device, such as `02:00:00:00:00:07`.
+pub fn mac(text: &str) -> Result<Mac, Wrong> {
+    const HINT: &str = "write six pairs of hexadecimal digits: \"02:00:00:00:00:07\"";
+    let mut mac = Mac::default();
+    let mut pairs = text.split(':');
+    for byte in &mut mac {
+        let pair = pairs.next().filter(|pair| pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit()));
+        match pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
+            Some(value) => *byte = value,
+            None => return wrong(format!("{} is not a MAC address", quoted(text)), HINT),
+        }
+    }
+    if pairs.next().is_some() {
+        return wrong(format!("{} is not a MAC address", quoted(text)), HINT);
+    }
+    // The lowest bit of the first byte makes it a group's (IEEE 802).
+    if mac[0] & 1 == 1 || mac == Mac::default() {
+        return wrong(format!("{} is the MAC address of no device", quoted(text)), HINT);
+    }
+    Ok(mac)
+}
+
+/// A MAC address as it is written.
+pub fn mac_text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// The state of a session: what is said of it is that it has ended.

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use bulkhead_dataplane::beside::{Beside, Difference, Kind};
 use bulkhead_dataplane::event::Event;
+use bulkhead_dataplane::identity::Slots;
 use bulkhead_dataplane::policy::Policy;
 use bulkhead_dataplane::verdict::{Now, Reason};
 use jiff::Timestamp;
@@ -56,8 +57,9 @@ impl AuditLog {
         Some(lock(&self.0).beside.as_ref()?.0.clone())
     }
 
-    /// For a new policy in force, or the same one at another time; `None` when nothing of it is in audit.
-    pub fn renew(&self, model: &Arc<Model>, workers: usize) -> Option<Arc<Beside>> {
+    /// For a new policy in force, or the same one at another time, which asks these sessions; `None` when nothing of it
+    /// is in audit.
+    pub fn renew(&self, model: &Arc<Model>, identities: &Arc<Slots>, workers: usize) -> Option<Arc<Beside>> {
         let mut state = lock(&self.0);
         let mut compiled = None;
         if let Some((retired, compiled_from)) = state.beside.take() {
@@ -73,6 +75,8 @@ impl AuditLog {
             None => model.compile_audited()?.ok()?,
         };
         policy.set_gates(model.gates_at(Timestamp::now()).0);
+        // It is of the same model, so the same numbers mean the same.
+        policy.set_identities(identities.clone());
         let beside = Arc::new(Beside::new(Kind::Audit, Arc::new(policy), None, workers));
         state.beside = Some((beside.clone(), model.clone()));
         Some(beside)

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use bulkhead_dataplane::beside::{Beside, Difference, Kind};
 use bulkhead_dataplane::connection::Summary;
 use bulkhead_dataplane::event::{Event, EventKind};
+use bulkhead_dataplane::identity::Slots;
 use bulkhead_dataplane::policy::{Decision, Policy, Query};
 use bulkhead_dataplane::verdict::{Generation, Now, PortId, Reason, RuleId, SegmentId};
 
@@ -22,7 +23,7 @@ use super::audit::AuditLog;
 use super::events::{protocol_name, shown_ports};
 use super::gateway::{Gateway, lock};
 use super::generations::segments;
-use super::load;
+use super::load::{self, Loaded};
 use super::time::rfc3339;
 use crate::api::types::{Refusal, Shadow, ShadowRow, Verdict};
 use crate::model::{Expected, Model};
@@ -59,8 +60,8 @@ pub struct Besides {
 }
 
 impl Besides {
-    /// The policies to be asked beside a new policy in force; the samples of its predecessor are forgotten.
-    pub fn renew(&self, model: &Arc<Model>, workers: usize) -> Vec<Arc<Beside>> {
+    /// The policies to be asked beside a new policy in force, which asks these sessions; the samples of its predecessor are forgotten.
+    pub fn renew(&self, model: &Arc<Model>, identities: &Arc<Slots>, workers: usize) -> Vec<Arc<Beside>> {
         let mut besides = Vec::new();
         if let Some(running) = lock(&self.shadow).as_mut() {
             // By the clock as it is now: the policy in force may change because of it.
@@ -73,7 +74,7 @@ impl Besides {
             besides.push(running.beside.clone());
         }
         lock(&self.samples).clear();
-        if let Some(audited) = self.audit.renew(model, workers) {
+        if let Some(audited) = self.audit.renew(model, identities, workers) {
             audited.begin(Now(0));
             besides.push(audited);
         }
@@ -141,19 +142,21 @@ impl Gateway {
     ///
     /// The configuration is wrong or fails its own tests, or its ports are others than the gateway's; nothing changes.
     pub fn start_shadow(&self, file: &Path) -> Result<Shadow, Refusal> {
-        let loaded = load::load(file, self.compiled().as_ref())?;
+        let Loaded { model, mut policy } = load::load(file, self.compiled().as_ref())?;
         let _one_at_a_time = self.one_change_at_a_time();
         let in_force = self.in_force();
         let ports = |model: &Model| model.ports.iter().map(|port| port.name.clone()).collect::<Vec<_>>();
-        if ports(&loaded.model) != ports(&in_force.model) {
+        if ports(&model) != ports(&in_force.model) {
             return Err(Refusal::error(format!(
                 "{}: its ports are {}, the gateway's {}: what comes in by them cannot be compared",
                 file.display(),
-                ports(&loaded.model).join(", "),
+                ports(&model).join(", "),
                 ports(&in_force.model).join(", ")
             )));
         }
-        let (model, policy) = (Arc::new(loaded.model), Arc::new(loaded.policy));
+        let model = Arc::new(model);
+        self.sessions.attach(&model, &mut policy, self.engine.now());
+        let policy = Arc::new(policy);
         let workers = self.engine.workers().0;
         let beside = shadow_of(&model, policy.clone(), &in_force.model, workers);
         let now = SystemTime::now();
@@ -189,7 +192,9 @@ impl Gateway {
     /// Has audit begin, where something is in audit: at the start of the gateway.
     pub(super) fn begin_audit(&self) -> Result<(), Refusal> {
         let in_force = self.in_force();
-        if let Some(audited) = self.besides.audit.renew(&in_force.model, self.engine.workers().0) {
+        let policy = self.engine.snapshot().policy.clone();
+        let (identities, workers) = (policy.policy.identities(), self.engine.workers().0);
+        if let Some(audited) = self.besides.audit.renew(&in_force.model, identities, workers) {
             self.publish_besides()?;
             self.begin_beside(&audited);
         }

@@ -4,16 +4,19 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde_json::Value;
+
 use super::connections;
 use super::events::{Entry, describe};
 use super::gateway::{Gateway, StopRequest};
 use super::lifecycle::{Candidate, Order, who};
 use super::plan;
+use super::sessions;
 use super::status;
 use super::time::rfc3339;
 use crate::api::server::Client;
 use crate::api::types::{Explained, Filter, Refusal, Reply, Request, Sources, Text};
-use crate::explain::explain;
+use crate::explain::{Occasion, explain_on};
 use crate::matrix::Matrix;
 use crate::store::Cause;
 
@@ -32,6 +35,7 @@ pub fn answer(gateway: &Arc<Gateway>, request: Request, mut client: Client) {
         Request::Events { last, follow } => events(gateway, last, follow, &mut client),
         Request::History => revisions(gateway, &mut client),
         Request::Show { revision } => show(gateway, revision, &mut client),
+        Request::Sessions { filter } => sessions::list(gateway, &filter, &mut client),
         other => reply(gateway, other, client.uid()).map(|reply| client.say(reply)),
     };
     // What fails from here on is that the client left.
@@ -90,15 +94,27 @@ fn reply(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal
             Ok(Reply::Sources(Sources { top, known, overflow, events_lost: gateway.engine.events_lost() }))
         }
         Request::Explain { from, to, port, asked, limit } => {
-            let answers = explain(&gateway.in_force().model, &from, &to, &port, &asked)
-                .map_err(|error| Refusal::error(format!("{error:#}")))?;
+            let model = gateway.in_force().model;
+            let answers = explain_on(&model, &from, &to, &port, |model| {
+                let known = sessions::occasion(gateway, model, &from, &asked);
+                known.map_or_else(|| Occasion::of(&asked, model), Ok)
+            });
+            let answers = answers.map_err(|error| Refusal::error(format!("{error:#}")))?;
             let answers = answers.iter().map(|answer| answer.to_api()).collect();
             let (from, to, port) = (Some(from), Some(to), Some(port));
             let live = connections::find(gateway, &Filter { from, to, port, ..Filter::default() }, limit)?;
             Ok(Reply::Explained(Explained { answers, live: Some(live) }))
         }
+        Request::BeginSession { new, said } => {
+            let begun = sessions::begin(gateway, &new, &who(uid, said))?;
+            Ok(Reply::Session(Box::new(begun)))
+        }
+        Request::RevokeSessions { filter, all, said } => {
+            sessions::revoke(gateway, &filter, all, &who(uid, said)).map(Reply::Revoked)
+        }
         Request::Stop { .. }
         | Request::Connections { .. }
+        | Request::Sessions { .. }
         | Request::Events { .. }
         | Request::History
         | Request::Show { .. } => Err(Refusal::error("this request has an answer of many lines")),
@@ -156,6 +172,7 @@ fn tell(gateway: &Gateway, entry: &Entry) -> Reply {
         Entry::Alarm(alarm) => {
             Reply::Event(serde_json::json!({ "ts": alarm.ts, "kind": "alarm", "message": alarm.message }))
         }
+        Entry::Told(event) => Reply::Event(Value::clone(event)),
         Entry::Lost(lost) => Reply::Lost(*lost),
     }
 }

@@ -41,6 +41,8 @@ pub enum Entry {
     Event(Event),
     /// Of the gateway.
     Alarm(Arc<Alarm>),
+    /// Told as it is.
+    Told(Arc<Value>),
     /// So many events are missing here.
     Lost(u64),
 }
@@ -98,6 +100,11 @@ impl Hub {
     /// Passes on an alarm.
     pub fn alarm(&self, alarm: Arc<Alarm>) {
         self.publish([Entry::Alarm(alarm)]);
+    }
+
+    /// Tells what is no connection's event and no alarm.
+    pub fn told(&self, event: Value) {
+        self.publish([Entry::Told(Arc::new(event))]);
     }
 
     /// The last events, oldest first.

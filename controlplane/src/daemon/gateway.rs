@@ -24,6 +24,7 @@ use super::totals::Totals;
 use crate::api::server::Client;
 use crate::api::types::Refusal;
 use crate::model::Model;
+use crate::sessions::Sessions;
 
 /// A stop that a client asked for; it is answered when it is done.
 pub struct StopRequest {
@@ -45,6 +46,8 @@ pub struct Gateway {
     pub alarms: Alarms,
     /// Policies that are asked too, and decide nothing.
     pub besides: Besides,
+    /// Who is behind which address.
+    pub sessions: Sessions,
     /// Settings by which the kernel forwards, as of the last look.
     pub kernel_forwarding: Mutex<Vec<String>>,
     /// When it started.
@@ -82,10 +85,11 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Gateway {
-    /// Around an engine that was just started with this model.
+    /// Around an engine that was just started with this model, whose policy has the slots of these sessions.
     pub fn new(
         engine: Engine,
-        model: Model,
+        model: Arc<Model>,
+        sessions: Sessions,
         place: Place,
         lifecycle: Lifecycle,
         stop: Sender<StopRequest>,
@@ -101,7 +105,6 @@ impl Gateway {
         let totals = Totals::new(&names, engine.now(), since);
         history.add(generation, Arc::new(names));
         let Place { file, revision, from_store, confirm_until } = place;
-        let model = Arc::new(model);
         let in_force = InForce { generation, revision, from_store, confirm_until, model, file, since };
         Ok(Gateway {
             engine,
@@ -109,6 +112,7 @@ impl Gateway {
             sources: Sources::default(),
             alarms: Alarms::default(),
             besides: Besides::default(),
+            sessions,
             kernel_forwarding: Mutex::default(),
             started: (Instant::now(), since),
             cutter: Mutex::new(cutter),
@@ -203,7 +207,8 @@ impl Gateway {
         // Before the publication: its events come at once.
         self.history.write().unwrap_or_else(PoisonError::into_inner).add(generation, names.clone());
         self.engine.table().set_timeouts(&model.gateway.timeouts);
-        let besides = self.besides.renew(&model, self.engine.workers().0);
+        let ended = self.sessions.put_in_force(&model, &mut policy, self.engine.now());
+        let besides = self.besides.renew(&model, policy.identities(), self.engine.workers().0);
         let published = self.engine.publish_policy_with(policy, besides);
         // Also when a worker is stuck: the policy is posted, and that worker judges by it as soon as it moves.
         let names_before =
@@ -213,6 +218,7 @@ impl Gateway {
         let in_force = InForce { generation, revision, from_store, confirm_until, model, file, since };
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = in_force;
         drop(totals);
+        self.tell_ended(&ended);
         match published {
             Ok(published) => {
                 debug_assert_eq!(published.generation, generation);

@@ -173,6 +173,7 @@ pub fn needs_restart(old: &Model, new: &Model) -> Vec<String> {
     let per_source = |gateway: &Gateway| gateway.half_open_per_source.to_string();
     compare("half_open_per_source", per_source(old), per_source(new));
     compare("fragments", old.fragments.to_string(), new.fragments.to_string());
+    compare("sessions", old.sessions.to_string(), new.sessions.to_string());
     compare("busy_poll", old.busy_poll.to_string(), new.busy_poll.to_string());
     changes
 }

@@ -137,6 +137,7 @@ impl<'g> MainLoop<'g> {
                 self.reload();
             }
             self.gateway.roll_back_if_due();
+            self.gateway.follow_sessions();
             self.follow_clock();
             self.follow_kernel();
             self.resolve();

@@ -21,6 +21,7 @@ mod log;
 mod main_loop;
 mod notify;
 mod plan;
+mod sessions;
 mod start;
 mod status;
 pub mod time;
@@ -36,10 +37,12 @@ use anyhow::{Context, Result, bail};
 use bulkhead_dataplane::engine::Engine;
 use bulkhead_dataplane::steering;
 use bulkhead_dataplane::topology::Topology;
+use bulkhead_dataplane::verdict::Now;
 
 use crate::api::server::{self, Place};
 use crate::api::types::Refusal;
 use crate::forwarding;
+use crate::sessions::Sessions;
 use crate::topology::Watcher;
 use counters::{Last, Saver};
 use gateway::{Gateway, StopRequest};
@@ -135,7 +138,14 @@ fn check_forwarding(manage: bool) -> Result<()> {
 
 fn begin(choice: Choice, own: PathBuf, stop: mpsc::Sender<StopRequest>) -> Result<(Arc<Gateway>, Watcher)> {
     let Choice {
-        loaded: Loaded { model, policy }, file, revision, from_store, directory, store, seen, ..
+        loaded: Loaded { model, mut policy },
+        file,
+        revision,
+        from_store,
+        directory,
+        store,
+        seen,
+        ..
     } = choice;
     let interfaces: Vec<_> = model.ports.iter().map(|port| port.interface.clone()).collect();
     for interface in &interfaces {
@@ -148,10 +158,14 @@ fn begin(choice: Choice, own: PathBuf, stop: mpsc::Sender<StopRequest>) -> Resul
         bail!(troubles.join("\n"));
     }
     let topology = Topology::new(watcher.spec().clone());
+    let model = Arc::new(model);
+    let sessions = Sessions::new(model.gateway.sessions);
+    // There are none yet, so the time does not matter.
+    sessions.put_in_force(&model, &mut policy, Now::default());
     let engine = Engine::start(&load::engine_config(&model), policy, topology)?;
     let place = gateway::Place { file, revision, from_store, confirm_until: None };
     let lifecycle = Lifecycle::new(own, directory, store, seen);
-    let gateway = Gateway::new(engine, model, place, lifecycle, stop)?;
+    let gateway = Gateway::new(engine, model, sessions, place, lifecycle, stop)?;
     gateway.begin_audit().map_err(|refusal| anyhow::anyhow!(refusal.message))?;
     Ok((Arc::new(gateway), watcher))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use bulkhead_dataplane::connection::Summary;
 use bulkhead_dataplane::policy::{Policy, Query};
@@ -20,7 +21,7 @@ use crate::plan::{Connections, Cut, Plan, expiring};
 ///
 /// The file is wrong, or too large to be compared.
 pub fn plan(gateway: &Gateway, file: &Path) -> Result<Plan, Refusal> {
-    let new = model::load(file).map_err(|errors| Refusal::error(errors.to_string()))?;
+    let new = Arc::new(model::load(file).map_err(|errors| Refusal::error(errors.to_string()))?);
     let compiled = match gateway.compiled() {
         Some(before) => new.recompile(&before.model, &before.policy.policy),
         None => new.compile(),
@@ -33,6 +34,7 @@ pub fn plan(gateway: &Gateway, file: &Path) -> Result<Plan, Refusal> {
     plan.old.source = format!("generation {} ({})", in_force.generation, in_force.file.display());
     plan.failed_tests = new.failed_tests(&policy);
     plan.expiring = expiring(&in_force.model, &new, now);
+    gateway.sessions.attach(&new, &mut policy, gateway.engine.now());
     plan.connections = Some(connections(gateway, &in_force.model, &new, &policy));
     Ok(plan)
 }
@@ -59,13 +61,14 @@ fn connections(gateway: &Gateway, old: &Model, new: &Model, policy: &Policy) -> 
         let tuple = &summary.tuple;
         let ingress = ports.get(usize::from(summary.ingress.0)).copied().flatten();
         let judged = ingress.map(|ingress| {
-            policy.judge(&Query {
+            let query = Query {
                 ingress,
                 source: tuple.source,
                 destination: tuple.destination,
                 protocol: tuple.protocol,
                 destination_port: tuple.destination_port,
-            })
+            };
+            policy.judge_now(&query, None, now).answer
         });
         // Without its port nothing can come in any more.
         let refusal = judged.map_or(Some(Reason::SpoofedSource), |decision| decision.refusal);

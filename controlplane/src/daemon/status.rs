@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::gateway::{Gateway, lock};
 use super::lifecycle::from_ms;
 use super::time::rfc3339;
-use crate::api::types::{DropRow, Fragments, Ledger, Port, Refusal, RuleRow, Rules, Status, Table};
+use crate::api::types::{DropRow, Fragments, Ledger, Port, Refusal, Room, RuleRow, Rules, Status, Table};
 use crate::model::action_text;
 
 /// How the gateway is.
@@ -50,6 +50,7 @@ pub fn status(gateway: &Gateway) -> Result<Status, Refusal> {
             capacity: table.capacity().into(),
         },
         fragments: Fragments { held: fragments, datagrams, capacity: engine.fragment_capacity() },
+        sessions: Room { open: gateway.sessions.len() as u64, capacity: gateway.sessions.capacity() as u64 },
         events_lost: engine.events_lost(),
         kernel_forwarding: lock(&gateway.kernel_forwarding).clone(),
         alarms_total,

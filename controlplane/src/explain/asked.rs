@@ -65,7 +65,12 @@ fn text(value: &str) -> Text {
     Text { value: value.to_owned(), at: NOWHERE }
 }
 
-fn written(asked: &Asked, model: &Model) -> Result<Written> {
+/// What was asked, checked against the names of a model.
+///
+/// # Errors
+///
+/// What of it makes no sense, with a hint.
+pub fn written(asked: &Asked, model: &Model) -> Result<Written> {
     if let Some(user) = &asked.user {
         option("--user", values::identity(user, "user"))?;
     } else if !asked.groups.is_empty() {
@@ -161,12 +166,7 @@ fn told(written: &Written, asker: &Asker, model: &Model) -> Vec<String> {
         words.push(format!("second factor{kind} shown {} ago", duration_s(age_s)));
     }
     for (name, state) in &written.postures {
-        let state = match state.value {
-            Posture::Met => "met",
-            Posture::Failed => "failed",
-            Posture::Unknown => "unknown",
-        };
-        words.push(format!("posture `{}` {state}", name.value));
+        words.push(format!("posture `{}` {}", name.value, values::posture_state_name(state.value)));
     }
     words.extend(written.risk.map(|risk| format!("risk {risk}")));
     words

@@ -47,7 +47,7 @@ impl Model {
             "control": gateway.control, "state": gateway.state, "workers": gateway.workers, "connections": gateway.connections_v4,
             "connections_v6": gateway.connections_v6, "half_open_percent": gateway.half_open_percent,
             "half_open_per_source": gateway.half_open_per_source, "fragments": gateway.fragments,
-            "busy_poll": gateway.busy_poll, "timeouts": timeouts,
+            "busy_poll": gateway.busy_poll, "sessions": gateway.sessions, "timeouts": timeouts,
         })
     }
 

@@ -80,6 +80,8 @@ pub struct Gateway {
     pub half_open_per_source: u32,
     /// Fragments that all workers together hold; 0 drops every fragment.
     pub fragments: u32,
+    /// How many sessions there may be; with 0 nobody is known.
+    pub sessions: usize,
     /// Whether workers ask the kernel for preferred busy polling.
     pub busy_poll: bool,
     /// How long idle connections are kept.
@@ -97,6 +99,7 @@ impl Default for Gateway {
             half_open_percent: 25,
             half_open_per_source: 0,
             fragments: 8192,
+            sessions: 16_384,
             busy_poll: true,
             timeouts: Timeouts::default(),
         }

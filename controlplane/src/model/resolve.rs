@@ -107,6 +107,7 @@ fn gateway(config: &Config) -> Gateway {
         half_open_percent: size(&written.half_open_percent, default.half_open_percent.into()) as u8,
         half_open_per_source: size(&written.half_open_per_source, 0) as u32,
         fragments: size(&written.fragments, default.fragments as usize) as u32,
+        sessions: size(&written.sessions, default.sessions),
         busy_poll: written.busy_poll.as_ref().map_or(default.busy_poll, |v| v.value),
         timeouts,
     }

@@ -50,6 +50,7 @@ fn gateway(old: &Model, new: &Model) -> Vec<Setting> {
             ("half_open_percent", gateway.half_open_percent.to_string()),
             ("half_open_per_source", gateway.half_open_per_source.to_string()),
             ("fragments", gateway.fragments.to_string()),
+            ("sessions", gateway.sessions.to_string()),
             ("busy_poll", gateway.busy_poll.to_string()),
         ];
         values.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()

@@ -12,5 +12,6 @@ mod policy;
 mod reload;
 mod routing;
 mod rules;
+mod sessions;
 mod shadow;
 mod workers;

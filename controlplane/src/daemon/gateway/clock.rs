@@ -78,7 +78,7 @@ impl Gateway {
         let generation = retired.generation.next();
         // Before the publication: its events come at once.
         self.history.write().unwrap_or_else(PoisonError::into_inner).repeat(generation);
-        let besides = self.besides.renew(model, self.engine.workers().0);
+        let besides = self.besides.renew(model, policy.identities(), self.engine.workers().0);
         let published = self.engine.publish_policy_with(policy, besides);
         // Also when a worker is stuck: the policy is posted, and that worker judges by it as soon as it moves.
         if self.engine.snapshot().generation() == generation {

@@ -1,0 +1,415 @@
+//! All sessions, and the slots of every policy that asks for them.
+//!
+//! One lock: whoever changes a session writes the slots of all policies under it, and so does whoever brings in another
+//! policy. The packet path never takes it. A policy's slots are here for as long as the policy is: what is no longer
+//! asked is forgotten at the next change.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use bulkhead_dataplane::identity::{Occupant, Slots, TooManySessions};
+use bulkhead_dataplane::policy::{Policy, reference};
+use bulkhead_dataplane::topology::Mac;
+use bulkhead_dataplane::verdict::{Now, SegmentId};
+
+use super::describe::{Ages, Described, describe};
+use super::{Claims, Proof, Session};
+use crate::model::Model;
+
+/// Digits of an id: Crockford's base 32, in which nothing looks like anything else.
+const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// Digits of an id, 50 bits of chance: among a million sessions two have the same one in one case of two thousand, and
+/// then whoever revokes the one revokes the other too.
+const ID_DIGITS: u32 = 10;
+
+/// A session to begin.
+#[derive(Clone, Debug)]
+pub struct New {
+    /// The address.
+    pub address: IpAddr,
+    /// See [`Session::mac`].
+    pub mac: Option<Mac>,
+    /// What was proved.
+    pub claims: Claims,
+    /// How.
+    pub proof: Proof,
+    /// When it ends.
+    pub ends: Now,
+}
+
+/// A session has begun.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// It.
+    pub session: Arc<Session>,
+    /// The one whose place it took.
+    pub replaced: Option<Arc<Session>>,
+}
+
+/// Why a session did not begin; nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The address belongs to no segment of the policy in force.
+    NoSegment,
+    /// There are as many as fit.
+    Full,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refused::NoSegment => "the address belongs to no segment",
+            Refused::Full => "there are as many sessions as fit (`sessions` in [gateway])",
+        })
+    }
+}
+
+/// Why a session ended when another policy came in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Its address belongs to another segment now, or to none.
+    Moved,
+    /// The new policy's slots have no room for it.
+    NoRoom,
+}
+
+/// A session that another policy has ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// It.
+    pub session: Arc<Session>,
+    /// Why.
+    pub why: Why,
+}
+
+/// Which sessions are meant. Everything given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Which {
+    /// The one with this id.
+    pub id: Option<String>,
+    /// Those of this user.
+    pub user: Option<String>,
+    /// The one of this address.
+    pub address: Option<IpAddr>,
+}
+
+impl Which {
+    fn means(&self, session: &Session) -> bool {
+        self.id.as_ref().is_none_or(|id| *id == session.id)
+            && self.user.as_ref().is_none_or(|user| session.claims.user.as_ref() == Some(user))
+            && self.address.is_none_or(|address| address == session.address)
+    }
+}
+
+/// The slots of a policy.
+struct View {
+    model: Arc<Model>,
+    ages: Ages,
+    /// The policy holds them.
+    slots: Weak<Slots>,
+}
+
+impl View {
+    fn segment(&self, address: IpAddr) -> Option<&str> {
+        let segment = reference::segment_of(&self.model.rules, address)?;
+        self.model.segment_name(segment)
+    }
+
+    fn describe(&self, session: &Session, now: Now) -> Described {
+        describe(&self.model.identities, &self.ages, session, now)
+    }
+
+    /// Writes a session that is of this policy's segment. Returns when it has to be described again.
+    fn write(&self, slots: &Slots, session: &Session, now: Now) -> Result<Option<Now>, TooManySessions> {
+        let Described { stages, again } = self.describe(session, now);
+        slots.set(Occupant { address: session.address, mac: session.mac, stages })?;
+        Ok(again)
+    }
+}
+
+struct Held {
+    session: Arc<Session>,
+    /// When it has to be described again.
+    again: Option<Now>,
+}
+
+impl Held {
+    /// The next moment at which something is to be done about it.
+    fn next(&self) -> Now {
+        self.again.map_or(self.session.ends, |again| again.min(self.session.ends))
+    }
+}
+
+#[derive(Default)]
+struct State {
+    held: HashMap<IpAddr, Held>,
+    views: Vec<View>,
+    /// In force, or about to be.
+    model: Option<Arc<Model>>,
+    /// Before that nothing is to be done by the clock.
+    next: Option<Now>,
+    /// Ended by the clock, and not told of yet.
+    expired: Vec<Arc<Session>>,
+    /// Ids given out.
+    ids: u64,
+}
+
+impl State {
+    /// The policies that are in use still.
+    fn views(&mut self) -> Vec<(Arc<Slots>, &View)> {
+        self.views.retain(|view| view.slots.strong_count() > 0);
+        self.views.iter().filter_map(|view| Some((view.slots.upgrade()?, view))).collect()
+    }
+
+    fn expect(&mut self, at: Now) {
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    fn end(&mut self, address: IpAddr) -> Option<Arc<Session>> {
+        self.remove(address, Slots::end)
+    }
+
+    fn end_all(&mut self, wanted: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
+        self.remove_all(wanted, Slots::end)
+    }
+
+    fn remove(&mut self, address: IpAddr, from: impl Fn(&Slots, IpAddr) -> bool) -> Option<Arc<Session>> {
+        let held = self.held.remove(&address)?;
+        for (slots, _) in self.views() {
+            // Where its segment has another name it is not.
+            from(&slots, address);
+        }
+        Some(held.session)
+    }
+
+    fn remove_all(
+        &mut self,
+        wanted: impl Fn(&Session) -> bool,
+        from: impl Fn(&Slots, IpAddr) -> bool,
+    ) -> Vec<Arc<Session>> {
+        let wanted = self.held.values().map(|held| &held.session).filter(|session| wanted(session));
+        let addresses: Vec<IpAddr> = wanted.map(|session| session.address).collect();
+        let mut removed: Vec<_> =
+            addresses.into_iter().filter_map(|address| self.remove(address, &from)).collect();
+        removed.sort_unstable_by_key(|session| session.address);
+        removed
+    }
+
+    /// Writes a session to all policies, or to none. Returns when it has to be described again.
+    fn write(&mut self, session: &Session, now: Now) -> Result<Option<Now>, TooManySessions> {
+        let before = self.held.get(&session.address).map(|held| held.session.clone());
+        let views = self.views();
+        let mine =
+            |session: &Session, view: &View| view.segment(session.address) == Some(session.segment.as_str());
+        let mut next: Option<Now> = None;
+        for (index, (slots, view)) in views.iter().enumerate() {
+            // What was behind the address before is not, also where this one does not belong.
+            let written = if mine(session, view) {
+                view.write(slots, session, now)
+            } else {
+                slots.end(session.address);
+                Ok(None)
+            };
+            match written {
+                Ok(again) => next = next.into_iter().chain(again).min(),
+                Err(full) => {
+                    for (slots, view) in &views[..index] {
+                        slots.end(session.address);
+                        if let Some(before) = before.as_ref().filter(|before| mine(before, view)) {
+                            // In the place that it has just left.
+                            view.write(slots, before, now)?;
+                        }
+                    }
+                    return Err(full);
+                }
+            }
+        }
+        Ok(next)
+    }
+
+    /// Gives a policy slots with all sessions that belong to it. Returns those for which there was no room.
+    fn attach(&mut self, model: &Arc<Model>, policy: &mut Policy, capacity: usize, now: Now) -> Vec<IpAddr> {
+        if !model.rules.conditions.iter().any(|condition| condition.asks_for_identity()) {
+            policy.set_identities(Arc::default());
+            return Vec::new();
+        }
+        let slots = Arc::new(Slots::new(capacity));
+        let view = View { model: model.clone(), ages: Ages::of(model), slots: Arc::downgrade(&slots) };
+        let (mut without_room, mut next) = (Vec::new(), self.next);
+        for (address, held) in &mut self.held {
+            if segment_name(model, policy.destination_segment(*address))
+                != Some(held.session.segment.as_str())
+            {
+                continue;
+            }
+            match view.write(&slots, &held.session, now) {
+                Ok(again) => {
+                    held.again = held.again.into_iter().chain(again).min();
+                    next = next.into_iter().chain(again).min();
+                }
+                Err(TooManySessions) => without_room.push(*address),
+            }
+        }
+        self.next = next;
+        self.views.push(view);
+        policy.set_identities(slots);
+        without_room
+    }
+
+    fn id(&mut self, chance: &RandomState) -> String {
+        self.ids += 1;
+        let bits = chance.hash_one(self.ids);
+        let digit = |place| char::from(DIGITS[(bits >> (5 * place)) as usize & 31]);
+        (0..ID_DIGITS).map(digit).collect()
+    }
+
+    /// Forgets those that have ended by the clock.
+    fn expire(&mut self, now: Now) {
+        let forget = |slots: &Slots, address| slots.forget(address, now);
+        let expired = self.remove_all(|session| session.ends <= now, forget);
+        self.expired.extend(expired);
+    }
+}
+
+fn segment_name(model: &Model, segment: Option<SegmentId>) -> Option<&str> {
+    model.segment_name(segment?)
+}
+
+/// All sessions.
+pub struct Sessions {
+    capacity: usize,
+    chance: RandomState,
+    state: Mutex<State>,
+}
+
+impl Sessions {
+    /// Room for so many.
+    pub fn new(capacity: usize) -> Sessions {
+        Sessions { capacity, chance: RandomState::new(), state: Mutex::default() }
+    }
+
+    /// How many fit.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many there are, those included that have ended by the clock and are not forgotten yet.
+    pub fn len(&self) -> usize {
+        self.state().held.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What this protects is whole whenever the lock is free, whatever panicked.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the sessions to the policy that is about to be in force, compiled from this model. Ends those whose
+    /// address belongs to another segment there; also for the policies in use until then.
+    pub fn put_in_force(&self, model: &Arc<Model>, policy: &mut Policy, now: Now) -> Vec<Ended> {
+        let mut state = self.state();
+        let moved = state.end_all(|session| {
+            segment_name(model, policy.destination_segment(session.address)) != Some(session.segment.as_str())
+        });
+        let mut ended: Vec<Ended> =
+            moved.into_iter().map(|session| Ended { session, why: Why::Moved }).collect();
+        for address in state.attach(model, policy, self.capacity, now) {
+            ended.extend(state.end(address).map(|session| Ended { session, why: Why::NoRoom }));
+        }
+        state.model = Some(model.clone());
+        ended
+    }
+
+    /// Gives the sessions to a policy that decides nothing, compiled from this model. It does not know those whose
+    /// address belongs to another segment there.
+    pub fn attach(&self, model: &Arc<Model>, policy: &mut Policy, now: Now) {
+        let _ = self.state().attach(model, policy, self.capacity, now);
+    }
+
+    /// Begins a session, in place of the one that the address has. Policies know it when this returns; that no packet is
+    /// judged by what was before, only [`Engine::settle`](bulkhead_dataplane::engine::Engine::settle) tells.
+    ///
+    /// # Errors
+    ///
+    /// See [`Refused`]; nothing has changed.
+    pub fn begin(&self, new: New, now: Now) -> Result<Begun, Refused> {
+        let mut state = self.state();
+        let model = state.model.clone().ok_or(Refused::NoSegment)?;
+        let segment = reference::segment_of(&model.rules, new.address);
+        let segment = segment_name(&model, segment).ok_or(Refused::NoSegment)?.to_owned();
+        if state.held.len() >= self.capacity {
+            state.expire(now);
+        }
+        if state.held.len() >= self.capacity && !state.held.contains_key(&new.address) {
+            return Err(Refused::Full);
+        }
+        let New { address, mac, claims, proof, ends } = new;
+        let id = state.id(&self.chance);
+        let session = Arc::new(Session { id, address, segment, mac, claims, proof, begun: now, ends });
+        let again = state.write(&session, now).map_err(|TooManySessions| Refused::Full)?;
+        let held = Held { session: session.clone(), again };
+        state.expect(held.next());
+        let before = state.held.insert(address, held).map(|held| held.session);
+        let (replaced, over) = before.into_iter().partition::<Vec<_>, _>(|before| before.ends > now);
+        state.expired.extend(over);
+        Ok(Begun { session, replaced: replaced.into_iter().next() })
+    }
+
+    /// Ends sessions, and returns them by address. As with [`Sessions::begin`], only a settled engine judges no packet by
+    /// them.
+    pub fn end(&self, which: &Which) -> Vec<Arc<Session>> {
+        let mut state = self.state();
+        match which.address {
+            None => state.end_all(|session| which.means(session)),
+            Some(address) => {
+                let is_meant = state.held.get(&address).is_some_and(|held| which.means(&held.session));
+                is_meant.then(|| state.end(address)).flatten().into_iter().collect()
+            }
+        }
+    }
+
+    /// Those meant that have not ended, by address.
+    pub fn list(&self, which: &Which, now: Now) -> Vec<Arc<Session>> {
+        let state = self.state();
+        let all = state.held.values().map(|held| &held.session);
+        let mut list: Vec<_> =
+            all.filter(|session| session.ends > now && which.means(session)).cloned().collect();
+        list.sort_unstable_by_key(|session| session.address);
+        list
+    }
+
+    /// The session of an address, if it has not ended.
+    pub fn of(&self, address: IpAddr, now: Now) -> Option<Arc<Session>> {
+        let state = self.state();
+        let held = state.held.get(&address)?;
+        (held.session.ends > now).then(|| held.session.clone())
+    }
+
+    /// Forgets the sessions that have ended by the clock, and returns them by address; describes again those that have to
+    /// be. Cheap when nothing is due: to be called all the time.
+    pub fn follow(&self, now: Now) -> Vec<Arc<Session>> {
+        let mut state = self.state();
+        if state.next.is_none_or(|next| now < next) {
+            return std::mem::take(&mut state.expired);
+        }
+        state.expire(now);
+        let due = |held: &&Held| held.again.is_some_and(|again| again <= now);
+        let due: Vec<_> = state.held.values().filter(due).map(|held| held.session.clone()).collect();
+        for session in due {
+            // It has its places already.
+            let again = state.write(&session, now).unwrap_or_default();
+            if let Some(held) = state.held.get_mut(&session.address) {
+                held.again = again;
+            }
+        }
+        state.next = state.held.values().map(Held::next).min();
+        std::mem::take(&mut state.expired)
+    }
+}
