@@ -214,6 +214,9 @@ mod tests {
         assert_eq!(needs_restart(&old, &same), [] as [&str; 0]);
         let larger = model::parse("new", &TEXT.replace("4096", "8192")).unwrap();
         assert_eq!(needs_restart(&old, &larger), ["connections: 4096 → 8192"]);
+        let fewer = TEXT.replace("connections = 4096", "connections = 4096\nsessions = 10");
+        let fewer = model::parse("new", &fewer).unwrap();
+        assert_eq!(needs_restart(&old, &fewer), ["sessions: 16384 → 10"]);
         let moved = model::parse("new", &TEXT.replace("eth1", "eth2")).unwrap();
         assert_eq!(needs_restart(&old, &moved), ["ports: a on eth1 → a on eth2"]);
     }
