@@ -338,7 +338,15 @@ pub fn judge(
     let receiver = sides[direction.reverse() as usize];
     let out_of_window = Err(Reason::TcpOutOfWindow);
     let (seq, end) = span(segment);
-    let next = match cells[direction as usize][kind as usize] {
+    let cells = &cells[direction as usize];
+    // A FIN is the last number of all (RFC 9293, 3.6). One that does not come after what was sent is not this sender's,
+    // or of an older connection; believed, it would keep out the data that are still to come.
+    let ends = finished(state, direction) || end.is_after(sender.end);
+    let kind = match cells[kind as usize] {
+        Cell::To(_) if kind == Kind::Fin && !ends => Kind::Ack,
+        _ => kind,
+    };
+    let next = match cells[kind as usize] {
         Cell::No => return Err(Reason::TcpInvalid),
         Cell::Pass => return pass(state, &sides, direction, kind, segment),
         // In TIME-WAIT, not one that may be of the old connection (RFC 9293, 3.6.1). One that is far behind is not: a
@@ -867,6 +875,29 @@ mod tests {
         assert_eq!(life.see(R, ACK, 7000, 3000, 1), INVALID);
         assert_eq!(life.see(O, RST, 3000, 0, 0), Ok(State::SynSent));
         assert_eq!(life.see(R, SYN | ACK, 500, 101, 0), Ok(State::SynReceived));
+    }
+
+    #[test]
+    fn a_fin_older_than_what_was_sent_does_not_keep_out_what_is_still_to_come() {
+        for from in [O, R] {
+            let (own, peer, closing) =
+                if from == O { (101, 501, State::FinOriginal) } else { (501, 101, State::FinReply) };
+            let mut life = Life::established();
+            assert_eq!(life.see(from, ACK, own, peer, 1000), Ok(State::Established));
+            for (seq, payload) in [(own.wrapping_sub(5000), 0), (own, 0), (own + 999, 0), (own, 999)] {
+                assert_eq!(life.see(from, FIN | ACK, seq, peer, payload), Ok(State::Established), "{seq}");
+            }
+            assert_eq!(life.see(from, ACK, own + 1000, peer, 500), Ok(State::Established));
+            assert_eq!(life.see(from, FIN | ACK, own + 1500, peer, 0), Ok(closing));
+            assert_eq!(life.see(from, FIN | ACK, own + 1500, peer, 0), Ok(closing));
+        }
+        let mut life = Life::syn_received();
+        assert_eq!(life.see(R, FIN | ACK, 400, 50, 0), Ok(State::SynReceived));
+        assert_eq!(life.see(R, ACK, 501, 101, 30), Ok(State::SynReceived));
+        assert_eq!(life.see(O, FIN | ACK, 100, 400, 0), OUTSIDE);
+        assert_eq!(life.see(O, FIN | ACK, 100, 531, 0), Ok(State::Established));
+        // Nor where none is due at all.
+        assert_eq!(Life::syn_sent().see(R, FIN | ACK, 0, 101, 0), INVALID);
     }
 
     #[test]
