@@ -9,6 +9,9 @@
 //! [`Reason::HalfOpenLimit`] or [`Reason::TableFull`]. So a flood of SYNs ends its own oldest handshakes, at a
 //! bounded price each; [`Map::evicted`] counts what was ended. At the limit of its own a source's further ones are
 //! refused ([`Reason::HalfOpenSourceLimit`]) and end nothing; nor does what a rule's limits refuse.
+//!
+//! **After it was full**, what a flood has left shall not stay for two minutes only because UDP may: until a minute after
+//! the last time that there was no place, what still waits for the other end is kept for [`PRESSED_MS`] at most.
 
 use std::sync::{Arc, OnceLock};
 
@@ -34,6 +37,17 @@ const SAMPLE: usize = 64;
 
 /// How many are looked at while there is no candidate at all.
 const MAX_SAMPLE: usize = 512;
+
+/// How long the other end may stay silent while there is hardly any place, milliseconds: as long as for a handshake.
+/// conntrack always gives UDP so long.
+const PRESSED_MS: u32 = 30_000;
+
+/// For how long after the last time without a place that holds, milliseconds: until what was opened before is gone, and
+/// what was opened meanwhile has had as long.
+const RELIEF_MS: u64 = 2 * PRESSED_MS as u64;
+
+/// How exactly that time is kept, milliseconds: in a flood it is looked at for each packet.
+const RELIEF_TICK_MS: u64 = 1000;
 
 /// How often opening starts over because other workers were faster with the same tuple.
 const ATTEMPTS: usize = 16;
@@ -87,6 +101,8 @@ pub struct Map<A: Family> {
     len: CachePadded<AtomicU32>,
     half_open: CachePadded<AtomicU32>,
     evicted: CachePadded<AtomicU64>,
+    /// Until when [`PRESSED_MS`] counts, in milliseconds of the clock; 0 before there was ever no place.
+    pressed_until: CachePadded<AtomicU64>,
 }
 
 /// Adds one, unless the limit is reached.
@@ -126,6 +142,7 @@ impl<A: Family> Map<A> {
             len: CachePadded::new(AtomicU32::new(0)),
             half_open: CachePadded::new(AtomicU32::new(0)),
             evicted: CachePadded::new(AtomicU64::new(0)),
+            pressed_until: CachePadded::new(AtomicU64::new(0)),
         }
     }
 
@@ -303,12 +320,14 @@ impl<A: Family> Map<A> {
     /// Reserves a place among the half-open connections and one in the table.
     fn make_place(&self, worker: &mut Worker, hash: Hash, now: Now) -> Result<(), Reason> {
         if !reserve(&self.half_open, self.half_open_limit) {
+            self.press(now);
             self.evict(worker, hash, now, Room::HalfOpen);
             if !reserve(&self.half_open, self.half_open_limit) {
                 return Err(Reason::HalfOpenLimit);
             }
         }
         if !reserve(&self.len, self.capacity) {
+            self.press(now);
             self.evict(worker, hash, now, Room::Entry);
             if !reserve(&self.len, self.capacity) {
                 self.half_open.fetch_sub(1, AcqRel);
@@ -316,6 +335,14 @@ impl<A: Family> Map<A> {
             }
         }
         Ok(())
+    }
+
+    /// There was no place.
+    fn press(&self, now: Now) {
+        let until = now.millis() + RELIEF_MS;
+        if until >= self.pressed_until.load(Relaxed) + RELIEF_TICK_MS {
+            self.pressed_until.store(until, Relaxed);
+        }
     }
 
     /// Undoes `make_room`.
@@ -653,6 +680,7 @@ impl<A: Family> Map<A> {
         count: usize,
         emit: &mut impl FnMut(Summary),
     ) {
+        let is_pressed = now.millis() < self.pressed_until.load(Relaxed);
         for position in from..from + count {
             let position = position as Position;
             let word = self.index.word(position);
@@ -660,12 +688,26 @@ impl<A: Family> Map<A> {
                 continue;
             }
             let entry = &self.entries[word.entry() as usize];
-            if !entry.expired(millis(now), &self.limits) {
+            if entry.expired(millis(now), &self.limits) {
+                self.cut(worker, position, word, now, End::Expired).into_iter().for_each(&mut *emit);
+            } else if is_pressed && entry.idle_ms(millis(now)) > PRESSED_MS {
+                self.give_up(worker, position, word, now).into_iter().for_each(&mut *emit);
+            } else {
                 entry.hold_age(millis(now));
-            } else if let Some(summary) = self.cut(worker, position, word, now, End::Expired) {
-                emit(summary);
             }
         }
+    }
+
+    /// Ends what still waits for the other end.
+    fn give_up(&self, worker: &mut Worker, position: Position, word: Word, now: Now) -> Option<Summary> {
+        let entry = &self.entries[word.entry() as usize];
+        let head = entry.head();
+        // Closed first, as in `evict`: the answer may come just now.
+        if !head.state().is_half_open() || !entry.close(head) {
+            return None;
+        }
+        let summary = self.cut(worker, position, word, now, End::Expired)?;
+        Some(Summary { state: head.state(), ..summary })
     }
 
     /// Consistent copies of the connections from this slot on; start with 0, go on with [`Hit::next_position`].

@@ -414,6 +414,38 @@ fn the_half_open_share_is_exact_and_the_oldest_handshake_makes_room() {
 }
 
 #[test]
+fn what_a_flood_leaves_unanswered_is_gone_half_a_minute_later_and_what_was_answered_stays() {
+    let limits = Timeouts::default();
+    for (protocol, answer, limit) in [
+        (UDP, Transport::Udp, u64::from(limits.udp_unreplied_ms)),
+        (protocol::ICMP, Transport::EchoReply, u64::from(limits.icmp_ms)),
+    ] {
+        let (waiting, mut bench) = (entry::first_state(protocol), Bench::new(32, 25));
+        let ends = |ended: Vec<Summary>| ended.iter().map(|s| (s.end.unwrap(), s.state)).collect::<Vec<_>>();
+        for client in 0..8 {
+            bench.open_new(&tuple(client, protocol), at(0));
+        }
+        // As many as may wait; nobody was without a place.
+        assert_eq!(bench.sweep_all(at(31_000)), []);
+        let answered = bench.open_new(&tuple(8, protocol), at(31_000));
+        let reply = Hit { direction: Direction::Reply, ..answered };
+        assert_eq!(bench.table.v4.track_other(reply, &answer, at(31_000)), Ok(Track::Established));
+        bench.open_new(&tuple(9, protocol), at(31_000));
+        let mut left = vec![(End::Expired, waiting); 8];
+        left[0].0 = End::Evicted;
+        assert_eq!(ends(bench.sweep_all(at(31_000))), left);
+        assert_eq!(bench.sweep_all(at(61_000)), []);
+        assert_eq!(ends(bench.sweep_all(at(61_001))), [(End::Expired, waiting)]);
+        assert_eq!((bench.table.len(), bench.table.half_open()), (1, 0));
+        assert!(bench.find(&tuple(8, protocol), at(61_001)).is_some());
+        // A minute after the last time without a place all is as before.
+        bench.open_new(&tuple(10, protocol), at(61_001));
+        assert!(bench.sweep_all(at(61_001 + limit)).iter().all(|s| s.state != waiting));
+        assert_eq!(ends(bench.sweep_all(at(61_002 + limit))), [(End::Expired, waiting)]);
+    }
+}
+
+#[test]
 fn a_source_has_its_own_share_of_the_half_open_and_gets_it_back_however_they_end() {
     let table = Arc::new(Table::new(&TableConfig { half_open_per_source: 3, ..config(64, 50) }));
     let mut bench = Bench { worker: table.worker().unwrap(), table };
