@@ -3,9 +3,9 @@
 use bulkhead_tests::dialogue::Segment;
 
 use crate::cause::Cause;
-use crate::conntrack::{Fate, State};
+use crate::conntrack::{Fate, State, Turn};
 use crate::generate::{Body, Connection, Oddity, Packet};
-use crate::story::{is_after, length};
+use crate::story::{Story, is_after, length};
 use crate::twins::Twin;
 
 /// An acknowledgement may be so old in a small window (van Rooij's paper; `dataplane/src/connection/window.rs`).
@@ -26,7 +26,9 @@ pub fn class(
     }
     match (&packet.body, passed) {
         (Body::Tcp(segment), Twin::Nftables) => stricter(connection, packet.from, segment, fate?),
-        (Body::Tcp(segment), Twin::Bulkhead) => looser(connection, packet.from, segment, fate?),
+        (Body::Tcp(segment), Twin::Bulkhead) if belongs(&connection.story, packet.from, segment) => {
+            looser(connection, packet.from, segment, fate?)
+        }
         (Body::Error { .. }, Twin::Bulkhead) => forgotten(connection),
         (Body::Error { about, quoted }, Twin::Nftables) => error(connection, about, *quoted),
         _ => None,
@@ -63,6 +65,69 @@ fn of_oddity(oddity: Oddity, passed: Twin) -> Option<&'static str> {
     }
 }
 
+/// Where a segment lies in a connection of which both SYNs have passed.
+struct Place {
+    /// Its data, or what it acknowledges.
+    is_old: bool,
+    /// Ends beyond the window.
+    is_beyond: bool,
+    /// Acknowledges what was not sent.
+    is_unsent: bool,
+}
+
+impl Place {
+    fn of(story: &Story, from: usize, segment: &Segment) -> Place {
+        let header = &segment.header;
+        let [me, peer] = [story.ends[from], story.ends[1 - from]];
+        let (seq, ack) = (header.sequence_number, header.acknowledgment_number);
+        let oldest = peer.end.wrapping_sub(me.window.max(AGE));
+        Place {
+            is_old: is_after(me.end.wrapping_sub((peer.window + AGE).min(DATA_AGE)), seq)
+                || header.ack && is_after(oldest, ack),
+            is_beyond: is_after(seq.wrapping_add(length(segment)), peer.limit),
+            is_unsent: header.ack && is_after(ack, peer.end),
+        }
+    }
+}
+
+/// Whether the story is one in which a segment may come. Of what only we let through nothing else has a class, whatever
+/// conntrack knows.
+fn belongs(story: &Story, from: usize, segment: &Segment) -> bool {
+    let header = &segment.header;
+    let [me, peer] = [story.ends[from], story.ends[1 - from]];
+    let (seq, ack) = (header.sequence_number, header.acknowledgment_number);
+    let is_empty = length(segment) == 0;
+    let answers = header.ack && peer.initial.is_some_and(|initial| is_after(ack, initial));
+    match (me.initial, peer.initial) {
+        // A question, or the first of a connection.
+        _ if header.syn && !header.ack => true,
+        // A refusal, a SYN-ACK, or a challenge.
+        (None, _) => is_empty && !header.rst || answers && !is_after(ack, peer.end),
+        // What answers a challenge.
+        (_, None) => header.rst,
+        _ if header.rst => Some(seq) == expected(story, from) || seq == me.end || me.fin,
+        _ => {
+            let Place { is_old, is_beyond, is_unsent } = Place::of(story, from, segment);
+            let is_out = is_old || is_beyond || is_unsent || story.reset && !is_empty;
+            // After a reset nobody remembers who has finished, and after a FIN nobody whether the third step had come.
+            let follows_fin = me.fin && !story.reset && is_after(seq.wrapping_add(length(segment)), me.end);
+            !is_out && !follows_fin && (me.ack.is_some() || peer.fin || answers)
+        }
+    }
+}
+
+/// What the other end expects next: after a reset, if it has acknowledged nothing, what follows the SYN.
+fn expected(story: &Story, from: usize) -> Option<u32> {
+    let after_syn = story.ends[from].initial.filter(|_| story.reset).map(|initial| initial.wrapping_add(1));
+    story.ends[1 - from].ack.or(after_syn)
+}
+
+/// Whether conntrack takes the connection for closed, for a reset of the originator before the SYN-ACK that changed nothing.
+fn is_held_closed(connection: &Connection) -> bool {
+    let story = &connection.story;
+    story.challenged && !story.reset && connection.conntrack.state() == State::Close
+}
+
 /// Where nftables lets a segment through and we do not.
 fn stricter(connection: &Connection, from: usize, segment: &Segment, fate: Fate) -> Option<&'static str> {
     let (story, header) = (&connection.story, &segment.header);
@@ -80,15 +145,14 @@ fn stricter(connection: &Connection, from: usize, segment: &Segment, fate: Fate)
     }
     if header.rst {
         let exact = Some(seq) == peer.ack || seq == me.end;
-        return (!exact).then_some("inexact-reset");
+        let class = if story.forgets(from, segment) { "both-restart" } else { "inexact-reset" };
+        return (!exact).then_some(class);
     }
-    let oldest = peer.end.wrapping_sub(me.window.max(AGE));
-    let is_old = is_after(me.end.wrapping_sub((peer.window + AGE).min(DATA_AGE)), seq)
-        || header.ack && is_after(oldest, ack);
-    let (is_beyond, is_unsent) = (is_after(end, peer.limit), header.ack && is_after(ack, peer.end));
+    let Place { is_old, is_beyond, is_unsent } = Place::of(story, from, segment);
     if story.reset {
         let is_empty = !header.syn && length(segment) == 0;
-        return (!is_empty || is_old || is_beyond || is_unsent).then_some("after-reset");
+        let class = if story.forgotten { "after-a-restart" } else { "after-reset" };
+        return (!is_empty || is_old || is_beyond || is_unsent).then_some(class);
     }
     if header.syn && !header.ack {
         let closed = story.is_closed() && !is_after(seq, me.end);
@@ -109,7 +173,7 @@ fn stricter(connection: &Connection, from: usize, segment: &Segment, fate: Fate)
             (true, true) => None,
         };
     }
-    if story.forgotten || header.syn && Some(ack) == story.asked {
+    if header.syn && connection.conntrack.turn == Turn::StartedOver && story.forgets(from, segment) {
         return Some("both-restart");
     }
     if header.syn && Some(seq) == me.initial && story.is_closed() {
@@ -121,7 +185,8 @@ fn stricter(connection: &Connection, from: usize, segment: &Segment, fate: Fate)
     if header.syn && (Some(seq) != me.initial || !answers || is_after(end, me.end)) {
         return Some("wrong-syn-ack");
     }
-    if peer.initial.is_none() && is_original && state == State::Close {
+    let is_ignored = connection.causes.end[1 - from] == Some(Cause::NewSyn);
+    if peer.initial.is_none() && is_original && (state == State::Close || is_ignored) {
         return Some("old-after-a-new-syn");
     }
     if fate == Fate::Aside {
@@ -130,13 +195,24 @@ fn stricter(connection: &Connection, from: usize, segment: &Segment, fate: Fate)
     if me.ack.is_none() && header.ack && peer.initial.is_some_and(|initial| !is_after(ack, initial)) {
         return Some("wrong-third-step");
     }
+    out_of_place(connection, from, segment)
+}
+
+/// Where a segment of an open connection is outside the windows, or behind its sender's FIN.
+fn out_of_place(connection: &Connection, from: usize, segment: &Segment) -> Option<&'static str> {
+    let (story, causes) = (&connection.story, &connection.causes);
+    let me = story.ends[from];
+    let end = segment.header.sequence_number.wrapping_add(length(segment));
+    let Place { is_old, is_beyond, is_unsent } = Place::of(story, from, segment);
     if is_old {
         return Some("too-old");
     }
     if me.fin && is_after(end, me.end) {
         return Some("beyond-fin");
     }
-    let causes = &connection.causes;
+    if (is_unsent || is_beyond) && is_held_closed(connection) {
+        return Some("unknown-after-a-reset");
+    }
     if is_unsent {
         return by_more_than_was_sent(causes.end[1 - from]?);
     }
@@ -169,6 +245,10 @@ fn looser(connection: &Connection, from: usize, segment: &Segment, fate: Fate) -
         Fate::Beyond | Fate::Unsent if header.rst && is_original && !is_answered => {
             Some("reset-for-a-challenge")
         }
+        Fate::Beyond | Fate::Unsent if me.initial.is_none() && causes.end[from] == Some(Cause::NewSyn) => {
+            Some("new-after-a-reset")
+        }
+        Fate::Beyond | Fate::Unsent | Fate::State if is_held_closed(connection) => Some("open-after-a-reset"),
         Fate::Beyond if opens && is_original => {
             (seq.wrapping_sub(me.end) == 1 << 31).then_some("opposite-syn")
         }
@@ -177,14 +257,15 @@ fn looser(connection: &Connection, from: usize, segment: &Segment, fate: Fate) -
         }
         Fate::State if is_original && header.syn => Some("crossed-syns"),
         Fate::State if state == State::CrossedSyns => Some("crossed-syns"),
-        // It waits for the SYN-ACK that it has not taken.
-        Fate::State => by_less_than_was_sent(causes.end[1 - connection.conntrack.originator()?]?),
+        Fate::State => by_less_than_was_sent(causes.waits?),
+        Fate::OldReset if story.reset => {
+            let (expected, believed) = (expected(story, from), connection.conntrack.ends()?[1 - from].ack);
+            (Some(seq) == expected && believed != expected).then_some("reset-after-a-reset")
+        }
         Fate::OldReset => (me.fin && !state.is_closing()).then_some("reset-after-an-ignored-fin"),
         Fate::Unsent if header.rst => {
             (Some(seq) == peer.ack || seq == me.end || me.fin).then_some("reset-with-any-ack")
         }
-        // Before the SYN-ACK it holds nothing granted.
-        Fate::Beyond if state == State::CrossedSyns => Some("crossed-syns"),
         Fate::Beyond => by_less_than_was_sent(causes.limit[from].or(causes.end[from])?),
         Fate::Unsent => by_less_than_was_sent(causes.end[1 - from]?),
         Fate::Taken | Fate::Aside | Fate::Over | Fate::Old => None,
@@ -202,6 +283,8 @@ fn by_less_than_was_sent(cause: Cause) -> Option<&'static str> {
         Cause::OldSynAck => Some("old-syn-ack"),
         Cause::ClosingSyn => Some("after-a-closing-syn"),
         Cause::NewSyn => Some("new-after-a-reset"),
+        Cause::CrossedSyn => Some("crossed-syns"),
+        Cause::SynAckAgain => Some("syn-ack-again"),
         Cause::Reset | Cause::Aside | Cause::Other => None,
     }
 }

@@ -99,7 +99,8 @@ pub struct Known {
     pub window: u32,
     /// The highest acknowledgement.
     pub ack: Option<u32>,
-    shift: u8,
+    /// By how much its windows are shifted.
+    pub shift: u8,
     scales: bool,
     /// Whether its FIN was the first.
     closes: bool,
@@ -318,7 +319,12 @@ impl Followed {
         if !believes {
             match self.follow(from, kind, segment) {
                 Fate::Taken => {}
-                fate => return Verdict::Fate(fate),
+                fate => {
+                    if !fate.passes() {
+                        self.note_refused(from, kind);
+                    }
+                    return Verdict::Fate(fate);
+                }
             }
         }
         (self.last.kind, self.last.from) = (kind, from);
@@ -330,6 +336,15 @@ impl Followed {
         let is_settled = matches!(before, State::SynReceived | State::Established);
         self.is_assured |= self.is_answered && is_settled && state == State::Established;
         Verdict::Fate(Fate::Taken)
+    }
+
+    /// A FIN or reset that fits nowhere makes it forget the SYN that passed aside before.
+    fn note_refused(&mut self, from: usize, kind: Kind) {
+        let ends = |kind| matches!(kind, Kind::Fin | Kind::Rst);
+        let is_second = self.last.from != from && ends(self.last.kind);
+        if self.is_assured && ends(kind) && !is_second {
+            (self.last.kind, self.last.from) = (kind, from);
+        }
     }
 
     fn answers_what_passed_aside(&self, from: usize, kind: Kind, header: &TcpHeader) -> bool {

@@ -174,6 +174,16 @@ const CASES: &[Case] = cases! {
     "both-restart" BOTH, |ends| {
         ends.opened(&[(CLIENT, syn(OWN * 7)), (SERVER, syn_ack(ITS * 7, OWN * 7 + 1))])
     };
+    "both-restart" BOTH, |ends| {
+        ends.opened(&[(CLIENT, syn(OWN * 7)), (SERVER, segment(flags::RST | flags::ACK, 0, OWN * 7 + 1))])
+    };
+    "after-a-restart" BOTH, |ends| {
+        ends.opened(&[
+            (CLIENT, syn(OWN * 7)),
+            (SERVER, segment(flags::RST | flags::ACK, 0, OWN * 8)),
+            (CLIENT, data(OWN + 1, ITS + 1, 10)),
+        ])
+    };
     "late-syn-ack" BOTH, |ends| {
         ends.opened(&[
             (CLIENT, fin(OWN + 1, ITS + 1)),
@@ -234,6 +244,16 @@ const CASES: &[Case] = cases! {
             ends.tcp(SERVER, ack(ITS + 1, OWN + 1)),
         ]
     };
+    "unknown-after-a-reset" BOTH, |ends| {
+        let first = u32::MAX - 100;
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, ack(first, OWN - 7)),
+            ends.tcp(CLIENT, rst(OWN - 7)),
+            ends.tcp(SERVER, syn_ack(first, OWN + 1)),
+            ends.tcp(CLIENT, ack(OWN + 1, first + 2)),
+        ]
+    };
     "taken-for-a-challenge" BOTH, |ends| {
         ends.opened(&[
             (SERVER, fin(ITS + 1, OWN + 1)),
@@ -257,6 +277,17 @@ const CASES: &[Case] = cases! {
             (CLIENT, syn(OWN + 9000)),
             (CLIENT, ack(OWN + 1, ITS + 1)),
         ])
+    };
+    "old-after-a-new-syn" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(SERVER, data(ITS + 1, OWN + 1, 500)),
+            ends.tcp(SERVER, rst(ITS + 501)),
+            ends.tcp(CLIENT, ack(OWN + 1, ITS + 501)),
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(CLIENT, data(OWN + 1, ITS + 501, 10)),
+        ]
     };
     "after-reset" BOTH, |ends| {
         vec![
@@ -335,6 +366,28 @@ const CASES: &[Case] = cases! {
             ends.tcp(SERVER, fin(ITS + 1, OWN + 1)),
         ]
     };
+    "smaller-syn" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN + 14_000_000)),
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(SERVER, data(ITS + 1, OWN + 1, 10)),
+            ends.tcp(SERVER, fin(ITS + 11, OWN + 1)),
+        ]
+    };
+    "open-after-a-reset" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, ack(ITS, OWN - 7)),
+            ends.tcp(CLIENT, rst(OWN - 7)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(CLIENT, ack(OWN + 1, ITS + 1)),
+        ]
+    };
+    "open-after-a-reset" BOTH, |ends| {
+        let challenge = ends.tcp(SERVER, ack(ITS, OWN + 100));
+        vec![ends.tcp(CLIENT, syn(OWN)), challenge.clone(), ends.tcp(CLIENT, rst(OWN - 7)), challenge]
+    };
     "old-syn-ack" BOTH, |ends| {
         ends.opened(&[
             (CLIENT, syn(OWN)),
@@ -357,6 +410,17 @@ const CASES: &[Case] = cases! {
             ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
         ]
     };
+    "misled-when-dropped" BOTH, |ends| {
+        let scaled = |segment: Segment| segment.scale(Some(7));
+        vec![
+            ends.tcp(CLIENT, scaled(syn(OWN))),
+            ends.tcp(SERVER, segment(flags::RST | flags::ACK, ITS + 1, OWN + 101)),
+            ends.tcp(SERVER, scaled(syn_ack(ITS, OWN + 1))),
+            ends.tcp(CLIENT, ack(OWN + 1, ITS + 1)),
+            ends.tcp(SERVER, ack(ITS + 1, OWN + 1)),
+            ends.tcp(CLIENT, data(OWN + 1 + 2 * u32::from(WINDOW), ITS + 1, 10)),
+        ]
+    };
     "handshake-again" BOTH, |ends| {
         ends.opened(&[
             (CLIENT, data(OWN + 1, ITS + 1, 1400)),
@@ -374,6 +438,33 @@ const CASES: &[Case] = cases! {
             ends.tcp(SERVER, fin(ITS + 101, OWN + 1)),
             ends.tcp(CLIENT, ack(OWN + 1, ITS + 102)),
             ends.tcp(SERVER, rst(ITS + 50)),
+        ]
+    };
+    "reset-after-a-reset" BOTH, |ends| {
+        ends.opened(&[
+            (CLIENT, data(OWN + 1, ITS + 1, 500)),
+            (SERVER, data(ITS + 1, OWN + 1, 100)),
+            (CLIENT, segment(flags::RST | flags::ACK, OWN + 501, ITS + 101)),
+            (SERVER, rst(ITS + 1)),
+        ])
+    };
+    "reset-after-a-reset" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(SERVER, data(ITS + 1, OWN + 1, 500)),
+            ends.tcp(SERVER, rst(ITS + 501)),
+            ends.tcp(CLIENT, ack(OWN + 1, ITS + 501)),
+            ends.tcp(SERVER, rst(ITS + 1)),
+        ]
+    };
+    "new-after-a-reset" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(SERVER, rst(ITS + 1)),
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, ack(ITS + 1, OWN + 101)),
         ]
     };
     "new-after-a-reset" BOTH, |ends| {
@@ -417,6 +508,16 @@ const CASES: &[Case] = cases! {
         let steps = [(CLIENT, syn(OWN)), (SERVER, syn(ITS)), (CLIENT, ack(OWN + 1, ITS + 1))];
         steps.map(|(from, segment)| ends.tcp(from, segment)).to_vec()
     };
+    "crossed-syns" BOTH, |ends| {
+        let ends = Ends { port: ends.port % 1000 + BACK.start, ..*ends };
+        let steps = [
+            (CLIENT, syn(OWN)),
+            (SERVER, syn(ITS)),
+            (CLIENT, rst(OWN + 1)),
+            (SERVER, ack(ITS + 1 + u32::from(WINDOW), OWN + 1)),
+        ];
+        steps.map(|(from, segment)| ends.tcp(from, segment)).to_vec()
+    };
     "crossed-syns" BOTH, |ends| ends.opened(&[(CLIENT, syn_ack(OWN, ITS + 1))]);
     "after-a-closing-syn" BOTH, |ends| {
         ends.opened(&[
@@ -427,6 +528,35 @@ const CASES: &[Case] = cases! {
             (SERVER, ack(ITS + 2, OWN + 1)),
             (CLIENT, data(OWN + 1, ITS + 2, 10)),
         ])
+    };
+    "after-a-closing-syn" BOTH, |ends| {
+        ends.opened(&[
+            (CLIENT, fin(OWN + 1, ITS + 1)),
+            (SERVER, ack(ITS + 1, OWN + 2)),
+            (CLIENT, fin(OWN + 1, ITS + 1)),
+            (SERVER, ack(ITS + 1, OWN + 2)),
+            (SERVER, fin(ITS + 1, OWN + 2)),
+            (CLIENT, syn(OWN * 7)),
+            (SERVER, rst(ITS + 1)),
+            (CLIENT, ack(OWN + 2, ITS + 1)),
+        ])
+    };
+    "after-a-closing-syn" BOTH, |ends| {
+        ends.opened(&[
+            (CLIENT, fin(OWN + 1, ITS + 1)),
+            (CLIENT, fin(OWN + 1, ITS + 1)),
+            (CLIENT, syn(OWN)),
+            (SERVER, data(ITS + 1, OWN + 2, 10)),
+            (CLIENT, ack(OWN + 2, ITS + 11)),
+        ])
+    };
+    "syn-ack-again" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1).with(100)),
+            ends.tcp(CLIENT, ack(OWN + 1, ITS + 101)),
+        ]
     };
     "reset-for-a-challenge" BOTH, |ends| vec![ends.tcp(CLIENT, syn(OWN)), ends.tcp(CLIENT, rst(OWN + 500))];
     "responder-restarts" BOTH, |ends| {

@@ -445,6 +445,11 @@ impl Connection {
 }
 
 impl Packet {
+    /// Whether we look at its connection: a wrong sum does not keep us from it (`checksum-in-a-connection`).
+    pub fn is_right(&self) -> bool {
+        !self.is_broken && matches!(self.oddity, None | Some(Oddity::Checksum))
+    }
+
     /// What tells it from others: its sender, and the first eight bytes of its transport header.
     pub fn key(&self) -> (usize, [u8; 8]) {
         let family = if self.whole[12..14] == [8, 0] { Family::V4 } else { Family::V6 };

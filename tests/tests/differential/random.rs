@@ -131,7 +131,9 @@ fn sequence(twins: &Twins, seed: u64, classes: &BTreeMap<&'static str, Twin>, ta
         let reaches = dice.percent(92);
         match (&packet.body, passed) {
             (_, true) => connection.passed(&packet, reaches),
-            (Body::Tcp(segment), false) => connection.story.drops(segment),
+            (Body::Tcp(segment), false) if packet.is_right() => {
+                connection.story.drops(packet.from, segment);
+            }
             _ => {}
         }
         if let (Body::Tcp(segment), Some(fate)) = (&packet.body, foretold) {

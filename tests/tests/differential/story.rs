@@ -42,14 +42,16 @@ pub struct Story {
     pub originator: usize,
     /// Whether the SYNs crossed, instead of one answering the other.
     pub simultaneous: bool,
-    /// Whether an answer to a SYN over the open connection has shown that nobody knows the connection any more.
-    pub forgotten: bool,
     /// What would acknowledge the last SYN that came while the connection was open.
     pub asked: Option<u32>,
+    /// By zone: whether a SYN of this end has come over the open connection, and nothing since has shown that it lives.
+    pub asks: [bool; 2],
     /// Whether a reset of the originator has passed that can only be for an older connection of these ports.
     pub challenged: bool,
-    /// Whether any other reset has passed.
+    /// Whether any other reset has passed, or the connection is `forgotten`.
     pub reset: bool,
+    /// Whether the answer to a SYN over the open connection has shown that nobody knows the connection any more.
+    pub forgotten: bool,
 }
 
 impl fmt::Display for Story {
@@ -63,10 +65,11 @@ impl fmt::Display for Story {
         }
         let facts = [
             (self.simultaneous, "simultaneous"),
-            (self.forgotten, "forgotten"),
             (self.asked.is_some(), "asked"),
+            (self.asks != [false; 2], "asks"),
             (self.challenged, "challenged"),
             (self.reset, "reset"),
+            (self.forgotten, "forgotten"),
         ];
         let facts: Vec<_> = facts.into_iter().filter_map(|(is_so, name)| is_so.then_some(name)).collect();
         write!(f, "  begun by {}, {}", self.originator, facts.join(" "))
@@ -85,11 +88,35 @@ impl Story {
         self.ends.iter().any(|end| end.initial.is_some())
     }
 
-    /// Both gateways have dropped a segment.
-    pub fn drops(&mut self, segment: &Segment) {
+    /// By how much an end's windows are shifted, once both SYNs have passed.
+    pub fn shift(&self, end: usize) -> Option<u8> {
+        let is_known = self.ends.iter().all(|end| end.initial.is_some());
+        let scales = self.ends.iter().all(|end| end.shift.is_some());
+        is_known.then(|| self.ends[end].shift.filter(|_| scales).unwrap_or(0))
+    }
+
+    /// Whether the handshake is complete, or was ended by a FIN instead.
+    fn is_open(&self) -> bool {
+        self.ends.iter().all(|end| end.ack.is_some()) || self.ends.iter().any(|end| end.fin)
+    }
+
+    /// Whether who sends this, in answer to a SYN of the other end, knows nothing of the open connection: it accepts the
+    /// SYN, or its port is closed (RFC 9293, 3.10.7.1).
+    pub fn forgets(&self, from: usize, segment: &Segment) -> bool {
         let header = &segment.header;
-        let forgets = header.ack && (header.syn || header.rst && header.sequence_number == 0);
-        self.forgotten |= self.asked.is_some() && forgets;
+        let is_refusal = header.rst && header.sequence_number == 0;
+        self.asks[1 - from]
+            && header.ack
+            && !header.fin
+            && (header.syn != header.rst)
+            && (header.syn || is_refusal)
+    }
+
+    /// Both gateways have dropped a segment that was right but for its place in the connection.
+    pub fn drops(&mut self, from: usize, segment: &Segment) {
+        if self.forgets(from, segment) {
+            (self.reset, self.forgotten) = (true, true);
+        }
     }
 
     /// Both gateways have let a segment through.
@@ -123,8 +150,10 @@ impl Story {
         // A SYN of a restarted end is a question; only its answer may change something.
         if opens && known && (from != self.originator || self.ends[1 - from].initial.is_some()) {
             self.asked = Some(header.sequence_number.wrapping_add(1));
+            self.asks[from] = self.is_open();
             return;
         }
+        self.asks = [false; 2];
         let scales = self.ends.iter().all(|end| end.shift.is_some());
         let end = header.sequence_number.wrapping_add(length(segment));
         let sender = &mut self.ends[from];
@@ -145,9 +174,9 @@ impl Story {
         let shift = if header.syn || !scales { 0 } else { sender.shift.unwrap_or(0) };
         let window = (u32::from(header.window_size) << shift).max(1);
         sender.window = sender.window.max(window);
-        sender.fin |= header.fin;
         if is_after(end, sender.end) {
-            sender.end = end;
+            // An older FIN is not the sender's last number, and so not its own.
+            (sender.end, sender.fin) = (end, sender.fin || header.fin);
         }
         let acknowledged = header.ack.then_some(header.acknowledgment_number);
         let Some(ack) = acknowledged else {
