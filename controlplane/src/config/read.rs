@@ -32,11 +32,20 @@ pub(super) struct Table<'d, 'i> {
     what: &'static str,
     pub at: At,
     known: Vec<&'static str>,
+    /// The marks of all keys that are there: most that are asked for are not.
+    marks: u64,
+}
+
+/// A bit that differs for most different keys.
+fn mark(key: &str) -> u64 {
+    let first = key.bytes().next().unwrap_or(0);
+    1 << ((usize::from(first) + 11 * key.len()) % 64)
 }
 
 impl<'d, 'i> Table<'d, 'i> {
     pub fn new(table: &'d DeTable<'i>, what: &'static str, at: At) -> Self {
-        Table { table, what, at, known: Vec::new() }
+        let marks = table.iter().fold(0, |marks, (key, _)| marks | mark(key.get_ref()));
+        Table { table, what, at, known: Vec::new(), marks }
     }
 
     /// The value of this key, which from now on is a known one.
@@ -46,6 +55,9 @@ impl<'d, 'i> Table<'d, 'i> {
             self.known.reserve(20);
         }
         self.known.push(key);
+        if self.marks & mark(key) == 0 {
+            return None;
+        }
         self.table.get(key)
     }
 
