@@ -182,7 +182,8 @@ fn stricter(connection: &Connection, from: usize, segment: &Segment, fate: Fate)
     if header.syn && from == story.originator && me.ack.is_none() && !story.simultaneous {
         return Some("split-syn-ack");
     }
-    if header.syn && (Some(seq) != me.initial || !answers || is_after(end, me.end)) {
+    let is_less = me.ack.is_some_and(|known| peer.ack.is_none() && is_after(known, ack));
+    if header.syn && (Some(seq) != me.initial || !answers || is_less || is_after(end, me.end)) {
         return Some("wrong-syn-ack");
     }
     let is_ignored = connection.causes.end[1 - from] == Some(Cause::NewSyn);
@@ -264,7 +265,7 @@ fn looser(connection: &Connection, from: usize, segment: &Segment, fate: Fate) -
         }
         Fate::OldReset => (me.fin && !state.is_closing()).then_some("reset-after-an-ignored-fin"),
         Fate::Unsent if header.rst => {
-            (Some(seq) == peer.ack || seq == me.end || me.fin).then_some("reset-with-any-ack")
+            (Some(seq) == expected(story, from) || seq == me.end || me.fin).then_some("reset-with-any-ack")
         }
         Fate::Beyond => by_less_than_was_sent(causes.limit[from].or(causes.end[from])?),
         Fate::Unsent => by_less_than_was_sent(causes.end[1 - from]?),

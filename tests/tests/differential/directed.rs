@@ -153,6 +153,13 @@ const CASES: &[Case] = cases! {
         ]
     };
     "wrong-syn-ack" BOTH, |ends| ends.opened(&[(SERVER, syn_ack(ITS, OWN + 1).with(100))]);
+    "wrong-syn-ack" BOTH, |ends| {
+        vec![
+            ends.tcp(CLIENT, syn(OWN).with(100)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 101)),
+            ends.tcp(SERVER, syn_ack(ITS, OWN + 1)),
+        ]
+    };
     "data-for-a-syn" BOTH, |ends| {
         let ends = Ends { port: ends.port % 1000 + BACK.start, ..*ends };
         let steps = [(CLIENT, syn(OWN)), (SERVER, syn(ITS)), (SERVER, ack(ITS * 7, OWN + 1))];
