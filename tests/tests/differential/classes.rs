@@ -234,7 +234,7 @@ fn by_more_than_was_sent(cause: Cause) -> Option<&'static str> {
 /// Where we let a segment through and nftables does not.
 fn looser(connection: &Connection, from: usize, segment: &Segment, fate: Fate) -> Option<&'static str> {
     let (story, header) = (&connection.story, &segment.header);
-    let [me, peer] = [story.ends[from], story.ends[1 - from]];
+    let me = story.ends[from];
     let (causes, state) = (&connection.causes, connection.conntrack.state());
     let is_original = from == story.originator;
     let is_answered = story.ends[1 - story.originator].initial.is_some();
