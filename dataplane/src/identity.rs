@@ -357,9 +357,7 @@ impl Slots {
     /// Asks for the line that [`Slots::is_current`] looks at.
     #[inline]
     pub fn prefetch(&self, bearer: Bearer) {
-        if bearer != Bearer::NONE
-            && let Some(slot) = self.slots.get(bearer.slot())
-        {
+        if let Some(slot) = self.slots.get(bearer.slot()) {
             afxdp::prefetch(slot);
         }
     }

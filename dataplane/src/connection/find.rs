@@ -129,14 +129,12 @@ impl<A: Family> Map<A> {
         Some(hit(position, word, direction))
     }
 
-    /// By whose session the guessed connection passes: good for a hint only.
+    /// By whose session the guessed connection passes, if by one: good for a hint only.
     #[inline(always)]
-    pub fn guessed_bearer(&self, guess: Guess) -> Bearer {
-        let word = match self.entries[guess.entry as usize].has_end() {
-            true => self.bearers.get(guess.entry),
-            false => None,
-        };
-        word.map_or(Bearer::NONE, |word| Bearer(word.load(Relaxed)))
+    pub fn guessed_bearer(&self, guess: Guess) -> Option<Bearer> {
+        let has_one = self.entries[guess.entry as usize].has_end();
+        let word = if has_one { self.bearers.get(guess.entry) } else { None };
+        word.map(|word| Bearer(word.load(Relaxed)))
     }
 
     /// The connection to which a packet quoted in an ICMP error belongs; the direction is the quoted packet's. The

@@ -11,6 +11,7 @@ use super::{Context, Pipeline};
 use crate::connection::{Family, Guess, Hash, Map, Stamp, Table};
 use crate::counters::RuleRow;
 use crate::headers::{self, AnyPlain, Plain};
+use crate::identity::Bearer;
 use crate::packet::FrameBuf;
 use crate::rewrite;
 use crate::topology::{Egress, Hop, Mac, Topology};
@@ -67,26 +68,25 @@ fn pass(
     look: &Look<'_>,
 ) -> Option<Verdict> {
     let Table { v4, v6, .. } = context.table;
-    let by = By { port: ingress, mac: ethernet::source(frame)? };
+    let came = Came { by: ingress, frame };
     let (hop, is_v4, hop_limit) = match look {
         Look::No => return None,
         Look::V4(plain, hash, place) => {
-            (pass_plain(context, counters, by, v4, plain, *hash, place)?, true, plain.hop_limit)
+            (pass_plain(context, counters, came, v4, plain, *hash, place)?, true, plain.hop_limit)
         }
         Look::V6(plain, hash, place) => {
-            (pass_plain(context, counters, by, v6, plain, *hash, place)?, false, plain.hop_limit)
+            (pass_plain(context, counters, came, v6, plain, *hash, place)?, false, plain.hop_limit)
         }
     };
     rewrite::forward_at(frame, ethernet::HEADER_BYTES, is_v4, hop_limit, hop)
         .then_some(Verdict::Forward(hop.port))
 }
 
-/// Which way a packet came.
+/// A packet that came in.
 #[derive(Clone, Copy)]
-struct By {
-    port: PortId,
-    /// Who sent it on the link.
-    mac: Mac,
+struct Came<'f> {
+    by: PortId,
+    frame: &'f [u8],
 }
 
 /// What the first steps know of a frame: that it is plain, where its connection probably lies, and its next hop.
@@ -157,18 +157,20 @@ impl<'c> Look<'c> {
     /// Looks into the entry, and asks for the counters of its rule and, where it passes by a session, for that.
     #[inline(always)]
     fn prefetch_rule(&self, context: &Context<'_>, counters: RuleRow<'_>) {
-        let identities = context.snapshot.policy.policy.identities();
         match *self {
             Look::No => {}
-            Look::V4(.., place) => {
-                counters.prefetch(context.table.v4.guessed_rule(place.guess));
-                identities.prefetch(context.table.v4.guessed_bearer(place.guess));
-            }
-            Look::V6(.., place) => {
-                counters.prefetch(context.table.v6.guessed_rule(place.guess));
-                identities.prefetch(context.table.v6.guessed_bearer(place.guess));
-            }
+            Look::V4(.., place) => prefetch_reasons(context, counters, &context.table.v4, place.guess),
+            Look::V6(.., place) => prefetch_reasons(context, counters, &context.table.v6, place.guess),
         }
+    }
+}
+
+/// Asks for why the guessed connection passes.
+#[inline(always)]
+fn prefetch_reasons<A: Family>(context: &Context<'_>, counters: RuleRow<'_>, map: &Map<A>, guess: Guess) {
+    counters.prefetch(map.guessed_rule(guess));
+    if let Some(bearer) = map.guessed_bearer(guess) {
+        context.snapshot.policy.policy.identities().prefetch(bearer);
     }
 }
 
@@ -180,7 +182,7 @@ impl<'c> Look<'c> {
 fn pass_plain<'c, A: Family>(
     context: &Context<'c>,
     counters: RuleRow<'_>,
-    by: By,
+    came: Came<'_>,
     map: &Map<A>,
     plain: &Plain<A>,
     hash: Hash,
@@ -191,9 +193,8 @@ fn pass_plain<'c, A: Family>(
     let stamp = found.stamp();
     let (near, far) = ends(found.hit.direction, found.ingress(), &stamp);
     let is_settled = stamp.generation == context.snapshot.policy.generation
-        && matches!(standing(context, &stamp), Standing::Good)
-        && is_from_sender(context, found.hit.direction, &stamp, by.mac)
-        && near == Some(by.port)
+        && (stamp.bearer == Bearer::NONE || obeys(context, found.hit.direction, &stamp, came.frame))
+        && near == Some(came.by)
         && far == Some(hop.port)
         && plain.ip_len <= hop.mtu;
     if !is_settled || !found.pass(plain, context.now) {
@@ -201,6 +202,14 @@ fn pass_plain<'c, A: Family>(
     }
     counters.hit(stamp.rule, usize::from(plain.ip_len), context.now);
     Some(hop)
+}
+
+/// Whether the session by which the connection passes is as it was, and the packet, if it is the originator's, from the
+/// device whose session it is. Apart from the rest, so that connections without a session pay one compare.
+#[inline(never)]
+fn obeys(context: &Context<'_>, direction: Direction, stamp: &Stamp, frame: &[u8]) -> bool {
+    matches!(standing(context, stamp), Standing::Good)
+        && ethernet::source(frame).is_some_and(|mac| is_from_sender(context, direction, stamp, mac))
 }
 
 /// The ports behind which the connection's policy has the packet's sender and receiver.
