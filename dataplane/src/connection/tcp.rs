@@ -443,11 +443,15 @@ fn syn_ack_fits(
     let is_first = !has_acknowledged(state, direction);
     let acknowledges = !is_first || acknowledges_syn(sender, receiver, segment);
     if has_acknowledged(state, direction.reverse()) {
-        // Nothing new, or the sender would seem to have sent what the receiver never takes (RFC 5961, section 4).
-        let (_, end) = span(segment);
+        // Nothing new, or the sender would seem to have sent what the receiver never takes (RFC 5961, section 4). Whoever
+        // has acknowledged nothing has sent nothing but a SYN, perhaps with data, and so has this number and no other.
+        let (seq, end) = span(segment);
         let is_old = !end.is_after(sender.end);
+        let next = seq.plus(1);
+        let is_of_syn = end == sender.end || next == sender.end || next == receiver.ack;
         return acknowledges
             && is_old
+            && (!is_first || is_of_syn)
             && window::within(sender, receiver, segment, finished(state, direction));
     }
     let ack = Seq(segment.acknowledgement);
@@ -739,6 +743,22 @@ mod tests {
 
     /// Of it a simultaneous open cannot be told apart whose first SYN was lost behind us. So it may complete, where the
     /// policy lets the responder originate as well: its SYN alone does not get here otherwise.
+    #[test]
+    fn a_first_syn_ack_behind_an_acknowledgement_had_any_number_of_the_window() {
+        // Both have sent a SYN, and the responder has acknowledged the originator's, in whatever way.
+        for flags in [ACK, SYN | ACK] {
+            let mut life = Life::syn_sent();
+            assert_eq!(life.see(R, SYN, 500, 0, 0), Ok(State::SimultaneousSyn));
+            let seq = if flags == ACK { 501 } else { 500 };
+            assert_eq!(life.see(R, flags, seq, 101, 0), Ok(State::SimultaneousReply));
+            for seq in [u32::MAX, 0, 50, 99, 101, 102] {
+                let old = life.judge(O, SYN | ACK, seq, 501, 0);
+                assert_eq!(old, Err(Reason::TcpOutOfWindow), "{seq}");
+            }
+            assert_eq!(life.see(O, SYN | ACK, 100, 501, 0), Ok(State::Established));
+        }
+    }
+
     #[test]
     fn a_split_handshake_is_a_simultaneous_open() {
         let mut life = Life::syn_sent();

@@ -247,7 +247,8 @@ impl Connection {
             return Effect::Refused;
         }
         self.pass(from, end, ack, segment);
-        self.sides[from as usize].has_finished |= segment.fin;
+        // RFC 9293, 3.6: a FIN is the last number of all, so one among those before is not this end's.
+        self.sides[from as usize].has_finished |= segment.fin && end > own.end();
         Effect::Kept
     }
 
@@ -287,8 +288,12 @@ impl Connection {
         let before = own.ack(peer);
         let is_first = !self.has_acknowledged(from);
         let fits = if self.has_acknowledged(from.other()) {
-            // Nothing but what was sent before.
-            end <= own.end() && self.is_in_window(from, seq, end, ack) && (!is_first || ack > before)
+            // Nothing but what was sent before; and before its first acknowledgement that is the SYN alone, of which the
+            // data of TCP Fast Open may have been acknowledged, or left out the second time.
+            let is_of_syn = end == own.end() || seq + 1 == own.end() || seq + 1 == peer.ack(own);
+            end <= own.end()
+                && self.is_in_window(from, seq, end, ack)
+                && (!is_first || ack > before && is_of_syn)
         } else {
             // Its number is known for sure, and it acknowledges no less than it did.
             let number = own.syn.map_or(0, |(number, ..)| number);
