@@ -12,7 +12,8 @@ pub enum Cause {
     SynWindow,
     /// It believed the numbers of a segment that both gateways have dropped.
     Dropped,
-    /// It learnt nothing from a segment older than a window, or from one that acknowledges what is.
+    /// It learnt nothing from a segment older than a window, from one that acknowledges what is, or from a SYN-ACK over
+    /// the open connection.
     Old,
     /// A reset that changed nothing counts as sent.
     Reset,
@@ -118,6 +119,7 @@ impl Causes {
             (_, Fate::Aside) if header.ack && header.syn && conntrack.state() == State::SynReceived => {
                 Cause::SynAckAgain
             }
+            (_, Fate::Aside) if header.ack && header.syn => self.end[from].unwrap_or(Cause::Old),
             (_, Fate::Aside) => self.end[from].unwrap_or(Cause::Aside),
             (_, Fate::Taken) if header.syn && header.ack => Cause::SynWindow,
             (_, Fate::Taken) if header.syn && story.ends[1 - from].initial.is_none() => Cause::SmallerSyn,

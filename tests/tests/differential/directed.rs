@@ -491,6 +491,12 @@ const CASES: &[Case] = cases! {
             (SERVER, data(ITS + 1 + 50_000, OWN + 1, 10)),
         ])
     };
+    "window-of-an-old-segment" BOTH, |ends| {
+        ends.opened(&[
+            (SERVER, syn_ack(ITS - 500, OWN + 1).window(60_000)),
+            (CLIENT, data(OWN + 1 + 50_000, ITS + 1, 10)),
+        ])
+    };
     "reset-with-any-ack" BOTH, |ends| {
         ends.opened(&[
             (CLIENT, ack(OWN + 1 - 20_000, ITS + 1).window(20_000)),
