@@ -394,8 +394,7 @@ impl Pipeline {
         hit: Hit,
         tuple: &Tuple<A>,
     ) -> Result<(), Reason> {
-        let Transport::Tcp(segment) = &headers.transport else { return Ok(()) };
-        let is_syn = segment.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
+        let is_syn = matches!(opener(&headers.transport), Some(Some(_)));
         if !is_syn || hit.direction == Direction::Original {
             return Ok(());
         }
