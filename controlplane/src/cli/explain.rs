@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
+use super::claims::{ClaimArgs, WHO};
 use super::control::{ControlArgs, unexpected};
 use super::{Exit, Format, OutputArgs, complain, connections, say, say_json};
 use crate::api::types::{Asked, Explained};
@@ -39,7 +40,13 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "SERVICE")]
     port: String,
     #[command(flatten)]
-    asked: AskedArgs,
+    claims: ClaimArgs,
+    /// The state of the session: expired
+    #[arg(help_heading = WHO, long, value_name = "STATE")]
+    session: Option<String>,
+    /// As of this moment, such as 2027-01-31T08:00:00Z; now without
+    #[arg(help_heading = WHO, long, value_name = "TIME")]
+    at: Option<String>,
     /// Show at most so many live connections; all are counted
     #[arg(long, value_name = "N", default_value_t = 10)]
     limit: u64,
@@ -49,51 +56,9 @@ pub struct ExplainArgs {
     output: OutputArgs,
 }
 
-/// Heading of the options about who asks and when.
-const WHO: &str = "Who asks, and when";
-
-/// Who asks, and when.
-#[derive(Args)]
-struct AskedArgs {
-    /// The user who is behind the source
-    #[arg(help_heading = WHO, long, value_name = "NAME")]
-    user: Option<String>,
-    /// A group that the identity provider tells of the user; declared members are in theirs anyway
-    #[arg(help_heading = WHO, long = "group", value_name = "NAME", requires = "user")]
-    groups: Vec<String>,
-    /// What is known of the device: enrolled, not-enrolled, or tag=NAME; may be given several times
-    #[arg(help_heading = WHO, long, value_name = "WORD")]
-    device: Vec<String>,
-    /// A posture and how the device stands to it: met (without a state), failed or unknown
-    #[arg(help_heading = WHO, long, value_name = "NAME[=STATE]")]
-    posture: Vec<String>,
-    /// How long ago a second factor was shown, such as 2h
-    #[arg(help_heading = WHO, long, value_name = "DURATION")]
-    mfa_age: Option<String>,
-    /// The kind of the second factor: phishing-resistant
-    #[arg(help_heading = WHO, long, value_name = "KIND")]
-    mfa: Option<String>,
-    /// The risk that is seen in the user, 0 to 100
-    #[arg(help_heading = WHO, long, value_name = "RISK", value_parser = clap::value_parser!(u8).range(0..=100))]
-    risk: Option<u8>,
-    /// The state of the session: expired
-    #[arg(help_heading = WHO, long, value_name = "STATE")]
-    session: Option<String>,
-    /// As of this moment, such as 2027-01-31T08:00:00Z; now without
-    #[arg(help_heading = WHO, long, value_name = "TIME")]
-    at: Option<String>,
-}
-
-impl AskedArgs {
-    fn asked(self) -> Asked {
-        let AskedArgs { user, groups, device, posture, mfa_age, mfa, risk, session, at } = self;
-        Asked { user, groups, device, posture, mfa_age, mfa, risk, session, at }
-    }
-}
-
 impl ExplainArgs {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let asked = self.asked.asked();
+        let asked = Asked { session: self.session, at: self.at, ..self.claims.asked() };
         let Explained { answers, live } = match &self.config {
             Some(config) => match model::load(config) {
                 Ok(model) => {

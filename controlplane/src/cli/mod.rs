@@ -6,6 +6,7 @@ mod apply;
 mod audit;
 mod bench;
 mod check;
+mod claims;
 mod confirm;
 mod connections;
 mod control;

@@ -3,10 +3,10 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::claims::ClaimArgs;
 use super::control::{ControlArgs, Table, or_dash, said, unexpected};
 use super::{Exit, Format, OutputArgs, say, say_json};
 use crate::api::session::{Factor, NewSession, Posture, Session, SessionFilter};
-use crate::api::types::Asked;
 use crate::api::{Reply, Request};
 use crate::plan::words::duration_s;
 
@@ -60,30 +60,11 @@ struct AddArgs {
     /// The address, which has to belong to a segment; an IPv4 session opens nothing to the same device's IPv6 address
     #[arg(long)]
     address: String,
-    /// The user who is behind it
-    #[arg(long, value_name = "NAME")]
-    user: Option<String>,
-    /// A group of the user; the policy's declared members are in theirs anyway; may be given several times
-    #[arg(long = "group", value_name = "NAME", requires = "user")]
-    groups: Vec<String>,
-    /// What is known of the device: enrolled, not-enrolled, or tag=NAME; may be given several times
-    #[arg(long, value_name = "WORD")]
-    device: Vec<String>,
+    #[command(flatten)]
+    claims: ClaimArgs,
     /// What the device is called, in lists and logs
     #[arg(long, value_name = "NAME")]
     device_name: Option<String>,
-    /// A posture and how the device stands to it: met (without a state), failed or unknown; may be given several times
-    #[arg(long, value_name = "NAME[=STATE]")]
-    posture: Vec<String>,
-    /// How long ago a second factor was shown, such as 2h; just now with --mfa alone
-    #[arg(long, value_name = "DURATION")]
-    mfa_age: Option<String>,
-    /// The kind of the second factor: phishing-resistant
-    #[arg(long, value_name = "KIND")]
-    mfa: Option<String>,
-    /// The risk that is seen in the user, 0 to 100
-    #[arg(long, value_name = "RISK", value_parser = clap::value_parser!(u8).range(0..=100))]
-    risk: Option<u8>,
     /// How long the session lasts, at most a year
     #[arg(long = "for", value_name = "DURATION", default_value = "8h")]
     lasts: String,
@@ -142,22 +123,8 @@ impl SessionArgs {
 
 impl AddArgs {
     fn run(self) -> anyhow::Result<Exit> {
-        let AddArgs {
-            address,
-            user,
-            groups,
-            device,
-            device_name,
-            posture,
-            mfa_age,
-            mfa,
-            risk,
-            lasts,
-            mac,
-            ..
-        } = self;
-        let asked = Asked { user, groups, device, posture, mfa_age, mfa, risk, ..Asked::default() };
-        let new = NewSession { address, asked, device_name, mac, lasts };
+        let AddArgs { address, claims, device_name, lasts, mac, .. } = self;
+        let new = NewSession { address, asked: claims.asked(), device_name, mac, lasts };
         let session = match self.control.ask_one(&Request::BeginSession { new, said: said() }, "asking")? {
             Ok(Reply::Session(session)) => session,
             Ok(reply) => return Err(unexpected(&reply)),
