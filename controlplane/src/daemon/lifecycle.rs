@@ -418,11 +418,7 @@ impl Gateway {
             return Ok(None);
         }
         // The same again, unbound.
-        let compiled = match self.compiled() {
-            Some(running) => before.model.recompile(&running.model, &running.policy.policy),
-            None => before.model.compile(),
-        };
-        let mut policy = compiled.map_err(Refusal::error)?;
+        let mut policy = load::compile(&before.model, self.compiled().as_ref())?;
         self.engine.bind_limits(&mut policy).map_err(|error| Refusal::error(error.to_string()))?;
         let (file, revision, from_store) = (before.file.clone(), before.revision, before.from_store);
         let place = Place { file, revision, from_store, confirm_until: None };

@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use bulkhead_dataplane::policy::conditions::{Posture as State, Who};
+use bulkhead_dataplane::policy::conditions::{Identity, Posture as State, Who};
 use bulkhead_dataplane::topology::{Egress, Mac, Topology};
 use bulkhead_dataplane::verdict::{Now, PortId};
 use serde_json::json;
@@ -115,7 +115,7 @@ pub fn occasion(gateway: &Gateway, model: &Model, from: &str, asked: &Asked) -> 
     };
     let identity = sessions::identity(&model.identities, &session, now);
     let mut words: Vec<String> = session.claims.user.iter().map(|user| format!("user {user}")).collect();
-    words.extend(groups(model, &session, now).into_iter().map(|group| format!("in group {group}")));
+    words.extend(groups(model, &identity).into_iter().map(|group| format!("in group {group}")));
     words.push(format!("session {}", session.id));
     Some(Occasion { asker: Asker::Known(Box::new(identity)), words, ..Occasion::now() })
 }
@@ -297,9 +297,8 @@ fn binding(topology: &Topology, address: IpAddr, given: Option<Mac>) -> Result<O
     }
 }
 
-/// The names of all groups of a session's user.
-fn groups(model: &Model, session: &Session, now: Now) -> Vec<String> {
-    let identity = sessions::identity(&model.identities, session, now);
+/// The names of all groups of an identity.
+fn groups(model: &Model, identity: &Identity) -> Vec<String> {
     let name = |id: u32| model.identities.groups.get(id as usize).map(|group| group.name.clone());
     identity.groups.iter().filter_map(name).collect()
 }
@@ -307,10 +306,10 @@ fn groups(model: &Model, session: &Session, now: Now) -> Vec<String> {
 /// A session in the words of the control socket.
 fn row(gateway: &Gateway, model: &Model, session: &Session, now: Now) -> api::Session {
     let claims = &session.claims;
-    let states = sessions::identity(&model.identities, session, now).postures;
+    let identity = sessions::identity(&model.identities, session, now);
     let posture = |report: &Report| {
         let id = model.identities.posture(&report.posture);
-        let state = id.and_then(|id| states.get(id.0 as usize)).copied().unwrap_or_default();
+        let state = id.and_then(|id| identity.postures.get(id.0 as usize)).copied().unwrap_or_default();
         api::Posture {
             name: report.posture.clone(),
             state: values::posture_state_name(state).to_owned(),
@@ -332,7 +331,7 @@ fn row(gateway: &Gateway, model: &Model, session: &Session, now: Now) -> api::Se
         segment: session.segment.clone(),
         mac: session.mac.map(values::mac_text),
         user: claims.user.clone(),
-        groups: groups(model, session, now),
+        groups: groups(model, &identity),
         device,
         mfa,
         postures: claims.reports.iter().map(posture).collect(),
