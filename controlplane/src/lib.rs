@@ -12,6 +12,7 @@ pub mod learn;
 pub mod lint;
 pub mod matrix;
 pub mod model;
+pub mod portal;
 pub mod propose;
 pub mod replay;
 pub mod sessions;
