@@ -21,7 +21,7 @@ use crate::api::{Reply, Request, client};
 use crate::lab::Lab;
 
 /// How long a gateway may take to start.
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(30);
 /// How often a starting gateway is asked whether it runs.
 const START_CHECK: Duration = Duration::from_millis(5);
 /// How many events the follower begins with: all there can be after a start.

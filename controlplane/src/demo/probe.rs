@@ -176,7 +176,7 @@ impl Probe {
         }
         let mut stream = TcpStream::from(self.socket.try_clone()?);
         stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(15)))?;
         stream.write_all(b"say ")?;
         stream.write_all(TEXT)?;
         stream.write_all(b"\n")?;

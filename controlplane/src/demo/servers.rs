@@ -1,4 +1,4 @@
-//! Ordinary servers in a zone: TCP that echoes a line or sends a file, UDP that echoes.
+//! Ordinary servers in a zone: TCP that echoes a line or sends a file for as long as it is wanted, UDP that echoes.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -18,6 +18,10 @@ const STOP_CHECK: Duration = Duration::from_millis(50);
 const PIECE: usize = 16 * 1024;
 /// … with this pause between them: 16 MB a second, which no machine is too slow for.
 const PAUSE: Duration = Duration::from_millis(1);
+/// No file is sent for longer than this, whatever its client wants.
+const FILE_LASTS: Duration = Duration::from_secs(120);
+/// What a client says who has enough of a file.
+pub const ENOUGH: &str = "enough";
 
 /// The running servers of one zone.
 pub struct Servers {
@@ -79,7 +83,8 @@ fn serve(listeners: &[TcpListener], sockets: &[UdpSocket], stop: &Arc<AtomicBool
     }
 }
 
-/// One client: "say TEXT" is answered with TEXT, "get N" with a file of N bytes. Ends with the client or the server.
+/// One client: "say TEXT" is answered with TEXT, "get" with a file that goes on until the client says "enough", which ends
+/// the conversation. Ends with the client or the server.
 fn attend(stream: TcpStream, stop: &AtomicBool) {
     let limits = stream
         .set_nonblocking(false)
@@ -100,7 +105,10 @@ fn attend(stream: TcpStream, stop: &AtomicBool) {
         }
         let sent = match line.trim_end().split_once(' ') {
             Some(("say", _)) => send(&stream, &line.as_bytes()[4..], stop),
-            Some(("get", length)) => send_file(&stream, length.parse().unwrap_or(0), stop),
+            None if line.trim_end() == "get" => {
+                let _ = send_file(&stream, &mut reader, stop);
+                return;
+            }
             _ => return,
         };
         if sent.is_err() {
@@ -110,15 +118,30 @@ fn attend(stream: TcpStream, stop: &AtomicBool) {
     }
 }
 
-fn send_file(stream: &TcpStream, length: usize, stop: &AtomicBool) -> io::Result<()> {
-    let mut piece = [0; PIECE];
-    for start in (0..length).step_by(PIECE) {
-        let piece = &mut piece[..PIECE.min(length - start)];
+/// Sends a file until its reader has enough. A client that sees its end has all of it: TCP tells the end last.
+fn send_file(stream: &TcpStream, reader: &mut BufReader<&TcpStream>, stop: &AtomicBool) -> io::Result<()> {
+    let begun = Instant::now();
+    let (mut piece, mut start) = ([0; PIECE], 0);
+    while begun.elapsed() < FILE_LASTS && !has_enough(stream, reader)? {
         piece.iter_mut().zip(start..).for_each(|(byte, at)| *byte = file_byte(at));
-        send(stream, piece, stop)?;
+        send(stream, &piece, stop)?;
+        start += PIECE;
         std::thread::sleep(PAUSE);
     }
     Ok(())
+}
+
+/// Whether the client has said so, without waiting for it.
+fn has_enough(stream: &TcpStream, reader: &mut BufReader<&TcpStream>) -> io::Result<bool> {
+    let mut fds = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+    if reader.buffer().is_empty() && poll(&mut fds, PollTimeout::ZERO)? == 0 {
+        return Ok(false);
+    }
+    let mut line = String::new();
+    match reader.read_line(&mut line)? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(line.trim_end() == ENOUGH),
+    }
 }
 
 /// The byte at this place of every file. 251 is prime, so that a lost or doubled piece shows.

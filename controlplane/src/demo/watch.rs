@@ -8,8 +8,8 @@ use bulkhead_dataplane::headers;
 use super::probe::Tuple;
 use crate::lab::{Host, Namespace, RawPort};
 
-/// How long a sentinel may take; it crosses one veth pair.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a sentinel may take; it crosses one veth pair, but the machine may have other things to do.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Local experimental Ethertype (IEEE 802): no host answers it, no gateway forwards it.
 const SENTINEL: [u8; 2] = [0x88, 0xb5];
 const ARP: [u8; 2] = [0x08, 0x06];

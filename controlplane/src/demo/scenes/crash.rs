@@ -9,7 +9,7 @@ use crate::demo::stage::{CROSSED, FAMILIES, Family, NOTHING, Stage, seen};
 use crate::demo::watch::{Watch, flush};
 use crate::lab::Lab;
 
-use super::reload::{Download, ENDLESS, SHARE, megabytes};
+use super::reload::{Download, SHARE, megabytes};
 
 /// What the policy allows from clients to web.
 const ALLOWED: [Service; 3] = [Service::Tcp(443), Service::Udp(53), Service::Ping];
@@ -21,7 +21,7 @@ const STAYS: &str = "steering stays";
 pub fn play(stage: &mut Stage<'_>) -> Result<()> {
     stage.scene("The gateway is killed (kill -9)");
     stage.trying("kill -9 in the middle of a download")?;
-    let download = Download::start(stage, 443, ENDLESS)?;
+    let download = Download::start(stage, 443)?;
     download.wait_for(SHARE)?;
     stage.take_gateway()?.kill()?;
     know_neighbours(&stage.lab)?;
@@ -60,10 +60,9 @@ fn ended(stage: &mut Stage<'_>, download: &Download, mut end: Watch) -> Result<(
     flush(stage.lab.host("web"))?;
     let what = match end.has_arrived(&[download.tuple.reversed(443)])? {
         true => CROSSED,
-        false if download.received() >= ENDLESS => "complete",
         false => "cut",
     };
-    let note = format!("at {:.1} of {:.0} MB", megabytes(download.received()), megabytes(ENDLESS));
+    let note = format!("at {:.1} MB", megabytes(download.received()));
     let happened = Finding::new(what, steering(&stage.lab)?);
     stage.row(tried, Finding::new("cut", STAYS), happened, Some(note));
     Ok(())
