@@ -86,6 +86,7 @@ const ROOT: Shape = Shape {
         ),
         Key("postures", Named(&POSTURE), "What a healthy device is."),
         Key("schedules", Named(&SCHEDULE), "When a rule is in force."),
+        Key("portal", Table(&PORTAL), "Where people sign in."),
         Key("rule", Tables(&RULE), "What may cross, and what must not. Rules have no order."),
         Key(
             "audit",
@@ -155,6 +156,20 @@ const PORT: Shape = Shape {
             OneOrMore(&Service),
             "What the gateway itself answers here, to sources of the port's segments.",
         ),
+    ],
+};
+
+const PORTAL: Shape = Shape {
+    what: "[portal]",
+    required: &["ports", "name"],
+    keys: &[
+        Key("ports", OneOrMore(&Name), "At the gateway's own addresses on these ports it listens."),
+        Key("port", Integer(1, 65535), "The TCP port. Default: 443."),
+        Key("redirect_port", Integer(1, 65535), "A TCP port in the clear that sends browsers to the other."),
+        Key("name", Text, "Its DNS name, for the certificate and for passkeys."),
+        Key("certificate", Text, "Absolute path of its certificate chain (PEM). Default: one is made."),
+        Key("key", Text, "Absolute path of the certificate's key (PEM)."),
+        Key("user", Text, "The unprivileged user as whom it runs. Default: nobody."),
     ],
 };
 
@@ -475,6 +490,7 @@ mod tests {
         services.v = {}
         groups.g = {}
         schedules.t = {}
+        portal = {}
         audit = [{}]
         rule = [{ users = { groups = "g" }, limits = {}, require = {} }]
         test = [{ device = {}, expect = {} }]

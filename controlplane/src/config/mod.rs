@@ -8,6 +8,7 @@ mod files;
 pub mod format;
 pub mod identity;
 pub mod json_schema;
+pub mod portal;
 mod read;
 pub mod schema;
 pub mod values;

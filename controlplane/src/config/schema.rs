@@ -8,6 +8,7 @@ use toml::de::DeTable;
 
 use super::diagnostics::{At, Located, nearest, quoted};
 use super::identity::{Asker, Group, Posture, Require, Schedule, Users};
+use super::portal::{self, Portal};
 use super::read::{Reader, Table, Value};
 use super::values;
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub postures: Vec<Posture>,
     /// `[schedules.NAME]`.
     pub schedules: Vec<Schedule>,
+    /// `[portal]`.
+    pub portal: Option<Portal>,
     /// `[[rule]]`.
     pub rules: Vec<Rule>,
     /// `[[audit]]`.
@@ -250,12 +253,20 @@ pub(super) fn root(reader: &mut Reader<'_>, table: &DeTable<'_>, at: At, main: b
     let include = root.take("include");
     let gateway_value = root.take("gateway");
     let tiers = root.take("tiers");
+    let portal_value = root.take("portal");
     if main {
         config.tiers = reader.strings(tiers);
         config.include = reader.strings(include).unwrap_or_default();
         config.gateway = gateway(reader, gateway_value);
+        config.portal = portal::portal(reader, portal_value);
     } else {
-        for (value, what) in [(include, "`include`"), (gateway_value, "`[gateway]`"), (tiers, "`tiers`")] {
+        let main_only = [
+            (include, "`include`"),
+            (gateway_value, "`[gateway]`"),
+            (portal_value, "`[portal]`"),
+            (tiers, "`tiers`"),
+        ];
+        for (value, what) in main_only {
             if let Some(value) = value {
                 let at = reader.at(value.span());
                 let message = format!("{what} does not belong in an included file");
@@ -331,7 +342,7 @@ fn gateway(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Gateway {
         local: reader.strings(table.take("local")).unwrap_or_default(),
         timeouts: timeouts(reader, table.take("timeouts"), "[gateway.timeouts]", &[FRAGMENT_TIMEOUT]),
     };
-    reader.finish(table, &["floors", "require", "identity", "portal", "vlans"]);
+    reader.finish(table, &["floors", "require", "identity", "vlans"]);
     gateway
 }
 

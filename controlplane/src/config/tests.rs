@@ -540,7 +540,7 @@ fn independent_errors_are_told_at_once_in_the_order_of_their_places() {
     says(
         &text,
         &[
-            "2:1 unknown key `colour` in the file | known here: version, include, gateway, tiers, ports, segments, \
+            "2:1 unknown key `colour` in the file | known here: version, include, gateway, tiers, portal, ports, segments, \
          services, groups, postures, schedules, rule, audit, test",
             "11:8 unknown port `wam` | did you mean `wan`?",
             "14:10 `x` is not a port | ports go from 1 to 65535: \"tcp/443\" or \"tcp/8000-8099\"",

@@ -21,6 +21,7 @@ mod log;
 mod main_loop;
 mod notify;
 mod plan;
+pub mod reach;
 mod sessions;
 mod start;
 mod status;

@@ -26,6 +26,7 @@ impl Model {
         Canonical {
             gateway,
             groups: self.canonical_groups(),
+            portal: self.canonical_portal(),
             ports,
             postures: self.canonical_postures(),
             rules: Rules(self),
@@ -49,6 +50,15 @@ impl Model {
             "half_open_per_source": gateway.half_open_per_source, "fragments": gateway.fragments,
             "busy_poll": gateway.busy_poll, "sessions": gateway.sessions, "timeouts": timeouts,
         })
+    }
+
+    fn canonical_portal(&self) -> Option<Value> {
+        let portal = self.portal.as_ref()?;
+        let ports: Vec<_> = portal.ports.iter().map(|&port| self.port_name(port)).collect();
+        Some(json!({
+            "ports": ports, "port": portal.port, "redirect_port": portal.redirect_port, "name": portal.name,
+            "files": portal.files, "user": portal.user,
+        }))
     }
 
     fn canonical_ports(&self) -> Vec<Value> {
@@ -177,6 +187,8 @@ struct Canonical<'m> {
     gateway: Value,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     groups: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    portal: Option<Value>,
     ports: Vec<Value>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     postures: Vec<Value>,

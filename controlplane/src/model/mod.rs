@@ -8,6 +8,7 @@ mod asked;
 mod audit;
 mod canonical;
 mod conditions;
+mod portal;
 mod resolve;
 mod time;
 mod trial;
@@ -27,6 +28,7 @@ use jiff::Timestamp;
 pub use audit::AUDIT;
 pub use canonical::action_text;
 pub use conditions::{Asker, Group, Identities, Posture};
+pub use portal::Portal;
 pub use time::{Ending, Gate, Schedule};
 pub use trial::{TestResult, probe_text};
 
@@ -37,6 +39,8 @@ use crate::config::{self, At, Config, Diagnostics, Loaded, Report, Sources};
 pub struct Model {
     /// Settings of the gateway.
     pub gateway: Gateway,
+    /// Where people sign in, if anywhere.
+    pub portal: Option<Portal>,
     /// Ports; a [`PortId`] is an index here.
     pub ports: Vec<Port>,
     /// Segments; a [`SegmentId`] is an index here and in `rules.segments`.

@@ -39,7 +39,8 @@ pub(super) fn resolve_within(limit: usize, mut config: Config, report: Report) -
     let tiers = resolver.tiers(config.tiers.as_deref());
     let mut written = std::mem::take(&mut config.rules);
     let services = resolver.services(&config);
-    let ports = resolver.ports(&config, &services);
+    let mut ports = resolver.ports(&config, &services);
+    let portal = config.portal.as_ref().and_then(|written| resolver.portal(written, &mut ports));
     let (segments, mut rules) = resolver.segments(&config, &ports);
     let (mut rule_infos, resolved) = resolver.rules(&mut written, &segments, &services, &tiers, &rules);
     rules.rules = resolved;
@@ -50,6 +51,7 @@ pub(super) fn resolve_within(limit: usize, mut config: Config, report: Report) -
     let audited = audit::split(&mut rules, &rule_infos);
     let mut model = Model {
         gateway: gateway(&config),
+        portal,
         ports,
         segments,
         rule_infos,

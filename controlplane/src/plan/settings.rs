@@ -13,6 +13,7 @@ use crate::model::Model;
 /// The settings that differ, and segments that only have another name.
 pub(super) fn compare(old: &Model, new: &Model) -> (Vec<Setting>, Vec<String>) {
     let mut settings = gateway(old, new);
+    settings.extend(portal(old, new));
     settings.extend(ports(old, new));
     let (segments, renamed) = segments(old, new);
     settings.extend(segments);
@@ -73,6 +74,26 @@ fn gateway(old: &Model, new: &Model) -> Vec<Setting> {
     let mut settings = differing("gateway", &fixed(old), &fixed(new), true);
     settings.extend(differing("gateway", &timeouts(old), &timeouts(new), false));
     settings
+}
+
+fn portal(old: &Model, new: &Model) -> Vec<Setting> {
+    let values = |model: &Model| -> Values {
+        let Some(portal) = &model.portal else { return Values::new() };
+        let ports: Vec<_> = portal.ports.iter().filter_map(|port| model.port_name(*port)).collect();
+        let mut values = Values::from([
+            ("ports".to_owned(), ports.join(", ")),
+            ("port".to_owned(), portal.port.to_string()),
+            ("name".to_owned(), portal.name.clone()),
+            ("user".to_owned(), portal.user.clone()),
+        ]);
+        values.extend(portal.redirect_port.map(|port| ("redirect_port".to_owned(), port.to_string())));
+        if let Some((certificate, key)) = &portal.files {
+            values.insert("certificate".to_owned(), certificate.display().to_string());
+            values.insert("key".to_owned(), key.display().to_string());
+        }
+        values
+    };
+    differing("portal", &values(old), &values(new), false)
 }
 
 fn ports(old: &Model, new: &Model) -> Vec<Setting> {

@@ -296,6 +296,8 @@ pub struct Standing {
     pub providers: Vec<Provider>,
     /// What the rules say of the address's segment, for this session.
     pub reach: Vec<Reach>,
+    /// There is more than `reach` says.
+    pub is_partial: bool,
 }
 
 /// An identity provider.
