@@ -17,6 +17,7 @@ pub mod propose;
 pub mod replay;
 pub mod sessions;
 pub mod store;
+pub mod tokens;
 
 pub mod netlink;
 pub mod topology;

@@ -1,0 +1,7 @@
+mod claims;
+mod forge;
+mod keys;
+mod properties;
+mod refusals;
+mod rfc;
+mod wycheproof;

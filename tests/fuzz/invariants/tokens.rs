@@ -1,0 +1,63 @@
+//! What holds for any bytes that come as a token, as keys, or as a header and claims that somebody has signed.
+
+use crate::tokens::sign::Signer;
+use crate::tokens::{Key, Keys, Typ, json, jws::Token, open};
+use serde_json::Value;
+
+/// A key in PKCS#8 (RFC 8410) whose seed is RFC 8037's.
+const KEY: [u8; 48] = [
+    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20, 0x9d,
+    0x61, 0xb1, 0x9d, 0xef, 0xfd, 0x5a, 0x60, 0xba, 0x84, 0x4a, 0xf4, 0x92, 0xec, 0x2c, 0xc4, 0x44, 0x49,
+    0xc5, 0x69, 0x7b, 0x32, 0x69, 0x19, 0x70, 0x3b, 0xac, 0x03, 0x1c, 0xae, 0x7f, 0x60,
+];
+
+/// Panics if an invariant does not hold.
+pub fn check(bytes: &[u8]) {
+    let signer = Signer::from_pkcs8_without_public(&KEY).expect("it is a key");
+    let jwk = signer.public_jwk();
+    let keys = Keys::one(Key::of(jwk.as_object().expect("an object")).expect("it is a key"));
+    json_is_read_as_others_read_it_or_refused(bytes);
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        a_token_has_one_spelling(text);
+        assert!(open(text, &keys, Typ::Jwt).is_err(), "nobody has signed it");
+    }
+    if let Ok(keys) = Keys::parse_set(bytes) {
+        assert!(keys.iter().next().is_some(), "a set is not empty");
+    }
+    let mut parts = bytes.splitn(2, |byte| *byte == 0);
+    let (header, payload) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    what_was_signed_is_taken_only_with_a_plain_header(&signer, &keys, header, payload);
+}
+
+fn json_is_read_as_others_read_it_or_refused(bytes: &[u8]) {
+    if let Ok(value) = json::value(bytes) {
+        let other: Value = serde_json::from_slice(bytes).expect("what we take, others take");
+        assert_eq!(value, other);
+    }
+}
+
+fn a_token_has_one_spelling(text: &str) {
+    if Token::parse(text).is_ok() {
+        assert_eq!(text.split('.').count(), 3);
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        assert!(text.bytes().all(plain), "{text}");
+    }
+}
+
+fn what_was_signed_is_taken_only_with_a_plain_header(
+    signer: &Signer,
+    keys: &Keys,
+    header: &[u8],
+    payload: &[u8],
+) {
+    let token = signer.sign_parts(header, payload);
+    let Ok((claims, _)) = open(&token, keys, Typ::Jwt) else { return };
+    let header: Value = serde_json::from_slice(header).expect("it was taken");
+    assert!(header["alg"] == "EdDSA" || header["alg"] == "Ed25519", "{header}");
+    for name in ["crit", "jwk", "jku", "x5u", "x5c", "enc", "zip"] {
+        assert!(header.get(name).is_none(), "{header}");
+    }
+    assert!(header.get("kid").is_none_or(|kid| *kid == signer.thumbprint()), "{header}");
+    let expected: Value = serde_json::from_slice(payload).expect("it was taken");
+    assert_eq!(Value::Object(claims), expected);
+}
