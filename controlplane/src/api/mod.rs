@@ -9,6 +9,7 @@
 //! read is left.
 
 pub mod client;
+pub mod operator;
 pub mod server;
 pub mod session;
 pub mod types;

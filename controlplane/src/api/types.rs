@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::operator::AuditHead;
 use super::session::{NewSession, Session, SessionFilter};
 use crate::matrix::Matrix;
 use crate::plan::Plan;
@@ -145,6 +146,8 @@ pub enum Request {
         /// Only what was last seen so many seconds ago, or less.
         since_s: Option<u64>,
     },
+    /// The end of the audit log. Answered with [`Reply::AuditHead`].
+    AuditHead,
     /// Begin a session. Answered with [`Reply::Session`], when every worker judges by it.
     BeginSession {
         /// Of whom.
@@ -269,6 +272,8 @@ pub enum Reply {
     Shadow(Option<Box<Shadow>>),
     /// To [`Request::Audit`].
     Audit(Box<AuditReport>),
+    /// To [`Request::AuditHead`].
+    AuditHead(AuditHead),
     /// To [`Request::BeginSession`] and [`Request::Sessions`].
     Session(Box<Session>),
     /// To [`Request::RevokeSessions`]: how many have ended.
@@ -340,6 +345,8 @@ pub struct Status {
     pub fragments: Fragments,
     /// Sessions.
     pub sessions: Room,
+    /// The end of the audit log.
+    pub audit: AuditHead,
     /// Events lost because they came faster than they could be taken.
     pub events_lost: u64,
     /// Settings by which the kernel forwards around the gateway; empty when all is well.

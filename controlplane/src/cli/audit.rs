@@ -1,4 +1,6 @@
-//! `bulkhead audit report`: what would be decided otherwise if nothing were in audit?
+//! `bulkhead audit`: what rules in audit would do (`report`), and the log of what was done (`log`, `verify`).
+
+mod log;
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -15,9 +17,14 @@ use crate::api::{Reply, Request};
 use crate::propose::{Flow, Proposal, Seen, propose};
 use crate::replay::recorded::protocol_number;
 
-/// See what rules in audit would do
+/// See what rules in audit would do, and the audit log of what was done
+///
+/// Two things that share a word. `report` is about rules in audit (`mode = "audit"`): what they would refuse. `log` and `verify`
+/// are about the audit log: who started, stopped, changed, signed in, was locked out, and whether its chain of digests is
+/// whole.
 #[derive(Args)]
-#[command(after_help = "Example:\n  bulkhead audit report -o toml >> bulkhead.toml")]
+#[command(after_help = "Examples:\n  bulkhead audit report -o toml >> bulkhead.toml\n  \
+    bulkhead audit log --since 24h --kind policy\n  bulkhead audit verify")]
 pub struct AuditArgs {
     #[command(subcommand)]
     action: Action,
@@ -35,6 +42,27 @@ enum Action {
         bulkhead audit report -o json | jq '.rows[] | select(.would == \"deny\")'"
     )]
     Report(ReportArgs),
+    /// Show the audit log: who did what, and when
+    ///
+    /// Read from the files in the state directory, so also without a running gateway. What is shown is not verified: `audit
+    /// verify` does that.
+    #[command(
+        after_help = "Examples:\n  bulkhead audit log --since 24h\n  bulkhead audit log --kind session_begun --kind session_revoked\n  \
+        bulkhead audit log -o json | jq '.records[] | select(.by.operator.user == \"root\")'"
+    )]
+    Log(log::LogArgs),
+    /// Check that the audit log is whole: nothing in it was changed, removed, inserted or reordered
+    ///
+    /// Every record holds the digest of the one before, so only the end needs to be known from elsewhere to know all of it.
+    /// A running gateway knows the end; `status` prints it, to be noted where nobody can change it who can change the log.
+    /// Without either, the file `audit.head` beside the log is compared, which finds accidents only.
+    ///
+    /// Exit codes: 0 it is whole, 1 it cannot be read, 2 the chain breaks.
+    #[command(
+        after_help = "Examples:\n  bulkhead audit verify\n  bulkhead audit verify --state /mnt/backup/bulkhead --head 1742:5f2c…\n  \
+        bulkhead audit verify -o json | jq '.breaks'"
+    )]
+    Verify(log::VerifyArgs),
 }
 
 #[derive(Args)]
@@ -61,7 +89,17 @@ enum Form {
 
 impl AuditArgs {
     pub(super) fn run(self) -> Result<Exit> {
-        let Action::Report(args) = self.action;
+        match self.action {
+            Action::Report(args) => args.run(),
+            Action::Log(args) => args.run(),
+            Action::Verify(args) => args.run(),
+        }
+    }
+}
+
+impl ReportArgs {
+    fn run(self) -> Result<Exit> {
+        let args = self;
         let since_s = args.since.map(|since| since.as_secs());
         let report = match args.control.ask_one(&Request::Audit { since_s }, "asking")? {
             Ok(Reply::Audit(report)) => report,

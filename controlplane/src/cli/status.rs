@@ -70,6 +70,12 @@ fn text(status: &Status) -> String {
             status.connections.evicted
         ),
     ];
+    let audit = &status.audit;
+    lines.push(format!("audit log    {}", audit.head()));
+    if audit.pending > 0 || audit.trouble.is_some() {
+        let why = audit.trouble.as_deref().unwrap_or("they are about to be");
+        lines.push(format!("             {} record(s) not written: {why}", audit.pending));
+    }
     let fragments = &status.fragments;
     lines.push(format!(
         "fragments    {} wait, of {} datagrams, room for {}",

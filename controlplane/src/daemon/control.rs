@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
+use super::acts;
 use super::connections;
 use super::events::{Entry, describe};
 use super::gateway::{Gateway, StopRequest};
@@ -16,6 +17,7 @@ use super::status;
 use super::time::rfc3339;
 use crate::api::server::Client;
 use crate::api::types::{Explained, Filter, Refusal, Reply, Request, Sources, Text};
+use crate::audit::{self, Kind};
 use crate::explain::{Occasion, explain_on};
 use crate::matrix::Matrix;
 use crate::store::Cause;
@@ -74,14 +76,11 @@ fn reply(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal
             Ok(Reply::Matrix(Box::new(matrix)))
         }
         Request::Plan { file } => plan::plan(gateway, &file).map(|plan| Reply::Planned(Box::new(plan))),
-        Request::Kill { filter, all, dry_run } => {
-            connections::kill(gateway, &filter, all, dry_run).map(Reply::Killed)
+        act @ (Request::Kill { .. } | Request::StartShadow { .. } | Request::StopShadow) => {
+            recorded(gateway, act, uid)
         }
-        Request::StartShadow { file } => {
-            gateway.start_shadow(&file).map(|shadow| Reply::Shadow(Some(Box::new(shadow))))
-        }
+        Request::AuditHead => Ok(Reply::AuditHead(gateway.audit_head())),
         Request::Shadow => Ok(Reply::Shadow(gateway.shadow().map(Box::new))),
-        Request::StopShadow => gateway.stop_shadow().map(|shadow| Reply::Shadow(shadow.map(Box::new))),
         Request::Audit { since_s } => {
             let since = since_s.and_then(|s| SystemTime::now().checked_sub(Duration::from_secs(s)));
             Ok(Reply::Audit(Box::new(gateway.audit_report(since))))
@@ -118,6 +117,35 @@ fn reply(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal
         | Request::Events { .. }
         | Request::History
         | Request::Show { .. } => Err(Refusal::error("this request has an answer of many lines")),
+    }
+}
+
+/// Acts that take nothing but attention: recorded when they are done.
+fn recorded(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal> {
+    match request {
+        Request::Kill { filter, all, dry_run } => {
+            let killed = connections::kill(gateway, &filter, all, dry_run)?;
+            if !dry_run {
+                let which = serde_json::to_value(&filter).unwrap_or_default();
+                let entry = audit::Entry::new(Kind::Killed, acts::client(uid));
+                gateway.done(entry.with("connections", killed).with("filter", which).with("all", all));
+            }
+            Ok(Reply::Killed(killed))
+        }
+        Request::StartShadow { file } => {
+            let shadow = gateway.start_shadow(&file)?;
+            let entry = audit::Entry::new(Kind::ShadowStarted, acts::client(uid));
+            gateway.done(entry.with("file", file.display().to_string()));
+            Ok(Reply::Shadow(Some(Box::new(shadow))))
+        }
+        Request::StopShadow => {
+            let shadow = gateway.stop_shadow()?;
+            if shadow.is_some() {
+                gateway.done(audit::Entry::new(Kind::ShadowStopped, acts::client(uid)));
+            }
+            Ok(Reply::Shadow(shadow.map(Box::new)))
+        }
+        _ => Err(Refusal::error("this request is no such act")),
     }
 }
 

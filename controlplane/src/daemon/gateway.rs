@@ -23,6 +23,7 @@ use super::log;
 use super::totals::Totals;
 use crate::api::server::Client;
 use crate::api::types::Refusal;
+use crate::audit::{By, Entry, Journal, Kind};
 use crate::model::Model;
 use crate::sessions::Sessions;
 
@@ -48,6 +49,8 @@ pub struct Gateway {
     pub besides: Besides,
     /// Who is behind which address.
     pub sessions: Sessions,
+    /// Who did what: the audit log.
+    pub audit: Journal,
     /// Settings by which the kernel forwards, as of the last look.
     pub kernel_forwarding: Mutex<Vec<String>>,
     /// When it started.
@@ -113,6 +116,7 @@ impl Gateway {
             alarms: Alarms::default(),
             besides: Besides::default(),
             sessions,
+            audit: Journal::default(),
             kernel_forwarding: Mutex::default(),
             started: (Instant::now(), since),
             cutter: Mutex::new(cutter),
@@ -161,9 +165,10 @@ impl Gateway {
         totals
     }
 
-    /// Raises an alarm: on standard error, in `status` and among the events.
+    /// Raises an alarm: on standard error, in `status`, among the events, and in the audit log.
     pub fn alarm(&self, message: impl Into<String>) {
         let alarm = self.alarms.raise(message.into());
+        self.audit.later(Entry::new(Kind::Alarm, By::Gateway).with("message", alarm.message.clone()));
         self.hub.alarm(alarm);
     }
 

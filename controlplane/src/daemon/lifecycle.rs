@@ -8,21 +8,23 @@
 //! `pending` (what runs changes only under it), `store`.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Uid, User, getuid};
 
+use super::acts::operator;
 use super::gateway::{Gateway, Place, lock};
 use super::generations::InForce;
 use super::load::{self, Loaded};
 use super::log;
 use super::time::rfc3339;
 use crate::api::types::{self, Refusal, Reloaded, Revision};
+use crate::audit::{By, Entry, Kind};
 use crate::model::Model;
 use crate::store::{
-    self, About, Cause, CounterFile, Current, Note, Pending, Said, Seen, State, Store, Told, Who,
+    self, About, Cause, CounterFile, Current, Disk, Note, Pending, Said, Seen, State, Store, Told, Who,
 };
 
 /// The shortest time in which somebody can be asked to confirm, and the longest: a policy that nobody has confirmed for a
@@ -177,6 +179,16 @@ impl Lifecycle {
         lock(&self.store).as_ref().map(Store::counters)
     }
 
+    /// The state directory, whether it can be used or not.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where the audit log is; nothing while the state directory cannot be used.
+    pub fn place_of_audit(&self) -> Option<(Arc<dyn Disk>, PathBuf)> {
+        lock(&self.store).as_ref().map(|store| (store.disk(), store.directory().to_owned()))
+    }
+
     fn not_stored(&self, error: &std::io::Error) -> Refusal {
         let directory = self.directory.display();
         Refusal::error(format!("nothing was changed: the policy cannot be stored in {directory}: {error}"))
@@ -217,6 +229,27 @@ fn confirm_in(current: &mut Current, revision: u64, cause: Cause, by: Who) {
     current.last = current.last.max(revision);
 }
 
+/// What is recorded of a policy that is put in force.
+fn policy_entry(
+    order: &Order,
+    revision: u64,
+    until: Option<SystemTime>,
+    model: &Model,
+    file: &Path,
+) -> Entry {
+    let (cause, back_to) = order.cause.name();
+    Entry::new(Kind::Policy, operator(&order.who))
+        .with("revision", revision)
+        .with("cause", cause)
+        .with("back_to", back_to)
+        .with("file", file.display().to_string())
+        .with("digest", model.digest.clone())
+        .with("rules", model.rule_infos.len())
+        .with("confirm_until", until.map(rfc3339))
+        .with("message", order.note.message.clone())
+        .with("ticket", order.note.ticket.clone())
+}
+
 /// Refuses to put something in force beside what waits for its confirmation.
 fn may_replace(order: &Order, pending: Option<&Provisional>) -> Result<(), Refusal> {
     match pending {
@@ -232,6 +265,17 @@ fn may_replace(order: &Order, pending: Option<&Provisional>) -> Result<(), Refus
 impl Gateway {
     /// Writes down what runs, and tells what was noticed at the start.
     pub fn remember_start(&self, alarms: Vec<String>) {
+        let in_force = self.in_force();
+        // No start is refused for it: that would be one more way to close the network to everybody.
+        self.audit.later(
+            Entry::new(Kind::Start, By::Gateway)
+                .with("version", env!("CARGO_PKG_VERSION"))
+                .with("pid", std::process::id())
+                .with("revision", in_force.revision)
+                .with("file", in_force.file.display().to_string())
+                .with("digest", in_force.model.digest.clone())
+                .with("rules", in_force.model.rule_infos.len()),
+        );
         alarms.into_iter().for_each(|alarm| self.alarm(alarm));
         // Without a store, the reason is among the alarms.
         if lock(&self.lifecycle.store).is_some()
@@ -252,7 +296,10 @@ impl Gateway {
             let opened = Store::open(&lifecycle.directory);
             let opened = opened.map_err(|why| Refusal::error(format!("nothing was changed: {why}")))?;
             opened.troubles().iter().for_each(|trouble| self.alarm(trouble.clone()));
+            let (disk, directory) = (opened.disk(), opened.directory().to_owned());
             *slot = Some(opened);
+            let found = self.audit.open(disk, &directory).unwrap_or_else(|why| vec![why]);
+            found.into_iter().for_each(|trouble| self.alarm(trouble));
         }
         let mut unrecorded = lock(&lifecycle.unrecorded);
         if let (Some(seen), Some(store)) = (unrecorded.as_ref(), slot.as_mut()) {
@@ -260,6 +307,11 @@ impl Gateway {
             *unrecorded = None;
         }
         Ok(slot)
+    }
+
+    /// Tries to use the state directory, if it could not be used so far.
+    pub(super) fn reopen_state(&self) -> Result<(), Refusal> {
+        self.stored().map(drop)
     }
 
     /// Stores what the gateway started with, if it is new, and ends what was pending before.
@@ -322,7 +374,20 @@ impl Gateway {
         });
         let back = taken.inspect_err(|_| self.forget(revision, is_new))?;
         let until = order.confirm.map(|confirm| SystemTime::now() + confirm);
-        if let Err(refusal) = self.commit(order, revision, until, seen) {
+        let entry = policy_entry(order, revision, until, &loaded.model, &file);
+        // What is confirmed already grants nothing, and needs no room on the disk.
+        let recorded = if is_new {
+            self.grant(entry)
+        } else {
+            self.done(entry);
+            Ok(())
+        };
+        let is_recorded = recorded.is_ok();
+        if let Err(refusal) = recorded.and_then(|()| self.commit(order, revision, until, seen)) {
+            if is_recorded {
+                let failed = Entry::new(Kind::PolicyFailed, operator(&order.who));
+                self.done(failed.with("revision", revision).with("why", refusal.message.clone()));
+            }
             // What was possible a moment ago; if not, it is told in an alarm.
             let _ = self.set_local(&loaded.model, &before.model);
             self.forget(revision, is_new);
@@ -465,12 +530,17 @@ impl Gateway {
             return Err(Refusal::error(message));
         }
         if boottime() >= deadline {
-            self.take_back(pending.take(), LATE)?;
+            self.take_back(pending.take(), LATE, By::Clock)?;
             return Err(Refusal::error(format!("revision {revision} was rolled back, because {LATE}")));
         }
         let mut slot = lock(&self.lifecycle.store);
         let Some(store) = slot.as_mut() else { return Err(Refusal::error("there is no store")) };
         let cause = store.about(revision).map_or(Cause::Apply, |about| about.cause);
+        self.audit.record(Entry::new(Kind::Confirmed, operator(&by)).with("revision", revision)).map_err(
+            |why| {
+                Refusal::error(format!("revision {revision} is not confirmed, and still waits for it: {why}"))
+            },
+        )?;
         let confirmed = store.commit(|current| {
             current.pending = None;
             confirm_in(current, revision, cause, by);
@@ -505,12 +575,12 @@ impl Gateway {
         let Ok(mut pending) = self.lifecycle.pending.try_lock() else { return };
         if pending.as_ref().is_some_and(|pending| boottime() >= pending.deadline) {
             // What fails has been told in an alarm.
-            let _ = self.take_back(pending.take(), LATE);
+            let _ = self.take_back(pending.take(), LATE, By::Clock);
         }
     }
 
     /// Puts back what was confirmed last. Whatever cannot be written or set, the workers get it.
-    fn take_back(&self, pending: Option<Provisional>, why: &str) -> Result<Reloaded, Refusal> {
+    fn take_back(&self, pending: Option<Provisional>, why: &str, by: By) -> Result<Reloaded, Refusal> {
         let begun = Instant::now();
         let Some(Provisional { revision, back, back_to, .. }) = pending else {
             return Err(Refusal::error("nothing waits for its confirmation"));
@@ -522,6 +592,12 @@ impl Gateway {
         let (rules, digest) = (back.model.rule_infos.len() as u64, back.model.digest.clone());
         let (config, back_to_revision) = (back_to.file.clone(), back_to.revision);
         let published = self.publish(&before, back, back_to);
+        self.audit.later(
+            Entry::new(Kind::RolledBack, by)
+                .with("revision", revision)
+                .with("to", back_to_revision)
+                .with("why", why),
+        );
         let settled = match lock(&self.lifecycle.store).as_mut() {
             Some(store) => store.settle(|current| end_pending(current, why)),
             None => Ok(()),
@@ -554,7 +630,8 @@ impl Gateway {
             let mut pending = lock(&self.lifecycle.pending);
             if pending.is_some() {
                 let who = order.who.user.as_deref().unwrap_or("somebody");
-                return self.take_back(pending.take(), &format!("{who} did not want it"));
+                let by = operator(&order.who);
+                return self.take_back(pending.take(), &format!("{who} did not want it"), by);
             }
         }
         let target = {

@@ -6,6 +6,7 @@
 //! None of them is on the way of a packet: the workers belong to the engine, and go on by the last good policy
 //! whatever happens here.
 
+mod acts;
 mod alarms;
 mod audit;
 mod beside;
@@ -45,6 +46,7 @@ use crate::api::types::Refusal;
 use crate::forwarding;
 use crate::sessions::Sessions;
 use crate::topology::Watcher;
+use acts::Recorder;
 use counters::{Last, Saver};
 use gateway::{Gateway, StopRequest};
 use lifecycle::Lifecycle;
@@ -89,12 +91,14 @@ pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
     let (stop, stops) = mpsc::channel();
     let alarms = std::mem::take(&mut choice.alarms);
     let (gateway, watcher) = begin(choice, file, stop)?;
+    gateway.open_audit();
     gateway.remember_start(alarms);
     gateway.recall_counters();
     log::say(&status::report(&gateway).map_err(|refusal| anyhow::anyhow!(refusal.message))?);
 
     let events = Events::start(&gateway)?;
     let saver = Saver::start(&gateway)?;
+    let recorder = Recorder::start(&gateway)?;
     let answerer = gateway.clone();
     let socket = place.path().display().to_string();
     let server =
@@ -107,6 +111,12 @@ pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
     let place = server.stop(CLIENT_PATIENCE);
     events.stop();
     saver.stop();
+    recorder.stop(
+        request.as_ref().map_or_else(
+            || acts::operator(&lifecycle::nobody()),
+            |request| acts::client(request.client.uid()),
+        ),
+    );
     let stopped = finish(gateway, request.as_ref().is_some_and(|request| request.unload));
     drop(place);
     if let Some(StopRequest { client, .. }) = &mut request {

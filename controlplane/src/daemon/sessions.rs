@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bulkhead_dataplane::policy::conditions::{Identity, Posture as State, Who};
@@ -9,12 +10,14 @@ use bulkhead_dataplane::topology::{Egress, Mac, Topology};
 use bulkhead_dataplane::verdict::{Now, PortId};
 use serde_json::json;
 
+use super::acts::{session_begins, session_changed, session_changes};
 use super::gateway::Gateway;
 use super::log;
 use super::time::rfc3339;
 use crate::api::server::Client;
 use crate::api::session::{self as api, NewSession, SessionFilter};
 use crate::api::types::{Asked, Refusal, Reply};
+use crate::audit::{By, Kind};
 use crate::config::diagnostics::{Located, quoted};
 use crate::config::schema::Text;
 use crate::config::values;
@@ -46,17 +49,11 @@ pub fn begin(gateway: &Gateway, new: &NewSession, by: &store::Who) -> Result<api
     let now = gateway.engine.now();
     let claims = claims(new, &model, now)?;
     let new = New { address, mac, claims, proof: Proof::Operator, ends: sessions::later(now, lasts) };
-    let begun = gateway
-        .sessions
-        .begin(new, now)
-        .map_err(|refused| Refusal::error(format!("no session for {address}: {refused}")))?;
-    let settled = gateway.engine.settle();
-    if let Some(replaced) = &begun.replaced {
-        gateway.tell("replaced", replaced, Some(by));
-    }
-    gateway.tell("begun", &begun.session, Some(by));
-    gateway.settled(settled, "a session has begun")?;
-    Ok(row(gateway, &model, &begun.session, now))
+    let session = gateway.begin_session(new, Some(by)).map_err(|not| match not {
+        NotBegun::Refused(refused) => Refusal::error(format!("no session for {address}: {refused}")),
+        NotBegun::Denied(refusal) | NotBegun::Stuck(refusal) => refusal,
+    })?;
+    Ok(row(gateway, &model, &session, now))
 }
 
 /// Tells the sessions that match.
@@ -86,19 +83,13 @@ pub fn revoke(gateway: &Gateway, filter: &SessionFilter, all: bool, by: &store::
     if *filter == SessionFilter::default() && !all {
         return Err(Refusal::error("this would end every session; say which, or --all"));
     }
-    let revoked = gateway.sessions.end(&which(filter)?);
-    // Also when there was none: somebody else may be ending the same ones at this moment.
-    let settled = gateway.engine.settle();
-    for session in &revoked {
-        gateway.tell("revoked", session, Some(by));
-    }
-    gateway.settled(settled, "sessions are revoked")?;
+    let revoked = gateway.end_sessions(&which(filter)?, Some(by))?;
     match &filter.id {
-        Some(id) if revoked.is_empty() => Err(Refusal::error(format!(
+        Some(id) if revoked == 0 => Err(Refusal::error(format!(
             "no session has the id {}; `bulkhead session list` shows them",
             quoted(id)
         ))),
-        _ => Ok(revoked.len() as u64),
+        _ => Ok(revoked),
     }
 }
 
@@ -120,10 +111,64 @@ pub fn occasion(gateway: &Gateway, model: &Model, from: &str, asked: &Asked) -> 
     Some(Occasion { asker: Asker::Known(Box::new(identity)), words, ..Occasion::now() })
 }
 
+/// Why no packet may cross by a session.
+pub(super) enum NotBegun {
+    /// It has not begun.
+    Refused(sessions::Refused),
+    /// It must not begin: somebody is locked out, or it cannot be recorded.
+    Denied(Refusal),
+    /// It has, but a worker does not know.
+    Stuck(Refusal),
+}
+
 impl Gateway {
+    /// Begins a session, records it and tells of it; without `by` it is the user's own doing. Returns when every worker
+    /// judges by it.
+    pub(super) fn begin_session(&self, new: New, by: Option<&store::Who>) -> Result<Arc<Session>, NotBegun> {
+        let now = self.engine.now();
+        // It is recorded before it opens anything, so its name is made before.
+        let id = self.sessions.fresh_id();
+        let session = self.sessions.intended(&id, &new, now).map_err(NotBegun::Refused)?;
+        let left_s = new.ends.0.saturating_sub(now.0) / 1_000_000_000;
+        self.grant(session_begins(&session, left_s, by)).map_err(NotBegun::Denied)?;
+        let begun = self.sessions.begin_as(id, new, now).map_err(|refused| {
+            let failed = session_changed(Kind::SessionFailed, &session, by).with("why", refused.to_string());
+            self.done(failed);
+            NotBegun::Refused(refused)
+        })?;
+        let settled = self.engine.settle();
+        if let Some(replaced) = &begun.replaced {
+            self.done(
+                session_changed(Kind::SessionReplaced, replaced, by).with("by_id", begun.session.id.clone()),
+            );
+            self.tell("replaced", replaced, by);
+        }
+        self.tell("begun", &begun.session, by);
+        self.settled(settled, "a session has begun").map_err(NotBegun::Stuck)?;
+        Ok(begun.session)
+    }
+
+    /// Ends sessions, records it and tells of it. Returns how many, when no packet crosses by them any more.
+    ///
+    /// # Errors
+    ///
+    /// A worker is stuck.
+    pub(super) fn end_sessions(&self, which: &Which, by: Option<&store::Who>) -> Result<u64, Refusal> {
+        let ended = self.sessions.end(which);
+        // Also when there was none: somebody else may be ending the same ones at this moment.
+        let settled = self.engine.settle();
+        self.done_all(ended.iter().map(|session| session_changed(Kind::SessionRevoked, session, by)));
+        for session in &ended {
+            self.tell("revoked", session, by);
+        }
+        self.settled(settled, "sessions are revoked")?;
+        Ok(ended.len() as u64)
+    }
+
     /// Forgets the sessions that have ended by the clock. Cheap when none has: to be called all the time.
     pub fn follow_sessions(&self) {
         for session in self.sessions.follow(self.engine.now()) {
+            self.audit.later(session_changes(Kind::SessionExpired, &session, By::Clock));
             self.tell("expired", &session, None);
         }
     }
@@ -136,6 +181,9 @@ impl Gateway {
         ] {
             let ended: Vec<_> = ended.iter().filter(|ended| ended.why == why).collect();
             for ended in &ended {
+                self.audit.later(
+                    session_changes(Kind::SessionMoved, &ended.session, By::Gateway).with("why", change),
+                );
                 self.event(change, &ended.session, None);
             }
             if ended.is_empty() {

@@ -259,6 +259,15 @@ impl State {
         without_room
     }
 
+    /// The session that begins with this.
+    fn intended(&self, id: String, new: New, now: Now) -> Result<Session, Refused> {
+        let model = self.model.as_ref().ok_or(Refused::NoSegment)?;
+        let segment = reference::segment_of(&model.rules, new.address);
+        let segment = segment_name(model, segment).ok_or(Refused::NoSegment)?.to_owned();
+        let New { address, mac, claims, proof, ends } = new;
+        Ok(Session { id, address, segment, mac, claims, proof, begun: now, ends })
+    }
+
     fn id(&mut self, chance: &RandomState) -> String {
         self.ids += 1;
         let bits = chance.hash_one(self.ids);
@@ -333,6 +342,27 @@ impl Sessions {
         let _ = self.state().attach(model, policy, self.capacity, now);
     }
 
+    /// A name for a session to come.
+    pub fn fresh_id(&self) -> String {
+        self.state().id(&self.chance)
+    }
+
+    /// The session as it would begin now, as far as can be told before.
+    ///
+    /// # Errors
+    ///
+    /// See [`Refused`].
+    pub fn intended(&self, id: &str, new: &New, now: Now) -> Result<Session, Refused> {
+        let mut state = self.state();
+        if state.held.len() >= self.capacity {
+            state.expire(now);
+        }
+        if state.held.len() >= self.capacity && !state.held.contains_key(&new.address) {
+            return Err(Refused::Full);
+        }
+        state.intended(id.to_owned(), new.clone(), now)
+    }
+
     /// Begins a session, in place of the one that the address has. Policies know it when this returns; that no packet is
     /// judged by what was before, only [`Engine::settle`](bulkhead_dataplane::engine::Engine::settle) tells.
     ///
@@ -340,19 +370,25 @@ impl Sessions {
     ///
     /// See [`Refused`]; nothing has changed.
     pub fn begin(&self, new: New, now: Now) -> Result<Begun, Refused> {
+        self.begin_as(self.fresh_id(), new, now)
+    }
+
+    /// As [`Sessions::begin`], under a name of [`Sessions::fresh_id`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`Sessions::begin`].
+    pub fn begin_as(&self, id: String, new: New, now: Now) -> Result<Begun, Refused> {
         let mut state = self.state();
-        let model = state.model.clone().ok_or(Refused::NoSegment)?;
-        let segment = reference::segment_of(&model.rules, new.address);
-        let segment = segment_name(&model, segment).ok_or(Refused::NoSegment)?.to_owned();
+        let session = state.intended(id, new, now)?;
+        let address = session.address;
         if state.held.len() >= self.capacity {
             state.expire(now);
         }
-        if state.held.len() >= self.capacity && !state.held.contains_key(&new.address) {
+        if state.held.len() >= self.capacity && !state.held.contains_key(&address) {
             return Err(Refused::Full);
         }
-        let New { address, mac, claims, proof, ends } = new;
-        let id = state.id(&self.chance);
-        let session = Arc::new(Session { id, address, segment, mac, claims, proof, begun: now, ends });
+        let session = Arc::new(session);
         let again = state.write(&session, now).map_err(|TooManySessions| Refused::Full)?;
         let held = Held { session: session.clone(), again };
         state.expect(held.next());

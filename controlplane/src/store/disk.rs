@@ -24,6 +24,10 @@ pub trait Disk: Send + Sync {
     fn read(&self, path: &Path, most: u64) -> io::Result<Vec<u8>>;
     /// Makes a file that only we may read, or empties the one that is there, and writes to it. None of it need last.
     fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Adds to the end of a file that only we may read, or makes it. None of it need last.
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Cuts a file to its first so many bytes, if it is longer. That need not last. One that is not there has none.
+    fn truncate(&self, path: &Path, bytes: u64) -> io::Result<()>;
     /// Returns when the file's contents last.
     fn sync(&self, path: &Path) -> io::Result<()>;
     /// Gives a file another name, at once and instead of the file that had it. That need not last.
@@ -93,6 +97,20 @@ impl Disk for Files {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600).custom_flags(O_NOFOLLOW);
         options.open(path)?.write_all(bytes)
+    }
+
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o600).custom_flags(O_NOFOLLOW);
+        options.open(path)?.write_all(bytes)
+    }
+
+    fn truncate(&self, path: &Path, bytes: u64) -> io::Result<()> {
+        let file = match OpenOptions::new().write(true).custom_flags(O_NOFOLLOW).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
+        };
+        if file.metadata()?.len() > bytes { file.set_len(bytes) } else { Ok(()) }
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {

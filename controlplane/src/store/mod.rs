@@ -7,6 +7,7 @@
 //! | `current` | which revision is confirmed, which one waits for that, what became of the others: [`Current`] |
 //! | `revisions/N` | revision N; written once, and never changed |
 //! | `counters` | what every rule did, over all runs: [`CounterFile`] |
+//! | `audit.log`, `audit-N.log`, `audit.head` | the audit log: [`crate::audit`] |
 //!
 //! Every file is written beside its place, made to last, and then renamed to it, which is made to last before anything
 //! else is done. A revision counts from the moment that `current` names it: so a stop at any point leaves all of the old
@@ -27,10 +28,10 @@ use std::sync::Arc;
 use nix::fcntl::Flock;
 
 use crate::api::server::{self, Locked};
-use disk::{UNFINISHED, replace};
 
 pub use counters::{Counted, CounterFile, Counters};
 pub use disk::{Disk, Files};
+pub(crate) use disk::{UNFINISHED, replace};
 pub use record::{
     About, Cause, Current, Mark, Note, Pending, Said, Seen, Stored, Text, Who, digest_of, read_revision,
 };
@@ -259,6 +260,11 @@ impl Store {
         CounterFile::of(self.disk.clone(), &self.directory)
     }
 
+    /// The disk that it is on, for other files in it.
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        self.disk.clone()
+    }
+
     /// What holds now.
     pub fn current(&self) -> &Current {
         &self.current
@@ -432,4 +438,4 @@ impl Current {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,6 +2,7 @@
 //! namespaces a scenario. After every scenario the ledger is checked to the packet.
 
 mod audit;
+mod audit_log;
 mod cli;
 mod clock;
 mod closed;

@@ -122,8 +122,14 @@ impl Machine {
             }
             for kind in 0..4 {
                 let contents = state.inodes.iter().map(|inode| {
+                    let (now, lasting) = (&inode.now, &inode.lasting);
+                    let added = now.len().saturating_sub(lasting.len());
                     let bytes = match kind {
-                        _ if inode.now == inode.lasting => inode.now.clone(),
+                        _ if now == lasting => now.clone(),
+                        // What was added to a file leaves its beginning alone, and so does what cuts it.
+                        1 if now.starts_with(lasting) => now[..lasting.len() + added / 2].to_vec(),
+                        2 if now.starts_with(lasting) => [&lasting[..], &vec![0; added]].concat(),
+                        1 | 2 if lasting.starts_with(now) => now.clone(),
                         0 => inode.lasting.clone(),
                         1 => inode.now[..inode.now.len() / 2].to_vec(),
                         2 => vec![0; inode.now.len()],
@@ -201,6 +207,35 @@ impl Disk for Machine {
             })?;
         }
         Ok(())
+    }
+
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.step(|state| {
+            if state.inode(path).is_err() {
+                state.inodes.push(Inode::default());
+                let inode = state.inodes.len() - 1;
+                state.change(Change::Link(path.to_owned(), inode));
+            }
+            Ok(())
+        })?;
+        let (first, second) = bytes.split_at(bytes.len() / 2);
+        for part in [first, second] {
+            self.step(|state| {
+                let inode = state.inode(path)?;
+                state.inodes[inode].now.extend_from_slice(part);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn truncate(&self, path: &Path, bytes: u64) -> io::Result<()> {
+        self.step(|state| {
+            if let Ok(inode) = state.inode(path) {
+                state.inodes[inode].now.truncate(bytes as usize);
+            }
+            Ok(())
+        })
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {

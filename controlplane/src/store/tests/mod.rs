@@ -1,7 +1,7 @@
 use super::*;
 
 mod counters;
-mod machine;
+pub(crate) mod machine;
 
 use machine::{Fault, Machine};
 
