@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod explain;
+pub mod identity;
 pub mod import;
 pub mod learn;
 pub mod lint;

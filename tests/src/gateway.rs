@@ -1,5 +1,6 @@
 //! The gateway's process, and the command line beside it.
 
+use std::io::Write;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -169,8 +170,20 @@ pub struct Ran {
 /// # Panics
 /// Panics when it was killed by a signal.
 pub fn run(args: &[&str]) -> Ran {
-    let output =
-        Command::new(program()).args(args).stdin(Stdio::null()).output().expect("the program starts");
+    run_with(args, "")
+}
+
+/// As [`run`], with this on its standard input.
+///
+/// # Panics
+/// Panics when it was killed by a signal.
+pub fn run_with(args: &[&str], input: &str) -> Ran {
+    let mut command = Command::new(program());
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    // It may not want it.
+    let _ = child.stdin.take().expect("it is piped").write_all(input.as_bytes());
+    let output = child.wait_with_output().expect("the program ends");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("its output is text");
     Ran {
         code: output.status.code().expect("it ends by itself"),

@@ -196,6 +196,13 @@ impl Scene {
     }
 
     /// Runs a verb of the command line against this gateway.
+    pub fn cli_with(&self, args: &[&str], input: &str) -> Ran {
+        let control = self.control();
+        let control = control.to_str().expect("a path in UTF-8");
+        gateway::run_with(&[args, &["--control", control]].concat(), input)
+    }
+
+    /// Runs a verb of the command line against the gateway.
     pub fn cli(&self, args: &[&str]) -> Ran {
         let control = self.control();
         gateway::run(&[args, &["--control", control.to_str().expect("a path of text")]].concat())

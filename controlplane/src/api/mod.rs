@@ -13,6 +13,7 @@ pub mod operator;
 pub mod server;
 pub mod session;
 pub mod types;
+pub mod user;
 
 pub use types::{API, Line, Reply, Request};
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::operator::AuditHead;
 use super::session::{NewSession, Session, SessionFilter};
+use super::user::{User, UserAct};
 use crate::matrix::Matrix;
 use crate::plan::Plan;
 pub use crate::store::{Note, Said};
@@ -171,6 +172,18 @@ pub enum Request {
         #[serde(default)]
         said: Said,
     },
+    /// Change the gateway's own users. Answered with [`Reply::User`], when it is on the disk.
+    User {
+        /// Whose.
+        name: String,
+        /// What.
+        act: UserAct,
+        /// What the client says of whoever asks.
+        #[serde(default)]
+        said: Said,
+    },
+    /// The gateway's own users. Answered with [`Reply::User`]s.
+    Users,
     /// Stop the gateway. Answered when it has stopped.
     Stop {
         /// Remove the steering program too: traffic then reaches the kernel as if there were no gateway.
@@ -276,6 +289,8 @@ pub enum Reply {
     AuditHead(AuditHead),
     /// To [`Request::BeginSession`] and [`Request::Sessions`].
     Session(Box<Session>),
+    /// To [`Request::User`] and [`Request::Users`].
+    User(Box<User>),
     /// To [`Request::RevokeSessions`]: how many have ended.
     Revoked(u64),
     /// Nothing went wrong, and nothing follows.

@@ -34,6 +34,7 @@ mod shadow;
 mod show;
 mod status;
 mod stop;
+mod user;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -95,6 +96,7 @@ enum Verb {
     Status(status::StatusArgs),
     Connections(connections::ConnectionsArgs),
     Session(session::SessionArgs),
+    User(user::UserArgs),
     Rules(rules::RulesArgs),
     Drops(drops::DropsArgs),
     Events(events::EventsArgs),
@@ -128,6 +130,7 @@ impl Verb {
             Verb::Status(args) => args.run(),
             Verb::Connections(args) => args.run(),
             Verb::Session(args) => args.run(),
+            Verb::User(args) => args.run(),
             Verb::Rules(args) => args.run(),
             Verb::Drops(args) => args.run(),
             Verb::Events(args) => args.run(),

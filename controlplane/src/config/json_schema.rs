@@ -76,6 +76,7 @@ const ROOT: Shape = Shape {
             "Tiers of rules, the first to decide first. Default: platform, security, app.",
         ),
         Key("gateway", Table(&GATEWAY), "Settings of the whole gateway."),
+        Key("identity", Table(&IDENTITY), "How people may say who they are."),
         Key("ports", Named(&PORT), "The network interfaces that the gateway owns."),
         Key("segments", Named(&SEGMENT), "The zones between which the gateway stands."),
         Key("services", Named(&SERVICE), "Names for sets of protocols and ports."),
@@ -143,6 +144,19 @@ const GATEWAY: Shape = Shape {
             "Refuse nothing, and record what would be refused. Addresses are still checked.",
         ),
         Key("timeouts", Timeouts(&["fragment"]), "How long idle connections are kept."),
+    ],
+};
+
+const IDENTITY: Shape = Shape {
+    what: "[identity]",
+    required: &[],
+    keys: &[
+        Key("session", Duration, "How long a sign-in lasts. Default: 8h."),
+        Key(
+            "passwords",
+            Boolean,
+            "Whether users of the gateway's own store may sign in with a password. Default: true.",
+        ),
     ],
 };
 
@@ -484,6 +498,7 @@ mod tests {
     /// Every table there is, with nothing in it or little.
     const EVERY_TABLE: &str = r#"
         version = 1
+        identity.session = 1
         gateway.local = "tcp/22"
         ports.p.interface = "eth1"
         segments.s = { require = { users = { users = "u" }, devices = {} } }

@@ -11,6 +11,7 @@ pub mod json_schema;
 pub mod portal;
 mod read;
 pub mod schema;
+pub mod sign_in;
 pub mod values;
 
 use std::path::{Path, PathBuf};

@@ -10,6 +10,7 @@ use super::diagnostics::{At, Located, nearest, quoted};
 use super::identity::{Asker, Group, Posture, Require, Schedule, Users};
 use super::portal::{self, Portal};
 use super::read::{Reader, Table, Value};
+use super::sign_in::{SignIn, sign_in};
 use super::values;
 
 /// A string with its place.
@@ -26,6 +27,8 @@ pub struct Config {
     pub tiers: Option<Vec<Text>>,
     /// `[gateway]`.
     pub gateway: Gateway,
+    /// `[identity]`.
+    pub sign_in: SignIn,
     /// `[ports.NAME]`.
     pub ports: Vec<Port>,
     /// `[segments.NAME]`.
@@ -254,16 +257,19 @@ pub(super) fn root(reader: &mut Reader<'_>, table: &DeTable<'_>, at: At, main: b
     let gateway_value = root.take("gateway");
     let tiers = root.take("tiers");
     let portal_value = root.take("portal");
+    let identity = root.take("identity");
     if main {
         config.tiers = reader.strings(tiers);
         config.include = reader.strings(include).unwrap_or_default();
         config.gateway = gateway(reader, gateway_value);
+        config.sign_in = sign_in(reader, identity);
         config.portal = portal::portal(reader, portal_value);
     } else {
         let main_only = [
             (include, "`include`"),
             (gateway_value, "`[gateway]`"),
             (portal_value, "`[portal]`"),
+            (identity, "`[identity]`"),
             (tiers, "`tiers`"),
         ];
         for (value, what) in main_only {
@@ -283,7 +289,7 @@ pub(super) fn root(reader: &mut Reader<'_>, table: &DeTable<'_>, at: At, main: b
     config.rules.extend(rules(reader, root.take("rule")));
     config.audits.extend(audits(reader, root.take("audit")));
     config.tests.extend(tests(reader, root.take("test")));
-    reader.finish(root, &["floor", "floors", "users", "identity", "devices"]);
+    reader.finish(root, &["floor", "floors", "users", "devices"]);
 }
 
 /// A version of the wrong type has been reported already.

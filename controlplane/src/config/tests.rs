@@ -135,8 +135,8 @@ fn keys_of_later_versions_are_refused_not_ignored() {
         ],
     );
     append(
-        "[identity.x]\nmax_age = \"1m\"\n",
-        &[&format!("19:2 `identity` is not supported by this version yet | {LATER}")],
+        "[devices.x]\nmax_age = \"1m\"\n",
+        &[&format!("19:2 `devices` is not supported by this version yet | {LATER}")],
     );
     append(
         "[gateway]\nmode = \"bridged\"\n",
@@ -465,6 +465,30 @@ fn sessions_have_a_limit_of_the_gateway() {
 }
 
 #[test]
+fn a_sign_in_lasts_as_long_as_the_policy_says() {
+    append(
+        "[identity]\nsession = \"2y\"\n",
+        &[
+            "20:11 `2y` is not a duration | write whole numbers with d, h, m, s or ms, the larger first: \"30s\", \"2h4m\", \
+           \"250ms\"",
+        ],
+    );
+    append(
+        "[identity]\nsession = \"366d\"\n",
+        &["20:11 `366d` is no length of a session | from `1s` to `365d`"],
+    );
+    append(
+        "[identity]\npassword = true\n",
+        &["20:1 unknown key `password` in [identity] | did you mean `passwords`?"],
+    );
+    let sign_in = |text: &str| model::parse("t.toml", &format!("{GOOD}{text}")).unwrap().sign_in;
+    let written = sign_in("[identity]\nsession = \"90m\"\npasswords = false\n");
+    assert_eq!((written.session_s, written.passwords), (5400, false));
+    let default = sign_in("");
+    assert_eq!((default.session_s, default.passwords), (8 * 3600, true));
+}
+
+#[test]
 fn a_mac_address_is_one_devices() {
     assert_eq!(values::mac("02:00:5e:aB:00:07").map(values::mac_text).as_deref(), Ok("02:00:5e:ab:00:07"));
     for wrong in [
@@ -540,7 +564,7 @@ fn independent_errors_are_told_at_once_in_the_order_of_their_places() {
     says(
         &text,
         &[
-            "2:1 unknown key `colour` in the file | known here: version, include, gateway, tiers, portal, ports, segments, \
+            "2:1 unknown key `colour` in the file | known here: version, include, gateway, tiers, portal, identity, ports, segments, \
          services, groups, postures, schedules, rule, audit, test",
             "11:8 unknown port `wam` | did you mean `wan`?",
             "14:10 `x` is not a port | ports go from 1 to 65535: \"tcp/443\" or \"tcp/8000-8099\"",

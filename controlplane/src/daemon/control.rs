@@ -15,6 +15,7 @@ use super::plan;
 use super::sessions;
 use super::status;
 use super::time::rfc3339;
+use super::users;
 use crate::api::server::Client;
 use crate::api::types::{Explained, Filter, Refusal, Reply, Request, Sources, Text};
 use crate::audit::{self, Kind};
@@ -37,6 +38,7 @@ pub fn answer(gateway: &Arc<Gateway>, request: Request, mut client: Client) {
         Request::Events { last, follow } => events(gateway, last, follow, &mut client),
         Request::History => revisions(gateway, &mut client),
         Request::Show { revision } => show(gateway, revision, &mut client),
+        Request::Users => users::list(gateway, &mut client),
         Request::Sessions { filter } => sessions::list(gateway, &filter, &mut client),
         other => reply(gateway, other, client.uid()).map(|reply| client.say(reply)),
     };
@@ -111,7 +113,11 @@ fn reply(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal
         Request::RevokeSessions { filter, all, said } => {
             sessions::revoke(gateway, &filter, all, &who(uid, said)).map(Reply::Revoked)
         }
+        Request::User { name, act, said } => {
+            users::change(gateway, &name, act, &who(uid, said)).map(|user| Reply::User(Box::new(user)))
+        }
         Request::Stop { .. }
+        | Request::Users
         | Request::Connections { .. }
         | Request::Sessions { .. }
         | Request::Events { .. }

@@ -2,6 +2,7 @@
 
 mod clock;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -9,12 +10,14 @@ use std::time::{Instant, SystemTime};
 
 use bulkhead_dataplane::connection;
 use bulkhead_dataplane::engine::Engine;
+use bulkhead_dataplane::policy::reference;
 use bulkhead_dataplane::verdict::{Generation, PortId, RuleId};
 use jiff::Timestamp;
 
 use super::alarms::Alarms;
 use super::beside::Besides;
 use super::counters::Counting;
+use super::desk::Desk;
 use super::events::{Hub, Sources};
 use super::generations::{History, InForce, Names};
 use super::lifecycle::Lifecycle;
@@ -51,6 +54,8 @@ pub struct Gateway {
     pub sessions: Sessions,
     /// Who did what: the audit log.
     pub audit: Journal,
+    /// Where people say who they are.
+    pub desk: Desk,
     /// Settings by which the kernel forwards, as of the last look.
     pub kernel_forwarding: Mutex<Vec<String>>,
     /// When it started.
@@ -107,6 +112,7 @@ impl Gateway {
         let since = SystemTime::now();
         let totals = Totals::new(&names, engine.now(), since);
         history.add(generation, Arc::new(names));
+        let desk = Desk::open(lifecycle.directory());
         let Place { file, revision, from_store, confirm_until } = place;
         let in_force = InForce { generation, revision, from_store, confirm_until, model, file, since };
         Ok(Gateway {
@@ -117,6 +123,7 @@ impl Gateway {
             besides: Besides::default(),
             sessions,
             audit: Journal::default(),
+            desk,
             kernel_forwarding: Mutex::default(),
             started: (Instant::now(), since),
             cutter: Mutex::new(cutter),
@@ -163,6 +170,13 @@ impl Gateway {
         let mut totals = lock(&self.totals);
         totals.follow(self.engine.now(), SystemTime::now());
         totals
+    }
+
+    /// The name of the segment to which an address belongs, of the policy in force.
+    pub fn segment_of(&self, address: IpAddr) -> Option<String> {
+        let model = self.in_force().model;
+        let segment = reference::segment_of(&model.rules, address)?;
+        model.segment_name(segment).map(str::to_owned)
     }
 
     /// Raises an alarm: on standard error, in `status`, among the events, and in the audit log.

@@ -13,6 +13,8 @@ mod beside;
 mod connections;
 mod control;
 mod counters;
+#[expect(dead_code, reason = "the portal's process asks here")]
+mod desk;
 pub(crate) mod events;
 mod gateway;
 mod generations;
@@ -28,6 +30,7 @@ mod start;
 mod status;
 pub mod time;
 mod totals;
+mod users;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

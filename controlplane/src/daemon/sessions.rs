@@ -148,6 +148,28 @@ impl Gateway {
         Ok(begun.session)
     }
 
+    /// Changes what is known of a session ([`Sessions::amend`](crate::sessions::Sessions::amend)), records and tells of it,
+    /// with the words `what`. Returns it as it is then, when every worker judges by that; nothing when it has ended.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be recorded, and nothing has changed; or a worker is stuck.
+    pub(super) fn amend_session(
+        &self,
+        session: &Session,
+        by: Option<&store::Who>,
+        what: &str,
+        change: impl FnOnce(&mut Claims),
+    ) -> Result<Option<Arc<Session>>, Refusal> {
+        self.grant(session_changed(Kind::SessionChanged, session, by).with("what", what))?;
+        let amended = self.sessions.amend(session.address, &session.id, self.engine.now(), change);
+        let Some(amended) = amended else { return Ok(None) };
+        let settled = self.engine.settle();
+        self.tell("changed", &amended, by);
+        self.settled(settled, "a session has changed")?;
+        Ok(Some(amended))
+    }
+
     /// Ends sessions, records it and tells of it. Returns how many, when no packet crosses by them any more.
     ///
     /// # Errors
@@ -212,7 +234,7 @@ impl Gateway {
             "begun" => format!(" until {}", rfc3339(self.engine.wall(*ends))),
             _ => String::new(),
         };
-        let by = by.map(name);
+        let by = by.map(name_of);
         let asked = by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
         log::say(&format!(
             "session {id} {change}{asked}: {} at {address} ({segment}){until}",
@@ -250,7 +272,7 @@ impl Gateway {
 }
 
 /// Who asked for something.
-fn name(who: &store::Who) -> String {
+pub(super) fn name_of(who: &store::Who) -> String {
     match (&who.user, who.uid) {
         (Some(user), _) => user.clone(),
         (None, Some(uid)) => format!("user {uid}"),
@@ -324,7 +346,11 @@ fn claims(new: &NewSession, model: &Model, now: Now) -> Result<Claims, Refusal> 
 /// # Errors
 ///
 /// It is not known, or one is given where there is none.
-fn binding(topology: &Topology, address: IpAddr, given: Option<Mac>) -> Result<Option<Mac>, String> {
+pub(super) fn binding(
+    topology: &Topology,
+    address: IpAddr,
+    given: Option<Mac>,
+) -> Result<Option<Mac>, String> {
     let is_neighbour = |port: PortId, mac: Mac| {
         let neighbours = &topology.spec().neighbours;
         neighbours.iter().any(|n| (n.port, n.address, n.mac) == (port, address, mac))
@@ -346,13 +372,13 @@ fn binding(topology: &Topology, address: IpAddr, given: Option<Mac>) -> Result<O
 }
 
 /// The names of all groups of an identity.
-fn groups(model: &Model, identity: &Identity) -> Vec<String> {
+pub(super) fn groups(model: &Model, identity: &Identity) -> Vec<String> {
     let name = |id: u32| model.identities.groups.get(id as usize).map(|group| group.name.clone());
     identity.groups.iter().filter_map(name).collect()
 }
 
 /// A session in the words of the control socket.
-fn row(gateway: &Gateway, model: &Model, session: &Session, now: Now) -> api::Session {
+pub(super) fn row(gateway: &Gateway, model: &Model, session: &Session, now: Now) -> api::Session {
     let claims = &session.claims;
     let identity = sessions::identity(&model.identities, session, now);
     let posture = |report: &Report| {

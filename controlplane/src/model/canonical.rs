@@ -12,8 +12,8 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::Model;
 use super::time::day_name;
+use super::{Model, SignIn};
 use crate::config::identity::Check;
 use crate::config::values::service_text;
 
@@ -27,6 +27,7 @@ impl Model {
             gateway,
             groups: self.canonical_groups(),
             portal: self.canonical_portal(),
+            identity: self.canonical_sign_in(),
             ports,
             postures: self.canonical_postures(),
             rules: Rules(self),
@@ -59,6 +60,13 @@ impl Model {
             "ports": ports, "port": portal.port, "redirect_port": portal.redirect_port, "name": portal.name,
             "files": portal.files, "user": portal.user,
         }))
+    }
+
+    /// Nothing where it says nothing else than the defaults.
+    fn canonical_sign_in(&self) -> Option<Value> {
+        let SignIn { session_s, passwords } = &self.sign_in;
+        let is_default = self.sign_in == SignIn::default();
+        (!is_default).then(|| json!({ "session_s": session_s, "passwords": passwords }))
     }
 
     fn canonical_ports(&self) -> Vec<Value> {
@@ -189,6 +197,7 @@ struct Canonical<'m> {
     groups: Vec<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     portal: Option<Value>,
+    identity: Option<Value>,
     ports: Vec<Value>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     postures: Vec<Value>,

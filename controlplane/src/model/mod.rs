@@ -41,6 +41,8 @@ pub struct Model {
     pub gateway: Gateway,
     /// Where people sign in, if anywhere.
     pub portal: Option<Portal>,
+    /// How people may say who they are.
+    pub sign_in: SignIn,
     /// Ports; a [`PortId`] is an index here.
     pub ports: Vec<Port>,
     /// Segments; a [`SegmentId`] is an index here and in `rules.segments`.
@@ -121,6 +123,21 @@ impl Gateway {
             workers: self.workers,
             timeouts: self.timeouts,
         }
+    }
+}
+
+/// `[identity]`, with defaults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignIn {
+    /// How long a sign-in lasts, seconds.
+    pub session_s: u32,
+    /// Whether users of the gateway's own store may sign in with a password.
+    pub passwords: bool,
+}
+
+impl Default for SignIn {
+    fn default() -> Self {
+        SignIn { session_s: 8 * 3600, passwords: true }
     }
 }
 

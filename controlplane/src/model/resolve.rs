@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::audit;
 use super::conditions::Names;
-use super::{Gateway, Model, Port, RuleInfo, SegmentInfo};
+use super::{Gateway, Model, Port, RuleInfo, SegmentInfo, SignIn};
 use crate::config::Sources;
 use crate::config::diagnostics::{At, Diagnostics, Report, nearest, quoted};
 use crate::config::schema::{self, Config, Text};
@@ -52,6 +52,7 @@ pub(super) fn resolve_within(limit: usize, mut config: Config, report: Report) -
     let mut model = Model {
         gateway: gateway(&config),
         portal,
+        sign_in: sign_in(&config),
         ports,
         segments,
         rule_infos,
@@ -88,6 +89,14 @@ fn by_name(rules: &[schema::Rule]) -> Vec<u32> {
     let mut named: Vec<(&str, u32)> = rules.iter().map(|rule| text(&rule.name)).zip(0..).collect();
     named.sort_unstable();
     named.into_iter().map(|(_, index)| index).collect()
+}
+
+fn sign_in(config: &Config) -> SignIn {
+    let (written, default) = (&config.sign_in, SignIn::default());
+    SignIn {
+        session_s: written.session_s.as_ref().map_or(default.session_s, |v| v.value),
+        passwords: written.passwords.as_ref().map_or(default.passwords, |v| v.value),
+    }
 }
 
 fn gateway(config: &Config) -> Gateway {

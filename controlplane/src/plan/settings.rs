@@ -8,7 +8,7 @@ use bulkhead_dataplane::verdict::SegmentId;
 use ipnet::IpNet;
 
 use super::{Names, Setting, words};
-use crate::model::Model;
+use crate::model::{Model, SignIn};
 
 /// The settings that differ, and segments that only have another name.
 pub(super) fn compare(old: &Model, new: &Model) -> (Vec<Setting>, Vec<String>) {
@@ -73,6 +73,12 @@ fn gateway(old: &Model, new: &Model) -> Vec<Setting> {
     };
     let mut settings = differing("gateway", &fixed(old), &fixed(new), true);
     settings.extend(differing("gateway", &timeouts(old), &timeouts(new), false));
+    let sign_in = |model: &Model| -> Values {
+        let SignIn { session_s, passwords } = &model.sign_in;
+        let values = [("session", words::duration_s(*session_s)), ("passwords", passwords.to_string())];
+        values.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    };
+    settings.extend(differing("identity", &sign_in(old), &sign_in(new), false));
     settings
 }
 

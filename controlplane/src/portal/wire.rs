@@ -264,6 +264,8 @@ pub enum Why {
     NotSignedIn,
     /// The user or the address is locked.
     Locked,
+    /// Two users have signed in from this address, which nothing tells apart.
+    Shared,
     /// The address belongs to no segment, or packets cannot come from it.
     NoSegment,
     /// There are as many sessions as fit.

@@ -50,13 +50,15 @@ pub fn identity(names: &Identities, session: &Session, at: Now) -> Identity {
     let claims = &session.claims;
     let told = claims.groups.iter().map(String::as_str);
     let mut postures = vec![State::Unknown; names.postures.len()];
-    for report in &claims.reports {
+    // Of several of one posture the latest counts, also when it has grown too old.
+    let mut reports: Vec<_> = claims.reports.iter().collect();
+    reports.sort_by_key(|report| report.at);
+    for report in reports {
         // The policy may have changed since it was reported.
         let Some(id) = names.posture(&report.posture) else { continue };
         let max_age_s = names.postures[id.0 as usize].max_age_s;
-        if max_age_s.is_none_or(|max| report.at.age_s(at) <= max) {
-            postures[id.0 as usize] = report.state;
-        }
+        let is_fresh = max_age_s.is_none_or(|max| report.at.age_s(at) <= max);
+        postures[id.0 as usize] = if is_fresh { report.state } else { State::Unknown };
     }
     Identity {
         user: claims.user.as_deref().map(|user| names.user(user)),

@@ -65,6 +65,8 @@ pub fn later(now: Now, by: Duration) -> Now {
 pub enum Proof {
     /// An operator, or a program of his, vouches for it over the control socket.
     Operator,
+    /// A password of the gateway's own store, with or without a second factor.
+    Password,
 }
 
 impl Proof {
@@ -72,6 +74,7 @@ impl Proof {
     pub fn name(self) -> &'static str {
         match self {
             Proof::Operator => "operator",
+            Proof::Password => "password",
         }
     }
 }

@@ -398,6 +398,32 @@ impl Sessions {
         Ok(Begun { session, replaced: replaced.into_iter().next() })
     }
 
+    /// Changes what is known of the session of an address, if it is the one with this id and has not ended: `change` says
+    /// what its claims are from now on. Returns it as it is then. As with [`Sessions::begin`], only a settled engine judges no
+    /// packet by what was known before.
+    pub fn amend(
+        &self,
+        address: IpAddr,
+        id: &str,
+        now: Now,
+        change: impl FnOnce(&mut Claims),
+    ) -> Option<Arc<Session>> {
+        let mut state = self.state();
+        let held = state.held.get(&address)?;
+        if held.session.id != id || held.session.ends <= now {
+            return None;
+        }
+        let mut session = Session::clone(&held.session);
+        change(&mut session.claims);
+        let session = Arc::new(session);
+        // It has its places already.
+        let again = state.write(&session, now).unwrap_or_default();
+        let held = Held { session: session.clone(), again };
+        state.expect(held.next());
+        state.held.insert(address, held);
+        Some(session)
+    }
+
     /// Ends sessions, and returns them by address. As with [`Sessions::begin`], only a settled engine judges no packet by
     /// them.
     pub fn end(&self, which: &Which) -> Vec<Arc<Session>> {

@@ -137,6 +137,24 @@ fn a_session_is_told_in_the_numbers_of_the_model() {
     assert_eq!(identity(names, &session(claims, 60), BEGIN).groups.iter().collect::<Vec<_>>(), groups);
 }
 
+#[test]
+fn an_older_report_of_the_same_posture_does_not_count_whatever_their_order() {
+    let model = parsed(&text());
+    let report = |state, age_s| Report {
+        posture: "fresh".to_owned(),
+        state,
+        at: Moment::before(BEGIN, seconds(age_s)),
+    };
+    let id = model.identities.posture("fresh").unwrap().0 as usize;
+    for reports in [
+        vec![report(State::Failed, 0), report(State::Met, 5)],
+        vec![report(State::Met, 5), report(State::Failed, 0)],
+    ] {
+        let found = identity(&model.identities, &session(Claims { reports, ..user("dora") }, 60), at(1));
+        assert_eq!(found.postures[id], State::Failed);
+    }
+}
+
 /// What the condition says at a moment, from the times themselves.
 fn expected(model: &Model, session: &Session, condition: &Condition, now: Now) -> Option<Reason> {
     let gates = (0..100).collect();
@@ -147,7 +165,9 @@ fn expected(model: &Model, session: &Session, condition: &Condition, now: Now) -
     let mut known = identity(&model.identities, session, session.begun);
     let limit_s = condition.mfa_max_age_s.unwrap_or_default();
     known.mfa_age_s = session.claims.factor.map(|factor| limit_s + u32::from(is_over(factor.shown, limit_s)));
-    for report in &session.claims.reports {
+    for name in ["fresh", "lasting"] {
+        let of_it = session.claims.reports.iter().filter(|report| report.posture == name);
+        let Some(report) = of_it.max_by_key(|report| report.at) else { continue };
         let id = model.identities.posture(&report.posture).unwrap().0 as usize;
         let max_age_s = model.identities.postures[id].max_age_s;
         let is_over = max_age_s.is_some_and(|max_age_s| is_over(report.at, max_age_s));

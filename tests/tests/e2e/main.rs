@@ -15,4 +15,5 @@ mod routing;
 mod rules;
 mod sessions;
 mod shadow;
+mod users;
 mod workers;

@@ -1,0 +1,419 @@
+//! Where people say who they are: the questions of the portal, decided.
+//!
+//! Nothing that is asked here is believed for coming from the portal. The address is the peer's of the very connection; a
+//! sign-in goes on only at the address where it began; a cookie opens only the session for which it was made, at its address.
+//! So a stolen cookie or token is worth nothing elsewhere, and a cookie that somebody was made to carry before he signed in is
+//! none afterwards, because every sign-in makes a new one.
+//!
+//! **One address, one user.** Where an address is on the link of a port, its session is bound to a MAC address, and whoever
+//! signs in takes the place of who was there before on the same device. Behind a router nothing tells two devices with one
+//! address apart: if somebody else signs in from an address with a living session, both are out, and nobody may sign in from
+//! there for [`SHARED`], so that neither ever acts as the other. Who signs out first makes room for the next.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::json;
+
+use super::gateway::{Gateway, lock};
+use super::log;
+use super::reach::{Reached, reach};
+use super::sessions::{self as told, NotBegun, binding};
+use super::time::rfc3339;
+use crate::audit::{By, Entry, Kind};
+use crate::config::diagnostics::quoted;
+use crate::identity::attempts::Attempts;
+use crate::identity::book::{Book, NotTaken, User};
+use crate::identity::limits::Limits;
+use crate::identity::{Shadow, password, token, unix_s};
+use crate::portal::wire::{Answer, Asked, Known, Method, Question, Secret, Standing, Why};
+use crate::sessions::{self, Claims, Factor, Moment, New, Proof, Session, Which};
+
+/// How long nobody may sign in from an address that two users have shared.
+pub const SHARED: Duration = Duration::from_secs(600);
+/// Such addresses at once; without room the oldest is forgotten.
+const SHARED_MAX: usize = 4096;
+/// The longest name that is looked up, bytes.
+const NAME_BYTES_MAX: usize = 256;
+
+/// A session that a cookie opens.
+struct Opens {
+    address: IpAddr,
+    id: String,
+}
+
+/// What is remembered between questions.
+pub struct Desk {
+    /// Or why there is none.
+    book: Result<Book, String>,
+    limits: Mutex<Limits>,
+    /// Users who have shown their password, and not yet a second factor.
+    attempts: Mutex<Attempts<String>>,
+    cookies: Mutex<HashMap<Shadow, Opens>>,
+    shared: Mutex<HashMap<IpAddr, Instant>>,
+}
+
+impl Desk {
+    /// With the store of a state directory.
+    pub fn open(directory: &Path) -> Desk {
+        Desk {
+            book: Book::open(directory),
+            limits: Mutex::default(),
+            attempts: Mutex::default(),
+            cookies: Mutex::default(),
+            shared: Mutex::default(),
+        }
+    }
+
+    /// The gateway's own users.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be used; why.
+    pub fn book(&self) -> Result<&Book, String> {
+        self.book.as_ref().map_err(|why| format!("the store of users cannot be used: {why}"))
+    }
+
+    /// Whether two users have shared this address lately.
+    fn is_shared(&self, address: IpAddr) -> Option<Duration> {
+        let mut shared = lock(&self.shared);
+        let left = shared.get(&address)?.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            shared.remove(&address);
+            return None;
+        }
+        Some(left)
+    }
+
+    fn share(&self, address: IpAddr) {
+        let mut shared = lock(&self.shared);
+        let now = Instant::now();
+        if shared.len() >= SHARED_MAX {
+            shared.retain(|_, until| *until > now);
+        }
+        if shared.len() >= SHARED_MAX
+            && let Some(oldest) = shared.iter().min_by_key(|(_, until)| **until).map(|(address, _)| *address)
+        {
+            shared.remove(&oldest);
+        }
+        shared.insert(address, now + SHARED);
+    }
+}
+
+/// What was proved of whoever is at an address.
+pub struct Proven {
+    /// The user.
+    pub user: String,
+    /// Groups that whoever proved it tells.
+    pub groups: Vec<String>,
+    /// How long ago a second factor was shown, and whether it cannot be phished.
+    pub factor: Option<(Duration, bool)>,
+    /// How.
+    pub proof: Proof,
+    /// How long it holds at most, if whoever proved it says; the policy's own limit holds besides.
+    pub lasts: Option<Duration>,
+}
+
+/// Answers a question that came by a connection with this peer.
+pub fn answer(gateway: &Gateway, peer: IpAddr, asked: Asked) -> Answer {
+    let visitor = Visitor { gateway, address: peer.to_canonical(), cookie: asked.cookie };
+    match asked.question {
+        Question::Standing => visitor.standing(),
+        Question::Password { user, password } => visitor.password(&user, &password),
+        Question::Totp { attempt: Some(attempt), code } => visitor.finish_with_code(&attempt, &code),
+        Question::Totp { attempt: None, code } => visitor.step_up_with_code(&code),
+        Question::SignOut => visitor.sign_out(),
+        _ => refused(Why::Unknown),
+    }
+}
+
+fn refused(why: Why) -> Answer {
+    Answer::Refused { why, retry_after_s: None }
+}
+
+fn later(why: Why, wait: Duration) -> Answer {
+    // Rounded up: who waits so long is not too early.
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    Answer::Refused { why, retry_after_s: Some(u32::try_from(seconds).unwrap_or(u32::MAX)) }
+}
+
+/// Whoever asks.
+struct Visitor<'g> {
+    gateway: &'g Gateway,
+    address: IpAddr,
+    cookie: Option<Secret>,
+}
+
+impl Visitor<'_> {
+    fn desk(&self) -> &Desk {
+        &self.gateway.desk
+    }
+
+    /// The session that the cookie opens here.
+    fn session(&self) -> Option<Arc<Session>> {
+        let cookie = self.cookie.as_ref()?;
+        let id = {
+            let cookies = lock(&self.desk().cookies);
+            let opens = cookies.get(&Shadow::of(cookie)).filter(|opens| opens.address == self.address)?;
+            opens.id.clone()
+        };
+        let session = self.gateway.sessions.of(self.address, self.gateway.engine.now())?;
+        (session.id == id).then_some(session)
+    }
+
+    /// A new cookie for a session; the one shown before opens nothing any more.
+    fn give_cookie(&self, session: &Session) -> Secret {
+        let cookie = token();
+        let mut cookies = lock(&self.desk().cookies);
+        if let Some(before) = &self.cookie {
+            cookies.remove(&Shadow::of(before));
+        }
+        let now = self.gateway.engine.now();
+        if cookies.len() >= self.gateway.sessions.capacity().saturating_mul(2) {
+            let sessions = &self.gateway.sessions;
+            cookies.retain(|_, opens| sessions.of(opens.address, now).is_some_and(|s| s.id == opens.id));
+        }
+        cookies.insert(Shadow::of(&cookie), Opens { address: session.address, id: session.id.clone() });
+        cookie
+    }
+
+    fn standing(&self) -> Answer {
+        Answer::Standing(Box::new(self.stands(self.session().as_deref())))
+    }
+
+    /// What is known, for whoever may know it.
+    fn stands(&self, session: Option<&Session>) -> Standing {
+        let (gateway, now) = (self.gateway, self.gateway.engine.now());
+        let model = gateway.in_force().model;
+        let Reached { rows, is_partial } = reach(&model, self.address, session, now);
+        Standing {
+            address: self.address.to_string(),
+            segment: gateway.segment_of(self.address),
+            session: session.map(|session| self.known(session)),
+            is_taken: session.is_none() && gateway.sessions.of(self.address, now).is_some(),
+            passwords: model.sign_in.passwords && self.desk().book().is_ok_and(Book::is_used),
+            providers: Vec::new(),
+            reach: rows,
+            is_partial,
+        }
+    }
+
+    fn known(&self, session: &Session) -> Known {
+        let (gateway, now) = (self.gateway, self.gateway.engine.now());
+        let row = told::row(gateway, &gateway.in_force().model, session, now);
+        let user = session.claims.user.as_deref().filter(|_| session.proof == Proof::Password);
+        let user = user.and_then(|name| self.desk().book().ok()?.user(name).ok()?);
+        Known {
+            id: row.id,
+            user: row.user,
+            groups: row.groups,
+            device: row.device.and_then(|device| device.name),
+            proof: row.proof,
+            mfa_age_s: row.mfa.as_ref().map(|factor| factor.age_s),
+            phishing_resistant: row.mfa.is_some_and(|factor| factor.phishing_resistant),
+            methods: user.as_ref().map(methods).unwrap_or_default(),
+            provider: None,
+            postures: row.postures.into_iter().map(|posture| (posture.name, posture.state)).collect(),
+            left_s: row.left_s,
+        }
+    }
+
+    /// Logs and tells that somebody was not let in. Only names that exist are repeated: people type passwords into the field
+    /// above.
+    fn tell_refused(&self, user: Option<&str>, why: &str) {
+        let who = user.map_or_else(|| "a user who does not exist".to_owned(), quoted);
+        log::say(&format!("sign-in refused at {}: {who}: {why}", self.address));
+        let by = By::User { user: user.map(str::to_owned), address: self.address };
+        self.gateway.audit.later(Entry::new(Kind::SignInRefused, by).with("why", why));
+        self.gateway.hub.told(json!({
+            "ts": rfc3339(SystemTime::now()), "kind": "sign_in", "change": "refused",
+            "address": self.address.to_string(), "user": user, "why": why,
+        }));
+    }
+
+    fn broken(&self, why: &str) -> Answer {
+        self.gateway.alarm(format!("nobody can sign in with a password: {why}"));
+        refused(Why::Failed)
+    }
+
+    fn password(&self, name: &str, password: &Secret) -> Answer {
+        if !self.gateway.in_force().model.sign_in.passwords {
+            return refused(Why::Unknown);
+        }
+        if let Err(no) = self.may_begin() {
+            return no;
+        }
+        let book = match self.desk().book() {
+            Ok(book) => book,
+            Err(why) => return self.broken(&why),
+        };
+        if name.len() > NAME_BYTES_MAX {
+            return refused(Why::Wrong);
+        }
+        let admitted = lock(&self.desk().limits).admit(name, self.address, Instant::now());
+        if let Err(wait) = admitted {
+            return later(Why::TooMany, wait);
+        }
+        let user = match book.user(name) {
+            Ok(user) => user,
+            Err(why) => return self.broken(&why),
+        };
+        let hash = user.as_ref().and_then(|user| user.password.as_ref()).map(Secret::reveal);
+        let is_right = password::is_right(password, hash);
+        let Some(user) = user.filter(|user| is_right && !user.disabled) else {
+            let known = book.user(name).ok().flatten();
+            let why = if is_right { "disabled" } else { "wrong password" };
+            self.tell_refused(known.as_ref().map(|user| user.name.as_str()), why);
+            return refused(Why::Wrong);
+        };
+        lock(&self.desk().limits).right(name, self.address);
+        let methods = methods(&user);
+        if methods.is_empty() {
+            return self.begin(proven(user, None));
+        }
+        match lock(&self.desk().attempts).begin(self.address, user.name, Instant::now()) {
+            Some(attempt) => Answer::Factor { attempt, methods },
+            None => refused(Why::Busy),
+        }
+    }
+
+    fn finish_with_code(&self, attempt: &Secret, code: &Secret) -> Answer {
+        let name = lock(&self.desk().attempts).find(attempt, self.address, Instant::now()).cloned();
+        let Some(name) = name else { return refused(Why::Stale) };
+        let user = match self.take_code(&name, code) {
+            Ok(user) => user,
+            Err(no) => return no,
+        };
+        // Of two at once with two codes one is enough.
+        if lock(&self.desk().attempts).take(attempt, self.address, Instant::now()).is_none() {
+            return refused(Why::Stale);
+        }
+        self.begin(proven(user, Some((Duration::ZERO, false))))
+    }
+
+    /// The user whose code it is, if it is one now and was none before.
+    fn take_code(&self, name: &str, code: &Secret) -> Result<User, Answer> {
+        let book = self.desk().book().map_err(|why| self.broken(&why))?;
+        let taken = book.take_code(name, code.reveal(), unix_s(SystemTime::now()));
+        match taken.map_err(|why| self.broken(&why))? {
+            Ok(()) => {}
+            Err(NotTaken::Wait(wait)) => return Err(later(Why::TooMany, wait)),
+            Err(NotTaken::Wrong | NotTaken::None) => {
+                self.tell_refused(Some(name), "wrong code");
+                return Err(refused(Why::Wrong));
+            }
+        }
+        // As it is now: it may have been disabled since the password was shown.
+        let user = book.user(name).map_err(|why| self.broken(&why))?;
+        user.filter(|user| !user.disabled).ok_or(refused(Why::Wrong))
+    }
+
+    fn step_up_with_code(&self, code: &Secret) -> Answer {
+        let Some(session) = self.session() else { return refused(Why::NotSignedIn) };
+        let Some(name) = session.claims.user.as_deref().filter(|_| session.proof == Proof::Password) else {
+            return refused(Why::Unknown);
+        };
+        if let Err(no) = self.take_code(name, code) {
+            return no;
+        }
+        self.step_up(&session, false)
+    }
+
+    /// A second factor was shown now.
+    fn step_up(&self, session: &Session, phishing_resistant: bool) -> Answer {
+        let shown = Moment::before(self.gateway.engine.now(), Duration::ZERO);
+        let factor = Some(Factor { shown, phishing_resistant });
+        match self
+            .gateway
+            .amend_session(session, None, "second factor shown", |claims| claims.factor = factor)
+        {
+            Ok(Some(session)) => self.welcome(&session),
+            Ok(None) => refused(Why::NotSignedIn),
+            Err(_) => refused(Why::Failed),
+        }
+    }
+
+    /// Whether anybody may sign in here at all; before anything is checked that costs.
+    fn may_begin(&self) -> Result<(), Answer> {
+        if let Some(left) = self.desk().is_shared(self.address) {
+            return Err(later(Why::Shared, left));
+        }
+        let is_ours = self.gateway.segment_of(self.address).is_some()
+            && binding(&self.gateway.engine.snapshot().topology, self.address, None).is_ok();
+        if is_ours { Ok(()) } else { Err(refused(Why::NoSegment)) }
+    }
+
+    /// Begins a session of whoever has proved who he is.
+    fn begin(&self, proven: Proven) -> Answer {
+        if let Err(no) = self.may_begin() {
+            return no;
+        }
+        let gateway = self.gateway;
+        let (model, now) = (gateway.in_force().model, gateway.engine.now());
+        let Ok(mac) = binding(&gateway.engine.snapshot().topology, self.address, None) else {
+            return refused(Why::NoSegment);
+        };
+        let Proven { user, groups, factor, proof, lasts } = proven;
+        let before = gateway.sessions.of(self.address, now);
+        let is_other = |before: &Arc<Session>| {
+            mac.is_none()
+                && before.claims.user.as_deref() != Some(user.as_str())
+                && self.session().is_none_or(|mine| mine.id != before.id)
+        };
+        if let Some(other) = before.filter(is_other) {
+            self.desk().share(self.address);
+            let which = Which { address: Some(self.address), ..Which::default() };
+            if gateway.end_sessions(&which, None).is_err() {
+                return refused(Why::Failed);
+            }
+            let other = other.claims.user.as_deref().map_or_else(|| "a device".to_owned(), quoted);
+            gateway.alarm(format!(
+                "{} signed in at {}, where {other} was signed in: behind a router nothing tells them apart, so both are \
+                 out, and nobody signs in from there for {} minutes",
+                quoted(&user),
+                self.address,
+                SHARED.as_secs() / 60
+            ));
+            return later(Why::Shared, SHARED);
+        }
+        let limit = Duration::from_secs(model.sign_in.session_s.into());
+        let ends = sessions::later(now, lasts.map_or(limit, |lasts| lasts.min(limit)));
+        let factor = factor
+            .map(|(age, phishing_resistant)| Factor { shown: Moment::before(now, age), phishing_resistant });
+        let claims = Claims { user: Some(user), groups, factor, ..Claims::default() };
+        let new = New { address: self.address, mac, claims, proof, ends };
+        match gateway.begin_session(new, None) {
+            Ok(session) => self.welcome(&session),
+            Err(NotBegun::Refused(sessions::Refused::NoSegment)) => refused(Why::NoSegment),
+            Err(NotBegun::Refused(sessions::Refused::Full)) => refused(Why::Full),
+            Err(NotBegun::Denied(_) | NotBegun::Stuck(_)) => refused(Why::Failed),
+        }
+    }
+
+    fn welcome(&self, session: &Session) -> Answer {
+        Answer::Begun { cookie: self.give_cookie(session), standing: Box::new(self.stands(Some(session))) }
+    }
+
+    fn sign_out(&self) -> Answer {
+        let Some(session) = self.session() else { return Answer::SignedOut };
+        if let Some(cookie) = &self.cookie {
+            lock(&self.desk().cookies).remove(&Shadow::of(cookie));
+        }
+        let which = Which { id: Some(session.id.clone()), ..Which::default() };
+        match self.gateway.end_sessions(&which, None) {
+            Ok(_) => Answer::SignedOut,
+            Err(_) => refused(Why::Failed),
+        }
+    }
+}
+
+fn methods(user: &User) -> Vec<Method> {
+    user.totp.iter().map(|_| Method::Totp).collect()
+}
+
+fn proven(user: User, factor: Option<(Duration, bool)>) -> Proven {
+    Proven { user: user.name, groups: user.groups, factor, proof: Proof::Password, lasts: None }
+}
