@@ -13,11 +13,24 @@ use nix::unistd::Pid;
 
 use crate::PATIENCE;
 
-/// The program under test, which cargo builds beside the tests' own directory.
+/// The program under test.
+pub const REAL: &str = "gateway-under-test";
+/// The same, with a portal that was taken over.
+pub const ROGUE: &str = "gateway-with-rogue-portal";
+
+/// The program under test.
 pub fn program() -> PathBuf {
+    beside(REAL)
+}
+
+/// A program of this name, which cargo builds beside the tests' own directory.
+///
+/// # Panics
+/// Panics when there is none.
+pub fn beside(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a program knows its own file");
     // Tests lie in target/PROFILE/deps, other programs beside it.
-    let beside = |directory: &Path| directory.join("gateway-under-test");
+    let beside = |directory: &Path| directory.join(name);
     let program = own.ancestors().skip(1).take(2).map(beside).find(|program| program.exists());
     program.expect("the program under test is built")
 }
@@ -63,7 +76,24 @@ impl Gateway {
         config: &Path,
         more: &[&str],
     ) -> Result<Gateway, Failed> {
-        let mut command = command(config, more);
+        Gateway::start_program(REAL, namespace, mounts, config, more)
+    }
+
+    /// As [`Gateway::start`], of another program.
+    ///
+    /// # Errors
+    /// How it ended instead.
+    ///
+    /// # Panics
+    /// Panics when neither happens in time.
+    pub fn start_program(
+        program: &str,
+        namespace: &Namespace,
+        mounts: Mounts,
+        config: &Path,
+        more: &[&str],
+    ) -> Result<Gateway, Failed> {
+        let mut command = command(program, config, more);
         let child = match mounts {
             Mounts::Private => namespace.run_with_sysfs(|| command.spawn()),
             Mounts::Shared => namespace.run(|| command.spawn()),
@@ -136,8 +166,8 @@ impl Drop for Gateway {
     }
 }
 
-fn command(config: &Path, more: &[&str]) -> Command {
-    let mut command = Command::new(program());
+fn command(program: &str, config: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(beside(program));
     command.arg("run").arg("--config").arg(config).args(more).env("BULKHEAD_TEST_GUARD", "1");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command

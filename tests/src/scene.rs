@@ -63,6 +63,19 @@ impl Scene {
         Some(scene)
     }
 
+    /// As [`Scene::start`], with another program in the gateway's place.
+    ///
+    /// # Panics
+    /// Panics when it does not come up.
+    pub fn start_program(program: &str, config: &Config) -> Option<Scene> {
+        let mut scene = Scene::build(office_and_servers())?;
+        scene.write(config);
+        let started =
+            Gateway::start_program(program, &scene.lab.gateway, Mounts::Private, &scene.config(), &[]);
+        scene.gateway = Some(started.unwrap_or_else(|failed| panic!("{}: {}", failed.status, failed.output)));
+        Some(scene)
+    }
+
     /// Zones without a running gateway; `None` as in [`Scene::start`].
     pub fn build(zones: Vec<Zone>) -> Option<Scene> {
         if is_skipped() {

@@ -10,8 +10,10 @@
 
 pub mod client;
 pub mod operator;
+pub mod portal;
 pub mod server;
 pub mod session;
+mod tried;
 pub mod types;
 pub mod user;
 

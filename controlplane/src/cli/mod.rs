@@ -23,6 +23,7 @@ mod junit;
 mod learn;
 mod matrix;
 mod plan;
+mod portal;
 mod reload;
 mod replay;
 mod rollback;
@@ -85,6 +86,7 @@ struct Cli {
 enum Verb {
     Run(run::RunArgs),
     Plan(plan::PlanArgs),
+    Portal(portal::PortalArgs),
     Matrix(matrix::MatrixArgs),
     Reload(reload::ReloadArgs),
     Apply(apply::ApplyArgs),
@@ -119,6 +121,7 @@ impl Verb {
         match self {
             Verb::Run(args) => args.run(),
             Verb::Plan(args) => args.run(),
+            Verb::Portal(args) => args.run(),
             Verb::Matrix(args) => args.run(),
             Verb::Reload(args) => args.run(),
             Verb::Apply(args) => args.run(),

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::control::{ControlArgs, Table, unexpected};
 use super::{Exit, Format, OutputArgs, say, say_json};
+use crate::api::portal::Portal;
 use crate::api::types::Status;
 use crate::api::{Reply, Request};
 use crate::daemon::time::duration;
@@ -92,6 +93,9 @@ fn text(status: &Status) -> String {
     ));
     lines.push(format!("answers      {} sent, {} lost", ledger.answered, ledger.answers_lost));
     lines.push(format!("sessions     {}, room for {}", status.sessions.open, status.sessions.capacity));
+    if let Some(portal) = &status.portal {
+        lines.extend(self::portal(portal));
+    }
     lines.push(format!("events       {} lost", status.events_lost));
     if !status.kernel_forwarding.is_empty() {
         lines.push(format!("KERNEL FORWARDS AROUND THE GATEWAY: {}", status.kernel_forwarding.join(", ")));
@@ -105,6 +109,24 @@ fn text(status: &Status) -> String {
         lines.extend(status.alarms.iter().map(|alarm| format!("{}  {}", alarm.ts, alarm.message)));
     }
     lines.join("\n")
+}
+
+fn portal(portal: &Portal) -> Vec<String> {
+    let runs = match portal.pid {
+        Some(pid) => format!("{} in process {pid}, {} questions", portal.listening.join(", "), portal.asked),
+        None => "DOES NOT RUN".to_owned(),
+    };
+    let restarts = if portal.restarts > 0 {
+        format!("; started again {} times", portal.restarts)
+    } else {
+        String::new()
+    };
+    let mut lines = vec![format!("portal       {}: {runs}{restarts}", portal.name)];
+    if !portal.fingerprint.is_empty() {
+        lines.push(format!("             certificate SHA-256 {}", portal.fingerprint));
+    }
+    lines.extend(portal.trouble.as_ref().map(|trouble| format!("             TROUBLE: {trouble}")));
+    lines
 }
 
 fn revision(status: &Status) -> String {

@@ -23,6 +23,7 @@ use super::generations::{History, InForce, Names};
 use super::lifecycle::Lifecycle;
 use super::load::{self, Before, Loaded};
 use super::log;
+use super::portal;
 use super::totals::Totals;
 use crate::api::server::Client;
 use crate::api::types::Refusal;
@@ -56,6 +57,8 @@ pub struct Gateway {
     pub audit: Journal,
     /// Where people say who they are.
     pub desk: Desk,
+    /// How the portal is.
+    pub portal: portal::View,
     /// Settings by which the kernel forwards, as of the last look.
     pub kernel_forwarding: Mutex<Vec<String>>,
     /// When it started.
@@ -124,6 +127,7 @@ impl Gateway {
             sessions,
             audit: Journal::default(),
             desk,
+            portal: portal::View::default(),
             kernel_forwarding: Mutex::default(),
             started: (Instant::now(), since),
             cutter: Mutex::new(cutter),

@@ -1,7 +1,7 @@
 //! The running gateway: `bulkhead run`.
 //!
 //! Threads: the main loop here (topology, watch over steering and forwarding, signals); one that takes the workers'
-//! events; one that writes the rules' counters to disk; the control socket's listener and one thread for each of its
+//! events; one that writes the rules' counters to disk; one that looks after the portal's process, and those that answer it; the control socket's listener and one thread for each of its
 //! bounded clients; one for a reload by signal.
 //! None of them is on the way of a packet: the workers belong to the engine, and go on by the last good policy
 //! whatever happens here.
@@ -13,7 +13,6 @@ mod beside;
 mod connections;
 mod control;
 mod counters;
-#[expect(dead_code, reason = "the portal's process asks here")]
 mod desk;
 pub(crate) mod events;
 mod gateway;
@@ -24,7 +23,8 @@ mod log;
 mod main_loop;
 mod notify;
 mod plan;
-pub mod reach;
+mod portal;
+mod reach;
 mod sessions;
 mod start;
 mod status;
@@ -55,6 +55,7 @@ use gateway::{Gateway, StopRequest};
 use lifecycle::Lifecycle;
 use load::Loaded;
 use main_loop::{MainLoop, Signals};
+use portal::Portal;
 use start::Choice;
 
 /// How long the events' thread sleeps when there are none.
@@ -102,6 +103,7 @@ pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
     let events = Events::start(&gateway)?;
     let saver = Saver::start(&gateway)?;
     let recorder = Recorder::start(&gateway)?;
+    let portal = Portal::start(&gateway)?;
     let answerer = gateway.clone();
     let socket = place.path().display().to_string();
     let server =
@@ -111,6 +113,7 @@ pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
     let mut request = MainLoop::new(&gateway, watcher, signals, stops, options.manage_forwarding).turn();
 
     notify::notify("STOPPING=1");
+    portal.stop();
     let place = server.stop(CLIENT_PATIENCE);
     events.stop();
     saver.stop();

@@ -52,6 +52,7 @@ pub fn status(gateway: &Gateway) -> Result<Status, Refusal> {
         fragments: Fragments { held: fragments, datagrams, capacity: engine.fragment_capacity() },
         sessions: Room { open: gateway.sessions.len() as u64, capacity: gateway.sessions.capacity() as u64 },
         audit: gateway.audit_head(),
+        portal: gateway.portal.to_api(),
         events_lost: engine.events_lost(),
         kernel_forwarding: lock(&gateway.kernel_forwarding).clone(),
         alarms_total,

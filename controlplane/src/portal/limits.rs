@@ -80,12 +80,10 @@ impl<T> Admission<T> {
         } else if self.count >= self.max {
             // The largest holder; of equal ones who has held longest.
             let oldest = |list: &VecDeque<(u64, T)>| list.front().map_or(u64::MAX, |(number, _)| *number);
-            let holder = self
-                .held
+            self.held
                 .iter()
                 .max_by_key(|(_, list)| (list.len(), std::cmp::Reverse(oldest(list))))
-                .map(|(address, _)| *address);
-            holder
+                .map(|(address, _)| *address)
         } else {
             None
         };

@@ -1,3 +1,21 @@
 //! The portal: the page at which people say who they are, in a process of its own that decides nothing.
+//!
+//! It is the only part of the gateway that a stranger can talk to. It speaks TLS and HTTP, shows pages, and relays what
+//! it is given; the gateway's side ([`daemon::portal`](crate::daemon)) decides. See [`wire`] for what a portal that was
+//! taken over can ask, and [`sandbox`] for what it can do besides: nothing.
+//!
+//! One thread, one asynchronous runtime, no state but open connections. What it holds is bounded in [`limits`].
 
+mod api;
+mod ask;
+mod cookie;
+mod http;
+pub mod limits;
+pub mod orders;
+mod pages;
+mod process;
+mod requests;
+pub mod sandbox;
 pub mod wire;
+
+pub use process::{run, tls};

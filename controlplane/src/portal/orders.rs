@@ -35,6 +35,9 @@ pub struct Setup {
     pub certificate: String,
     /// Its key, PEM.
     pub key: Secret,
+    /// Browsers may be told never to come in the clear, and not to look past a wrong certificate: only where the
+    /// certificate is one that they believe.
+    pub strict: bool,
     /// As whom to run.
     pub uid: u32,
     /// With which group.

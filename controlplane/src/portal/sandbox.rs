@@ -16,7 +16,9 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-use rustix::thread::{CapabilitySet, capabilities, clear_ambient_capability_set, remove_capability_from_bounding_set};
+use rustix::thread::{
+    CapabilitySet, capabilities, clear_ambient_capability_set, remove_capability_from_bounding_set,
+};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch, apply_filter,
@@ -119,9 +121,7 @@ fn rule(conditions: Vec<SeccompCondition>) -> Result<SeccompRule> {
 fn system_calls() -> Result<BpfProgram> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = plain().iter().map(|call| (*call, Vec::new())).collect();
     let is = |index: u8, value: i32| argument(index, SeccompCmpOp::Eq, value as u32 as u64);
-    let lacks = |index: u8, bits: i32| {
-        argument(index, SeccompCmpOp::MaskedEq(bits as u32 as u64), 0)
-    };
+    let lacks = |index: u8, bits: i32| argument(index, SeccompCmpOp::MaskedEq(bits as u32 as u64), 0);
     // No memory that can be executed, or a fault could be turned into code.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![rule(vec![lacks(2, libc::PROT_EXEC)?])?]);

@@ -16,7 +16,7 @@
 //! A revision's number is not the dataplane's generation: that counts the publications of one run, from 1.
 
 mod counters;
-mod disk;
+pub(crate) mod disk;
 mod record;
 
 use std::collections::BTreeMap;

@@ -10,6 +10,7 @@ mod connections;
 mod ledger;
 mod lifecycle;
 mod policy;
+mod portal;
 mod reload;
 mod routing;
 mod rules;

@@ -1,0 +1,534 @@
+//! What can be asked of the portal, by path: each is one question to the gateway, and its answer as a page.
+
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{self, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Method, StatusCode};
+
+use super::http::{Connection, Response, redirected};
+use super::process::Shared;
+use super::wire::{Answer, Question, Secret, Standing, Why};
+use super::{api, cookie, pages};
+
+/// The longest name or value of a form's field, bytes.
+const FIELD_BYTES_MAX: usize = 1024;
+
+/// What is said of anything that none of the portal's forms sends.
+const NO_FORM: &str = "This is not what the form sends.";
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route<'p> {
+    /// Who am I, and what may I reach? Or the form to sign in.
+    Home,
+    /// A name and a password.
+    SignIn,
+    /// A second factor of a sign-in.
+    Factor,
+    /// The form for a fresh second factor.
+    StepUpForm,
+    /// A fresh second factor.
+    StepUp,
+    /// The end of the session.
+    SignOut,
+    /// To an identity provider: to sign in there, or to show a fresh second factor.
+    Provider { name: &'p str, step_up: bool },
+    /// Back from an identity provider.
+    ProviderBack,
+    /// Is this address held captive (RFC 8908)?
+    Captive,
+    /// Files: their type and content.
+    File { media: &'static str, content: &'static str },
+    /// Any question, in JSON.
+    Api { ask: &'p str },
+    /// A Security Event Token (RFC 8935) of this transmitter.
+    SecurityEvent { transmitter: &'p str },
+}
+
+impl<'p> Route<'p> {
+    /// The one of this path; else the refusal.
+    pub fn of(method: &Method, path: &'p str) -> Result<Route<'p>, Box<Response>> {
+        let parts: Vec<&str> = path.trim_start_matches('/').splitn(5, '/').collect();
+        let (route, methods): (_, &[Method]) = match (path, parts.as_slice()) {
+            ("/", _) => (Route::Home, &[Method::GET]),
+            ("/sign-in", _) => (Route::SignIn, &[Method::POST]),
+            ("/factor", _) => (Route::Factor, &[Method::POST]),
+            ("/step-up", _) if *method == Method::POST => (Route::StepUp, &[Method::POST]),
+            ("/step-up", _) => (Route::StepUpForm, &[Method::GET, Method::POST]),
+            ("/sign-out", _) => (Route::SignOut, &[Method::POST]),
+            ("/captive", _) => (Route::Captive, &[Method::GET]),
+            ("/oidc/callback", _) => (Route::ProviderBack, &[Method::GET]),
+            ("/style.css", _) => (Route::File { media: "text/css", content: pages::STYLE }, &[Method::GET]),
+            ("/icon.svg", _) => {
+                (Route::File { media: "image/svg+xml", content: pages::ICON }, &[Method::GET])
+            }
+            ("/favicon.ico", _) => {
+                (Route::File { media: "image/svg+xml", content: pages::ICON }, &[Method::GET])
+            }
+            (_, ["sign-in", "with", name]) => (Route::Provider { name, step_up: false }, &[Method::GET]),
+            (_, ["step-up", "with", name]) => (Route::Provider { name, step_up: true }, &[Method::GET]),
+            (_, ["api", "v1", ask]) => (Route::Api { ask }, &[Method::POST]),
+            (_, ["events", transmitter]) => (Route::SecurityEvent { transmitter }, &[Method::POST]),
+            _ => {
+                let refused = pages::trouble(StatusCode::NOT_FOUND, "There is no such page here.");
+                return Err(Box::new(refused));
+            }
+        };
+        let is_head_of_get = *method == Method::HEAD && methods.contains(&Method::GET);
+        if methods.contains(method) || is_head_of_get {
+            return Ok(route);
+        }
+        let mut refused =
+            pages::trouble(StatusCode::METHOD_NOT_ALLOWED, "That cannot be done with this page.");
+        let allowed: Vec<&str> = methods.iter().map(Method::as_str).collect();
+        if let Ok(allowed) = HeaderValue::try_from(allowed.join(", ")) {
+            refused.headers_mut().insert(header::ALLOW, allowed);
+        }
+        Err(Box::new(refused))
+    }
+}
+
+/// The host that a request is for, without its port.
+pub fn host<B>(request: &hyper::Request<B>) -> Option<String> {
+    let authority = match request.uri().authority() {
+        Some(authority) => authority.as_str(),
+        None => request.headers().get(header::HOST)?.to_str().ok()?,
+    };
+    Some(without_port(authority).to_ascii_lowercase())
+}
+
+fn without_port(authority: &str) -> &str {
+    if let Some(rest) = authority.strip_prefix('[') {
+        return rest.split(']').next().unwrap_or_default();
+    }
+    authority.rsplit_once(':').map_or(authority, |(host, _)| host)
+}
+
+/// Whether what changes something comes from the portal's own page, or from no browser. What browsers say of it cannot
+/// be written by pages: `Sec-Fetch-Site`, and `Origin` where they do not know that yet.
+///
+/// # Errors
+///
+/// Why not.
+pub fn is_same_site(headers: &HeaderMap, host: Option<&str>) -> Result<(), &'static str> {
+    const FOREIGN: &str =
+        "This was sent by a page of another site. Open the portal's own page and try again.";
+    if let Some(site) = headers.get("sec-fetch-site") {
+        return if site == "same-origin" || site == "none" { Ok(()) } else { Err(FOREIGN) };
+    }
+    match headers.get(header::ORIGIN) {
+        None => Ok(()),
+        Some(origin) => {
+            let origin = origin.to_str().ok().and_then(|origin| origin.strip_prefix("https://"));
+            let same = origin.map(without_port).map(str::to_ascii_lowercase);
+            if same.is_some() && same.as_deref() == host { Ok(()) } else { Err(FOREIGN) }
+        }
+    }
+}
+
+/// A request that has been read.
+pub struct Request<'r> {
+    /// Of the process.
+    pub shared: &'r Rc<Shared>,
+    /// Who asks.
+    pub connection: &'r Rc<Connection>,
+    /// All before the body.
+    pub head: Parts,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Request<'_> {
+    /// Asks the gateway in the name of whoever is at the other end.
+    pub async fn ask(&self, question: Question) -> Answer {
+        let cookie = cookie::session(&self.head.headers);
+        self.shared.gateway.ask(cookie, question, self.connection.handle.as_fd()).await
+    }
+
+    /// The answer to it.
+    pub async fn answer(&self, route: Route<'_>) -> Response {
+        match route {
+            Route::Home => match self.ask(Question::Standing).await {
+                Answer::Standing(standing) => pages::home(StatusCode::OK, &standing, None),
+                answer => self.refused(answer).await,
+            },
+            Route::SignIn => self.sign_in().await,
+            Route::Factor => self.factor().await,
+            Route::StepUpForm => match self.ask(Question::Standing).await {
+                Answer::Standing(standing) if standing.session.is_some() => {
+                    pages::step_up(StatusCode::OK, &standing, None)
+                }
+                Answer::Standing(_) => redirected(StatusCode::SEE_OTHER, "/"),
+                answer => self.refused(answer).await,
+            },
+            Route::StepUp => self.step_up().await,
+            Route::SignOut => self.sign_out().await,
+            Route::Provider { name, step_up } => self.provider(name, step_up).await,
+            Route::ProviderBack => self.provider_back().await,
+            Route::Captive => self.captive().await,
+            Route::File { media, content } => file(media, content),
+            Route::Api { ask } => api::answer(self, ask).await,
+            Route::SecurityEvent { transmitter } => api::security_event(self, transmitter).await,
+        }
+    }
+
+    /// The fields of the form that was sent.
+    fn form(&self) -> Result<Form, Box<Response>> {
+        let media = self.head.headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok());
+        let media = media.and_then(|media| media.split(';').next()).unwrap_or_default().trim();
+        if !media.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+            let refused = pages::trouble(StatusCode::UNSUPPORTED_MEDIA_TYPE, NO_FORM);
+            return Err(Box::new(refused));
+        }
+        Form::parse(&self.body).ok_or_else(|| Box::new(no_form()))
+    }
+
+    async fn sign_in(&self) -> Response {
+        let form = match self.form() {
+            Ok(form) => form,
+            Err(refused) => return *refused,
+        };
+        let (Some(user), Some(password)) = (form.text("user"), form.secret("password")) else {
+            return no_form();
+        };
+        match self.ask(Question::Password { user, password }).await {
+            Answer::Factor { attempt, methods } => pages::factor(StatusCode::OK, &attempt, &methods, None),
+            answer => self.begun_or(answer).await,
+        }
+    }
+
+    async fn factor(&self) -> Response {
+        let form = match self.form() {
+            Ok(form) => form,
+            Err(refused) => return *refused,
+        };
+        let (Some(attempt), Some(code)) = (form.secret("attempt"), form.code("code")) else {
+            return no_form();
+        };
+        let asked = Question::Totp { attempt: Some(attempt.clone()), code };
+        match self.ask(asked).await {
+            Answer::Refused { why: why @ (Why::Wrong | Why::TooMany), retry_after_s } => {
+                let told = pages::why(why, retry_after_s);
+                let methods = [super::wire::Method::Totp];
+                refusing(pages::factor(status_of(why), &attempt, &methods, Some(&told)), retry_after_s)
+            }
+            answer => self.begun_or(answer).await,
+        }
+    }
+
+    async fn step_up(&self) -> Response {
+        let form = match self.form() {
+            Ok(form) => form,
+            Err(refused) => return *refused,
+        };
+        let Some(code) = form.code("code") else {
+            return no_form();
+        };
+        match self.ask(Question::Totp { attempt: None, code }).await {
+            Answer::Refused { why: why @ (Why::Wrong | Why::TooMany), retry_after_s } => {
+                let told = pages::why(why, retry_after_s);
+                let standing = self.standing().await;
+                refusing(pages::step_up(status_of(why), &standing, Some(&told)), retry_after_s)
+            }
+            answer => self.begun_or(answer).await,
+        }
+    }
+
+    async fn sign_out(&self) -> Response {
+        match self.ask(Question::SignOut).await {
+            Answer::SignedOut => {
+                let mut response = redirected(StatusCode::SEE_OTHER, "/");
+                if let Some(forget) = cookie::forget(cookie::SESSION) {
+                    response.headers_mut().append(header::SET_COOKIE, forget);
+                }
+                response
+            }
+            answer => self.refused(answer).await,
+        }
+    }
+
+    async fn provider(&self, name: &str, step_up: bool) -> Response {
+        // A page of another site could have browsers begin sign-ins without end.
+        let host = host_of(&self.head);
+        if let Err(why) = is_same_site(&self.head.headers, host.as_deref()) {
+            return pages::trouble(StatusCode::FORBIDDEN, why);
+        }
+        match self.ask(Question::OidcBegin { provider: name.to_owned(), step_up }).await {
+            Answer::Redirect { url, binding } if url.starts_with("https://") => {
+                let mut response = redirected(StatusCode::SEE_OTHER, &url);
+                if let Some(bind) = cookie::bind(&binding) {
+                    response.headers_mut().append(header::SET_COOKIE, bind);
+                }
+                response
+            }
+            answer => self.refused(answer).await,
+        }
+    }
+
+    async fn provider_back(&self) -> Response {
+        let Some(form) = Form::parse(self.head.uri.query().unwrap_or_default().as_bytes()) else {
+            return pages::trouble(StatusCode::BAD_REQUEST, "The identity provider's answer is broken.");
+        };
+        let Some(state) = form.secret("state") else {
+            return pages::trouble(StatusCode::BAD_REQUEST, "The identity provider's answer is broken.");
+        };
+        let question = Question::OidcFinish {
+            state,
+            code: form.secret("code"),
+            iss: form.text("iss"),
+            error: form.text("error"),
+            binding: cookie::value(&self.head.headers, cookie::BINDING),
+        };
+        let mut response = self.begun_or(self.ask(question).await).await;
+        if let Some(forget) = cookie::forget(cookie::BINDING) {
+            response.headers_mut().append(header::SET_COOKIE, forget);
+        }
+        response
+    }
+
+    async fn captive(&self) -> Response {
+        let standing = self.standing().await;
+        let host = format!("{}{}", self.shared.name, self.port());
+        let left_s = standing.session.as_ref().map(|session| session.left_s);
+        let json = serde_json::json!({
+            "captive": !standing.is_taken && standing.session.is_none(),
+            "user-portal-url": format!("https://{host}/"),
+            "seconds-remaining": left_s,
+            "can-extend-session": left_s.map(|_| true),
+        });
+        let json = serde_json::Value::Object(
+            json.as_object()
+                .into_iter()
+                .flatten()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
+        );
+        file("application/captive+json", &json.to_string())
+    }
+
+    fn port(&self) -> String {
+        if self.shared.port == 443 { String::new() } else { format!(":{}", self.shared.port) }
+    }
+
+    /// What is known of whoever asks; nothing when the gateway does not say.
+    async fn standing(&self) -> Standing {
+        match self.ask(Question::Standing).await {
+            Answer::Standing(standing) => *standing,
+            _ => Standing::default(),
+        }
+    }
+
+    /// Signed in: the new cookie, and on to the status. Else the refusal.
+    async fn begun_or(&self, answer: Answer) -> Response {
+        let Answer::Begun { cookie, .. } = &answer else { return self.refused(answer).await };
+        let Some(set) = cookie::set(cookie) else {
+            return pages::trouble(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The gateway gave out no usable session.",
+            );
+        };
+        let mut response = redirected(StatusCode::SEE_OTHER, "/");
+        response.headers_mut().append(header::SET_COOKIE, set);
+        response
+    }
+
+    /// A refusal: on the page where it can be tried again, if there is one.
+    async fn refused(&self, answer: Answer) -> Response {
+        let Answer::Refused { why, retry_after_s } = answer else {
+            return pages::trouble(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The gateway said something else than was asked.",
+            );
+        };
+        let told = pages::why(why, retry_after_s);
+        let response = match why {
+            Why::Wrong | Why::TooMany | Why::Stale | Why::NotSignedIn | Why::Provider => {
+                pages::home(status_of(why), &self.standing().await, Some(&told))
+            }
+            _ => pages::trouble(status_of(why), &told),
+        };
+        refusing(response, retry_after_s)
+    }
+}
+
+/// What was sent is not what one of the portal's forms sends.
+fn no_form() -> Response {
+    pages::trouble(StatusCode::BAD_REQUEST, NO_FORM)
+}
+
+fn host_of(head: &Parts) -> Option<String> {
+    let authority = match head.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => head.headers.get(header::HOST)?.to_str().ok()?,
+    };
+    Some(without_port(authority).to_ascii_lowercase())
+}
+
+fn refusing(mut response: Response, retry_after_s: Option<u32>) -> Response {
+    if let Some(retry_after_s) = retry_after_s {
+        response.headers_mut().insert(header::RETRY_AFTER, retry_after_s.into());
+    }
+    response
+}
+
+/// The status of a refusal.
+pub fn status_of(why: Why) -> StatusCode {
+    match why {
+        Why::NotSignedIn => StatusCode::UNAUTHORIZED,
+        Why::Wrong | Why::Stale | Why::Locked | Why::NoSegment | Why::Shared => StatusCode::FORBIDDEN,
+        Why::TooMany => StatusCode::TOO_MANY_REQUESTS,
+        Why::Unknown => StatusCode::NOT_FOUND,
+        Why::Provider => StatusCode::BAD_GATEWAY,
+        Why::Full | Why::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        Why::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// A file, or anything else that is no page.
+pub fn file(media: &'static str, content: &str) -> Response {
+    let mut response = Response::new(Full::from(Bytes::copy_from_slice(content.as_bytes())));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    if matches!(media, "text/css" | "image/svg+xml") {
+        let kept = HeaderValue::from_static("public, max-age=300");
+        response.headers_mut().insert(header::CACHE_CONTROL, kept);
+    }
+    response
+}
+
+/// The fields of a form, each once.
+struct Form(Vec<(String, Secret)>);
+
+impl Form {
+    /// `None` when it is none, or a field comes twice, or one is too long.
+    fn parse(bytes: &[u8]) -> Option<Form> {
+        std::str::from_utf8(bytes).ok()?;
+        let mut fields: Vec<(String, Secret)> = Vec::new();
+        for (name, value) in form_urlencoded::parse(bytes) {
+            let is_double = fields.iter().any(|(known, _)| *known == name);
+            if is_double
+                || name.len() > FIELD_BYTES_MAX
+                || value.len() > 4 * FIELD_BYTES_MAX
+                || fields.len() == 16
+            {
+                return None;
+            }
+            fields.push((name.into_owned(), Secret::new(value.into_owned())));
+        }
+        Some(Form(fields))
+    }
+
+    fn secret(&self, name: &str) -> Option<Secret> {
+        let (_, value) = self.0.iter().find(|(known, _)| known == name)?;
+        (!value.reveal().is_empty()).then(|| value.clone())
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        let text = self.secret(name)?.reveal().trim().to_owned();
+        (!text.is_empty() && text.len() <= FIELD_BYTES_MAX).then_some(text)
+    }
+
+    /// Six digits, however they are grouped.
+    fn code(&self, name: &str) -> Option<Secret> {
+        let written = self.secret(name)?;
+        let code: String = written.reveal().chars().filter(|c| !c.is_whitespace() && *c != '-').collect();
+        (code.len() <= FIELD_BYTES_MAX).then(|| Secret::new(code))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_has_its_methods_and_others_are_refused_with_them() {
+        let of = |method: Method, path: &'static str| Route::of(&method, path);
+        assert_eq!(of(Method::GET, "/").unwrap(), Route::Home);
+        assert_eq!(of(Method::HEAD, "/").unwrap(), Route::Home);
+        assert_eq!(of(Method::POST, "/step-up").unwrap(), Route::StepUp);
+        assert_eq!(of(Method::GET, "/step-up").unwrap(), Route::StepUpForm);
+        assert_eq!(
+            of(Method::GET, "/sign-in/with/idp").unwrap(),
+            Route::Provider { name: "idp", step_up: false }
+        );
+        assert_eq!(of(Method::POST, "/api/v1/standing").unwrap(), Route::Api { ask: "standing" });
+        for (method, path, allow) in [
+            (Method::POST, "/", "GET"),
+            (Method::GET, "/sign-in", "POST"),
+            (Method::DELETE, "/step-up", "GET, POST"),
+            (Method::GET, "/api/v1/standing", "POST"),
+            (Method::OPTIONS, "/sign-out", "POST"),
+            (Method::TRACE, "/", "GET"),
+        ] {
+            let refused = of(method.clone(), path).unwrap_err();
+            assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+            assert_eq!(refused.headers()[header::ALLOW], allow);
+        }
+        for path in [
+            "/x",
+            "//",
+            "/sign-in/",
+            "/sign-in/with/",
+            "/api/v1",
+            "/api/v1/a/b",
+            "/../etc/passwd",
+            "/style.css/",
+        ] {
+            let found = of(Method::GET, path);
+            let is_nothing = matches!(&found, Err(refused) if refused.status() == StatusCode::NOT_FOUND);
+            let is_empty_name = matches!(found, Ok(Route::Provider { name: "", .. }));
+            assert!(is_nothing || is_empty_name, "{path}");
+        }
+    }
+
+    #[test]
+    fn only_the_portals_own_pages_and_programs_may_change_something() {
+        let may = |pairs: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            pairs.iter().for_each(|(name, value)| {
+                headers.insert(*name, value.parse().unwrap());
+            });
+            is_same_site(&headers, Some("portal.example")).is_ok()
+        };
+        assert!(may(&[]), "no browser");
+        assert!(may(&[("sec-fetch-site", "same-origin"), ("origin", "null")]));
+        assert!(may(&[("sec-fetch-site", "none")]));
+        assert!(may(&[("origin", "https://portal.example")]));
+        assert!(may(&[("origin", "https://PORTAL.example:8443")]));
+        for site in ["cross-site", "same-site", "x"] {
+            assert!(!may(&[("sec-fetch-site", site), ("origin", "https://portal.example")]), "{site}");
+        }
+        for origin in ["null", "http://portal.example", "https://evil.example", "https://portal.example.evil"]
+        {
+            assert!(!may(&[("origin", origin)]), "{origin}");
+        }
+    }
+
+    #[test]
+    fn a_form_has_each_field_once_and_codes_may_be_grouped() {
+        let form = Form::parse(b"user=+alice%40example.org+&password=a%2Bb+c&code=123+456").unwrap();
+        assert_eq!(form.text("user").unwrap(), "alice@example.org");
+        assert_eq!(form.secret("password").unwrap().reveal(), "a+b c", "a password keeps its spaces");
+        assert_eq!(form.code("code").unwrap().reveal(), "123456");
+        assert!(form.text("nothing").is_none());
+        assert!(Form::parse(b"a=1&a=2").is_none());
+        assert!(Form::parse(&[0xff]).is_none());
+        let many: Vec<String> = (0..17).map(|number| format!("f{number}=1")).collect();
+        assert!(Form::parse(many.join("&").as_bytes()).is_none());
+        assert!(Form::parse(format!("a={}", "x".repeat(5000)).as_bytes()).is_none());
+    }
+
+    #[test]
+    fn a_host_is_told_from_its_port() {
+        for (written, host) in
+            [("a.b:443", "a.b"), ("A.B", "a.b"), ("[fd00::1]:443", "fd00::1"), ("10.1.0.1", "10.1.0.1")]
+        {
+            let request = hyper::Request::builder().uri("/").header("host", written).body(()).unwrap();
+            assert_eq!(super::host(&request).as_deref(), Some(host));
+        }
+    }
+}

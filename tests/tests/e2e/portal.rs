@@ -1,0 +1,167 @@
+//! The portal, as clients in the zones meet it.
+
+mod hostile;
+mod rogue;
+
+use std::fs;
+use std::net::SocketAddr;
+
+use bulkhead_tests::config::{Config, allow};
+use bulkhead_tests::frames::Family;
+use bulkhead_tests::https::{self, dial, get};
+use bulkhead_tests::scene::{Scene, number};
+use bulkhead_tests::wait_until;
+use serde_json::Value;
+
+/// A portal in the office, and a way that needs nobody.
+pub fn config() -> Config {
+    let portal = format!("[portal]\nports = [\"office\"]\nredirect_port = 80\nname = \"{}\"\n", https::NAME);
+    Config::new(allow("plain", "office", "servers", "tcp/80 udp/53") + &portal)
+}
+
+/// Where it listens, for clients of the office.
+pub fn place(scene: &Scene, family: Family) -> SocketAddr {
+    let host = scene.host("office");
+    let address = match family {
+        Family::V4 => host.gateway_v4.into(),
+        Family::V6 => host.gateway_v6.into(),
+    };
+    SocketAddr::new(address, 443)
+}
+
+/// What `status` says of it.
+pub fn status(scene: &Scene) -> Value {
+    scene.json(&["status"])["portal"].clone()
+}
+
+/// Waits until it listens everywhere.
+pub fn listens(scene: &Scene) {
+    let places = || status(scene)["listening"].as_array().map_or(0, Vec::len);
+    wait_until("the portal listens", || places() == 4);
+}
+
+#[test]
+fn n1_without_a_session_the_portal_is_there_for_its_segment_and_for_no_other() {
+    let Some(scene) = Scene::start(&config()) else { return };
+    listens(&scene);
+    for family in Family::BOTH {
+        let page = get(scene.host("office"), place(&scene, family), "/", None);
+        assert_eq!(page.status, 200, "{page:?}");
+        assert!(page.body.contains("<h1>Sign in</h1>") && page.body.contains("in <strong>office</strong>"));
+        assert!(
+            page.body.contains("tcp/80") && page.body.contains("Open without signing in"),
+            "{}",
+            page.body
+        );
+        let hosts = [scene.host_address("office", family).to_string()];
+        assert!(page.body.contains(&hosts[0]), "it says from where: {}", page.body);
+    }
+    // Steering lets nobody else's packets to it.
+    let servers = scene.host("servers");
+    for address in [place(&scene, Family::V4), SocketAddr::new(servers.gateway_v4.into(), 443)] {
+        let dialled = servers
+            .namespace
+            .run(|| std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_millis(300)));
+        assert!(dialled.is_err(), "{address}");
+    }
+}
+
+#[test]
+fn the_portals_process_is_nobody_with_nothing() {
+    let Some(scene) = Scene::start(&config()) else { return };
+    listens(&scene);
+    let pid = number(&status(&scene), "pid");
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let field = |name: &str| {
+        let line =
+            text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}\n{text}"));
+        line.trim_start_matches(':').split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(field("Uid"), ["65534"; 4]);
+    assert_eq!(field("Gid"), ["65534"; 4]);
+    assert_eq!(field("Groups"), [""; 0]);
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(field(set), ["0000000000000000"], "{set}");
+    }
+    assert_eq!(
+        (field("NoNewPrivs"), field("Seccomp"), field("Threads")),
+        (vec!["1".to_owned()], vec!["2".to_owned()], vec!["1".to_owned()])
+    );
+    let environment = fs::read(format!("/proc/{pid}/environ")).expect("root may read it");
+    assert_eq!(environment, b"");
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).expect("root may read it");
+    assert!(arguments.ends_with(b"\0portal\0"), "{:?}", String::from_utf8_lossy(&arguments));
+    // It answers after all that: what is shut is not what it needs.
+    assert_eq!(get(scene.host("office"), place(&scene, Family::V4), "/style.css", None).status, 200);
+}
+
+#[test]
+fn a_portal_that_is_killed_is_started_again_and_nothing_else_notices() {
+    let Some(scene) = Scene::start(&config()) else { return };
+    listens(&scene);
+    let mut open = scene.open_tcp("office", "servers", Family::V4, (4000, 80));
+    let (before, pid) = (status(&scene), number(&status(&scene), "pid"));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
+    open.talks();
+    wait_until("another process listens", || {
+        let now = status(&scene);
+        now["pid"] != before["pid"] && now["listening"].as_array().is_some_and(|places| places.len() == 4)
+    });
+    let after = status(&scene);
+    assert_eq!(number(&after, "restarts"), 1);
+    assert_eq!(after["fingerprint"], before["fingerprint"], "the same certificate");
+    assert_eq!(get(scene.host("office"), place(&scene, Family::V4), "/", None).status, 200);
+    open.talks();
+    let alarms = scene.json(&["status"])["alarms"].to_string();
+    assert!(alarms.contains("the portal does not run: it was killed by SIGKILL"), "{alarms}");
+}
+
+#[test]
+fn a_reload_moves_the_portal_and_takes_it_away() {
+    let Some(scene) = Scene::start(&config()) else { return };
+    listens(&scene);
+    let office = scene.host("office");
+    let moved = Config { rules: config().rules.replace("redirect_port = 80", "port = 8443"), ..config() };
+    scene.write(&moved);
+    assert_eq!(scene.cli(&["reload"]).code, 0);
+    let elsewhere = SocketAddr::new(office.gateway_v4.into(), 8443);
+    wait_until("it listens elsewhere", || dial(office, elsewhere).is_ok());
+    assert_eq!(get(office, elsewhere, "/", None).status, 200);
+    scene.write(&Config::new(allow("plain", "office", "servers", "tcp/80")));
+    assert_eq!(scene.cli(&["reload"]).code, 0);
+    wait_until("there is none", || status(&scene).is_null());
+    let dialled = office
+        .namespace
+        .run(|| std::net::TcpStream::connect_timeout(&elsewhere, std::time::Duration::from_millis(300)));
+    assert!(dialled.is_err());
+}
+
+#[test]
+fn in_the_clear_browsers_are_sent_to_tls_and_nothing_else_is_taken() {
+    use std::io::{Read, Write};
+    let Some(scene) = Scene::start(&config()) else { return };
+    listens(&scene);
+    let office = scene.host("office");
+    let plain = SocketAddr::new(office.gateway_v4.into(), 80);
+    let said = |request: String| {
+        let mut stream = dial(office, plain).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    };
+    let asked = |host: &str| said(format!("GET /generate_204 HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    for (host, location) in [
+        ("captive.example.org", format!("https://{}/", https::NAME)),
+        (&office.gateway_v4.to_string(), format!("https://{}/", office.gateway_v4)),
+    ] {
+        let text = asked(host);
+        assert!(
+            text.starts_with("HTTP/1.1 302 ") && text.contains(&format!("location: {location}\r\n")),
+            "{text}"
+        );
+    }
+    let form = said("POST /sign-in HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nuser=a".to_owned());
+    assert!(form.starts_with("HTTP/1.1 403 "), "{form}");
+}
