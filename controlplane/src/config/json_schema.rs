@@ -157,6 +157,53 @@ const IDENTITY: Shape = Shape {
             Boolean,
             "Whether users of the gateway's own store may sign in with a password. Default: true.",
         ),
+        Key("providers", Named(&PROVIDER), "Identity providers at which people sign in."),
+        Key("transmitters", Named(&TRANSMITTER), "Who tells of users and devices that became unsafe."),
+    ],
+};
+
+const PROVIDER: Shape = Shape {
+    what: "an identity provider",
+    required: &["issuer", "client_id"],
+    keys: &[
+        Key("label", Text, "What people call it. Default: its name."),
+        Key("issuer", Text, "Its https address, to the letter as `iss` of its tokens."),
+        Key("client_id", Text, "As what the gateway is known to it."),
+        Key(
+            "client_secret_file",
+            Text,
+            "Absolute path of the gateway's secret there; only root may read it.",
+        ),
+        Key("scopes", STRINGS, "What is asked for besides openid. Default: email, profile."),
+        Key("user", Text, "The claim with the user's name. Default: email, which must be verified."),
+        Key("groups", Text, "The claim with the groups, such as `groups` or `realm_access.roles`."),
+        Key("ca_file", Text, "Absolute path of the roots to trust instead of Mozilla's (PEM)."),
+        Key("max_age", Duration, "How long ago the user may have signed in there."),
+        Key("device_code", Boolean, "Whether people may sign in at a terminal. Default: false."),
+        Key("step_up_acr", STRINGS, "What a step-up asks for (`acr_values`)."),
+        Key("mfa_acr", STRINGS, "Values of `acr` that tell of a second factor."),
+        Key(
+            "phishing_resistant_acr",
+            STRINGS,
+            "Values of `acr` that tell of one that cannot be phished, besides `phr` and `phrh`.",
+        ),
+        Key("phishing_resistant_amr", STRINGS, "Values of `amr` that tell of one that cannot be phished."),
+    ],
+};
+
+const TRANSMITTER: Shape = Shape {
+    what: "a transmitter",
+    required: &["issuer", "audience"],
+    keys: &[
+        Key("issuer", Text, "`iss` of its events."),
+        Key("audience", Text, "`aud` of events for this gateway."),
+        Key("keys", Text, "The https address of its keys."),
+        Key("keys_file", Text, "Absolute path of its keys, a JSON Web Key Set."),
+        Key("ca_file", Text, "Absolute path of the roots to trust instead of Mozilla's (PEM)."),
+        Key("push_token_file", Text, "Absolute path of the token with which it may push."),
+        Key("poll", Text, "The https address at which to poll for events."),
+        Key("poll_token_file", Text, "Absolute path of the token with which to poll."),
+        Key("posture", Name, "The posture that its word on a device's compliance is about."),
     ],
 };
 
@@ -498,7 +545,7 @@ mod tests {
     /// Every table there is, with nothing in it or little.
     const EVERY_TABLE: &str = r#"
         version = 1
-        identity.session = 1
+        identity = { session = 1, providers.p = {}, transmitters.t = {} }
         gateway.local = "tcp/22"
         ports.p.interface = "eth1"
         segments.s = { require = { users = { users = "u" }, devices = {} } }

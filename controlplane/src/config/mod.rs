@@ -12,6 +12,7 @@ pub mod portal;
 mod read;
 pub mod schema;
 pub mod sign_in;
+pub mod trust;
 pub mod values;
 
 use std::path::{Path, PathBuf};

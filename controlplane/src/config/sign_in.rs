@@ -2,6 +2,7 @@
 
 use super::diagnostics::{Located, quoted};
 use super::read::{Reader, Value};
+use super::trust::{Provider, Transmitter, providers, transmitters};
 
 /// The longest that a sign-in may last: a year, as `session add`.
 pub const SESSION_LIMIT_S: u32 = 365 * 86_400;
@@ -13,6 +14,10 @@ pub struct SignIn {
     pub session_s: Option<Located<u32>>,
     /// `passwords`: whether users of the gateway's own store may sign in.
     pub passwords: Option<Located<bool>>,
+    /// `[identity.providers.NAME]`.
+    pub providers: Vec<Provider>,
+    /// `[identity.transmitters.NAME]`.
+    pub transmitters: Vec<Transmitter>,
 }
 
 /// Reads `[identity]`.
@@ -28,7 +33,12 @@ pub(super) fn sign_in(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Sig
         }
         Located { value, at }
     });
-    let sign_in = SignIn { session_s, passwords: reader.boolean(table.take("passwords")) };
+    let sign_in = SignIn {
+        session_s,
+        passwords: reader.boolean(table.take("passwords")),
+        providers: providers(reader, table.take("providers")),
+        transmitters: transmitters(reader, table.take("transmitters")),
+    };
     reader.finish(table, &[]);
     sign_in
 }

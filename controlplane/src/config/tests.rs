@@ -1,6 +1,7 @@
 //! Bad files and exactly what is said of them.
 
 mod language;
+mod trust;
 
 use std::fs;
 use std::path::PathBuf;

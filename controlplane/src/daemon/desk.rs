@@ -10,6 +10,8 @@
 //! address apart: if somebody else signs in from an address with a living session, both are out, and nobody may sign in from
 //! there for [`SHARED`], so that neither ever acts as the other. Who signs out first makes room for the next.
 
+pub mod providers;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
@@ -28,9 +30,12 @@ use crate::config::diagnostics::quoted;
 use crate::identity::attempts::Attempts;
 use crate::identity::book::{Book, NotTaken, User};
 use crate::identity::limits::Limits;
+use crate::identity::oidc::settings::Settings;
+use crate::identity::oidc::{Back, Providers};
+use crate::identity::signals::Receiver;
 use crate::identity::{Shadow, password, token, unix_s};
-use crate::portal::wire::{Answer, Asked, Known, Method, Question, Secret, Standing, Why};
-use crate::sessions::{self, Claims, Factor, Moment, New, Proof, Session, Which};
+use crate::portal::wire::{Answer, Asked, Known, Method, Provider, Question, Secret, Standing, Why};
+use crate::sessions::{self, Claims, Factor, Moment, New, Origin, Proof, Session, Which};
 
 /// How long nobody may sign in from an address that two users have shared.
 pub const SHARED: Duration = Duration::from_secs(600);
@@ -54,6 +59,10 @@ pub struct Desk {
     attempts: Mutex<Attempts<String>>,
     cookies: Mutex<HashMap<Shadow, Opens>>,
     shared: Mutex<HashMap<IpAddr, Instant>>,
+    /// Identity providers.
+    pub providers: Providers,
+    /// Security events of others.
+    pub signals: Receiver,
 }
 
 impl Desk {
@@ -65,6 +74,8 @@ impl Desk {
             attempts: Mutex::default(),
             cookies: Mutex::default(),
             shared: Mutex::default(),
+            providers: Providers::default(),
+            signals: Receiver::default(),
         }
     }
 
@@ -115,6 +126,8 @@ pub struct Proven {
     pub proof: Proof,
     /// How long it holds at most, if whoever proved it says; the policy's own limit holds besides.
     pub lasts: Option<Duration>,
+    /// Whom an identity provider knows them as.
+    pub origin: Option<Origin>,
 }
 
 /// Answers a question that came by a connection with this peer.
@@ -125,6 +138,15 @@ pub fn answer(gateway: &Gateway, peer: IpAddr, asked: Asked) -> Answer {
         Question::Password { user, password } => visitor.password(&user, &password),
         Question::Totp { attempt: Some(attempt), code } => visitor.finish_with_code(&attempt, &code),
         Question::Totp { attempt: None, code } => visitor.step_up_with_code(&code),
+        Question::OidcBegin { provider, step_up } => visitor.oidc_begin(&provider, step_up),
+        Question::OidcFinish { state, code, iss, error, binding } => {
+            visitor.oidc_finish(&Back { state, code, iss, error, binding })
+        }
+        Question::DeviceBegin { provider } => visitor.device_begin(&provider),
+        Question::DevicePoll { attempt } => visitor.device_poll(&attempt),
+        Question::SecurityEvent { transmitter, authorization, token } => {
+            visitor.security_event(&transmitter, authorization.as_ref(), &token)
+        }
         Question::SignOut => visitor.sign_out(),
         _ => refused(Why::Unknown),
     }
@@ -195,7 +217,7 @@ impl Visitor<'_> {
             session: session.map(|session| self.known(session)),
             is_taken: session.is_none() && gateway.sessions.of(self.address, now).is_some(),
             passwords: model.sign_in.passwords && self.desk().book().is_ok_and(Book::is_used),
-            providers: Vec::new(),
+            providers: model.sign_in.providers.iter().map(named).collect(),
             reach: rows,
             is_partial,
         }
@@ -215,7 +237,7 @@ impl Visitor<'_> {
             mfa_age_s: row.mfa.as_ref().map(|factor| factor.age_s),
             phishing_resistant: row.mfa.is_some_and(|factor| factor.phishing_resistant),
             methods: user.as_ref().map(methods).unwrap_or_default(),
-            provider: None,
+            provider: session.claims.origin.as_ref().map(|origin| origin.provider.clone()),
             postures: row.postures.into_iter().map(|posture| (posture.name, posture.state)).collect(),
             left_s: row.left_s,
         }
@@ -356,7 +378,7 @@ impl Visitor<'_> {
         let Ok(mac) = binding(&gateway.engine.snapshot().topology, self.address, None) else {
             return refused(Why::NoSegment);
         };
-        let Proven { user, groups, factor, proof, lasts } = proven;
+        let Proven { user, groups, factor, proof, lasts, origin } = proven;
         let before = gateway.sessions.of(self.address, now);
         let is_other = |before: &Arc<Session>| {
             mac.is_none()
@@ -383,7 +405,7 @@ impl Visitor<'_> {
         let ends = sessions::later(now, lasts.map_or(limit, |lasts| lasts.min(limit)));
         let factor = factor
             .map(|(age, phishing_resistant)| Factor { shown: Moment::before(now, age), phishing_resistant });
-        let claims = Claims { user: Some(user), groups, factor, ..Claims::default() };
+        let claims = Claims { user: Some(user), groups, factor, origin, ..Claims::default() };
         let new = New { address: self.address, mac, claims, proof, ends };
         match gateway.begin_session(new, None) {
             Ok(session) => self.welcome(&session),
@@ -410,10 +432,14 @@ impl Visitor<'_> {
     }
 }
 
+fn named(provider: &Settings) -> Provider {
+    Provider { name: provider.name.clone(), label: provider.label.clone() }
+}
+
 fn methods(user: &User) -> Vec<Method> {
     user.totp.iter().map(|_| Method::Totp).collect()
 }
 
 fn proven(user: User, factor: Option<(Duration, bool)>) -> Proven {
-    Proven { user: user.name, groups: user.groups, factor, proof: Proof::Password, lasts: None }
+    Proven { user: user.name, groups: user.groups, factor, proof: Proof::Password, lasts: None, origin: None }
 }

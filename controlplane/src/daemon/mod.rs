@@ -26,6 +26,7 @@ mod plan;
 mod portal;
 mod reach;
 mod sessions;
+mod signals;
 mod start;
 mod status;
 pub mod time;
@@ -56,6 +57,7 @@ use lifecycle::Lifecycle;
 use load::Loaded;
 use main_loop::{MainLoop, Signals};
 use portal::Portal;
+use signals::Pollers;
 use start::Choice;
 
 /// How long the events' thread sleeps when there are none.
@@ -101,6 +103,7 @@ pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
     log::say(&status::report(&gateway).map_err(|refusal| anyhow::anyhow!(refusal.message))?);
 
     let events = Events::start(&gateway)?;
+    let pollers = Pollers::start(&gateway)?;
     let saver = Saver::start(&gateway)?;
     let recorder = Recorder::start(&gateway)?;
     let portal = Portal::start(&gateway)?;
@@ -115,6 +118,7 @@ pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
     notify::notify("STOPPING=1");
     portal.stop();
     let place = server.stop(CLIENT_PATIENCE);
+    pollers.stop();
     events.stop();
     saver.stop();
     recorder.stop(

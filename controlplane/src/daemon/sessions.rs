@@ -17,7 +17,7 @@ use super::time::rfc3339;
 use crate::api::server::Client;
 use crate::api::session::{self as api, NewSession, SessionFilter};
 use crate::api::types::{Asked, Refusal, Reply};
-use crate::audit::{By, Kind};
+use crate::audit::{By, Entry, Kind};
 use crate::config::diagnostics::{Located, quoted};
 use crate::config::schema::Text;
 use crate::config::values;
@@ -161,7 +161,19 @@ impl Gateway {
         what: &str,
         change: impl FnOnce(&mut Claims),
     ) -> Result<Option<Arc<Session>>, Refusal> {
-        self.grant(session_changed(Kind::SessionChanged, session, by).with("what", what))?;
+        let entry = session_changed(Kind::SessionChanged, session, by).with("what", what);
+        self.amend_session_as(session, by, entry, change)
+    }
+
+    /// As [`Gateway::amend_session`], recorded as this.
+    pub(super) fn amend_session_as(
+        &self,
+        session: &Session,
+        by: Option<&store::Who>,
+        entry: Entry,
+        change: impl FnOnce(&mut Claims),
+    ) -> Result<Option<Arc<Session>>, Refusal> {
+        self.grant(entry)?;
         let amended = self.sessions.amend(session.address, &session.id, self.engine.now(), change);
         let Some(amended) = amended else { return Ok(None) };
         let settled = self.engine.settle();
@@ -176,10 +188,20 @@ impl Gateway {
     ///
     /// A worker is stuck.
     pub(super) fn end_sessions(&self, which: &Which, by: Option<&store::Who>) -> Result<u64, Refusal> {
+        self.end_sessions_as(which, by, |session| session_changed(Kind::SessionRevoked, session, by))
+    }
+
+    /// As [`Gateway::end_sessions`], recorded as this.
+    pub(super) fn end_sessions_as(
+        &self,
+        which: &Which,
+        by: Option<&store::Who>,
+        entry: impl Fn(&Session) -> Entry,
+    ) -> Result<u64, Refusal> {
         let ended = self.sessions.end(which);
         // Also when there was none: somebody else may be ending the same ones at this moment.
         let settled = self.engine.settle();
-        self.done_all(ended.iter().map(|session| session_changed(Kind::SessionRevoked, session, by)));
+        self.done_all(ended.iter().map(|session| entry(session)));
         for session in &ended {
             self.tell("revoked", session, by);
         }
@@ -336,6 +358,7 @@ fn claims(new: &NewSession, model: &Model, now: Now) -> Result<Claims, Refusal> 
         groups: texts(written.groups),
         device,
         factor,
+        origin: None,
         reports: written.postures.into_iter().map(report).collect(),
         risk: written.risk,
     })

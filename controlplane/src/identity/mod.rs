@@ -6,8 +6,12 @@
 
 pub mod attempts;
 pub mod book;
+pub mod fetched;
+pub mod https;
 pub mod limits;
+pub mod oidc;
 pub mod password;
+pub mod signals;
 pub mod totp;
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -12,6 +12,7 @@ mod portal;
 mod resolve;
 mod time;
 mod trial;
+mod trust;
 mod unused;
 
 use std::net::IpAddr;
@@ -33,6 +34,8 @@ pub use time::{Ending, Gate, Schedule};
 pub use trial::{TestResult, probe_text};
 
 use crate::config::{self, At, Config, Diagnostics, Loaded, Report, Sources};
+use crate::identity::oidc::settings::Settings as Provider;
+use crate::identity::signals::Transmitter;
 
 /// A configuration that can be compiled and run.
 #[derive(Clone, Debug)]
@@ -133,11 +136,15 @@ pub struct SignIn {
     pub session_s: u32,
     /// Whether users of the gateway's own store may sign in with a password.
     pub passwords: bool,
+    /// Identity providers, by name.
+    pub providers: Vec<Provider>,
+    /// Transmitters of security events, by name.
+    pub transmitters: Vec<Transmitter>,
 }
 
 impl Default for SignIn {
     fn default() -> Self {
-        SignIn { session_s: 8 * 3600, passwords: true }
+        SignIn { session_s: 8 * 3600, passwords: true, providers: Vec::new(), transmitters: Vec::new() }
     }
 }
 

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::audit;
 use super::conditions::Names;
-use super::{Gateway, Model, Port, RuleInfo, SegmentInfo, SignIn};
+use super::{Gateway, Model, Port, RuleInfo, SegmentInfo};
 use crate::config::Sources;
 use crate::config::diagnostics::{At, Diagnostics, Report, nearest, quoted};
 use crate::config::schema::{self, Config, Text};
@@ -35,12 +35,14 @@ pub(super) fn resolve_within(limit: usize, mut config: Config, report: Report) -
     let mut resolver = Resolver { report, names: Names::default(), expanded: 0, limit };
     config.ports.sort_by(|a, b| a.name.value.cmp(&b.name.value));
     config.segments.sort_by(|a, b| a.name.value.cmp(&b.name.value));
+    let postures: Vec<String> = config.postures.iter().map(|posture| posture.name.value.clone()).collect();
     resolver.identities(&mut config);
     let tiers = resolver.tiers(config.tiers.as_deref());
     let mut written = std::mem::take(&mut config.rules);
     let services = resolver.services(&config);
     let mut ports = resolver.ports(&config, &services);
     let portal = config.portal.as_ref().and_then(|written| resolver.portal(written, &mut ports));
+    let sign_in = resolver.sign_in(&config, portal.is_some(), &postures);
     let (segments, mut rules) = resolver.segments(&config, &ports);
     let (mut rule_infos, resolved) = resolver.rules(&mut written, &segments, &services, &tiers, &rules);
     rules.rules = resolved;
@@ -52,7 +54,7 @@ pub(super) fn resolve_within(limit: usize, mut config: Config, report: Report) -
     let mut model = Model {
         gateway: gateway(&config),
         portal,
-        sign_in: sign_in(&config),
+        sign_in,
         ports,
         segments,
         rule_infos,
@@ -89,14 +91,6 @@ fn by_name(rules: &[schema::Rule]) -> Vec<u32> {
     let mut named: Vec<(&str, u32)> = rules.iter().map(|rule| text(&rule.name)).zip(0..).collect();
     named.sort_unstable();
     named.into_iter().map(|(_, index)| index).collect()
-}
-
-fn sign_in(config: &Config) -> SignIn {
-    let (written, default) = (&config.sign_in, SignIn::default());
-    SignIn {
-        session_s: written.session_s.as_ref().map_or(default.session_s, |v| v.value),
-        passwords: written.passwords.as_ref().map_or(default.passwords, |v| v.value),
-    }
 }
 
 fn gateway(config: &Config) -> Gateway {

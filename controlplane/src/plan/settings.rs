@@ -6,6 +6,8 @@ use bulkhead_dataplane::policy::{Rule, RuleSet};
 use bulkhead_dataplane::steering::LocalService;
 use bulkhead_dataplane::verdict::SegmentId;
 use ipnet::IpNet;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::{Names, Setting, words};
 use crate::model::{Model, SignIn};
@@ -74,12 +76,40 @@ fn gateway(old: &Model, new: &Model) -> Vec<Setting> {
     let mut settings = differing("gateway", &fixed(old), &fixed(new), true);
     settings.extend(differing("gateway", &timeouts(old), &timeouts(new), false));
     let sign_in = |model: &Model| -> Values {
-        let SignIn { session_s, passwords } = &model.sign_in;
+        let SignIn { session_s, passwords, .. } = &model.sign_in;
         let values = [("session", words::duration_s(*session_s)), ("passwords", passwords.to_string())];
         values.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     };
     settings.extend(differing("identity", &sign_in(old), &sign_in(new), false));
+    settings.extend(trusted("provider", &old.sign_in.providers, &new.sign_in.providers));
+    settings.extend(trusted("transmitter", &old.sign_in.transmitters, &new.sign_in.transmitters));
     settings
+}
+
+/// Those who are believed, by their names.
+fn trusted<T: Serialize>(what: &str, old: &[T], new: &[T]) -> Vec<Setting> {
+    let by_name = |list: &[T]| -> BTreeMap<String, Values> {
+        let keys = |one: &T| -> Values {
+            let Ok(Value::Object(keys)) = serde_json::to_value(one) else { return Values::new() };
+            let told = |value: Value| match value {
+                Value::Null => None,
+                Value::String(text) => Some(text),
+                other => Some(other.to_string()),
+            };
+            keys.into_iter().filter_map(|(key, value)| Some((key, told(value)?))).collect()
+        };
+        list.iter().map(keys).map(|keys| (keys.get("name").cloned().unwrap_or_default(), keys)).collect()
+    };
+    let (old, new) = (by_name(old), by_name(new));
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let none = Values::new();
+    names
+        .into_iter()
+        .flat_map(|name| {
+            let of = format!("{what} {name}");
+            differing(&of, old.get(name).unwrap_or(&none), new.get(name).unwrap_or(&none), false)
+        })
+        .collect()
 }
 
 fn portal(old: &Model, new: &Model) -> Vec<Setting> {

@@ -65,6 +65,8 @@ pub fn later(now: Now, by: Duration) -> Now {
 pub enum Proof {
     /// An operator, or a program of his, vouches for it over the control socket.
     Operator,
+    /// An identity provider has said so.
+    Provider,
     /// A password of the gateway's own store, with or without a second factor.
     Password,
 }
@@ -74,6 +76,7 @@ impl Proof {
     pub fn name(self) -> &'static str {
         match self {
             Proof::Operator => "operator",
+            Proof::Provider => "provider",
             Proof::Password => "password",
         }
     }
@@ -110,6 +113,19 @@ pub struct Report {
     pub at: Moment,
 }
 
+/// Whom an identity provider knows somebody as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Its name in the configuration.
+    pub provider: String,
+    /// `iss`.
+    pub issuer: String,
+    /// `sub`.
+    pub subject: String,
+    /// `sid`, if it has told it.
+    pub session: Option<String>,
+}
+
 /// What was proved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
@@ -121,6 +137,8 @@ pub struct Claims {
     pub device: Option<Device>,
     /// The second factor, if one was shown.
     pub factor: Option<Factor>,
+    /// Whom the identity provider knows them as that has said so.
+    pub origin: Option<Origin>,
     /// Reports of the device's health.
     pub reports: Vec<Report>,
     /// 0 to 100; `None` when nobody has said.

@@ -205,6 +205,7 @@ prop_compose! {
                 posture: posture.to_owned(), state, at: Moment::before(BEGIN, Duration::from_millis(age_ms)),
             }).collect(),
             risk,
+            origin: None,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::key::Algorithm;
@@ -238,7 +239,7 @@ pub struct Strength {
 }
 
 /// What an operator trusts a provider's words to mean.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Trusted {
     /// Values of `acr` that tell of a second factor.
     pub mfa_acr: Vec<String>,

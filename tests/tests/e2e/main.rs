@@ -16,5 +16,6 @@ mod routing;
 mod rules;
 mod sessions;
 mod shadow;
+mod signals;
 mod users;
 mod workers;

@@ -1,0 +1,106 @@
+//! Whom an event concerns (RFC 9493, SSF 1.0 section 3).
+
+use serde_json::{Map, Value};
+
+use crate::sessions::Session;
+
+/// The longest identifier, bytes.
+const ID_BYTES_MAX: usize = 512;
+
+/// Whom an event concerns. Everything that is there must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subject {
+    user: Option<Name>,
+    session: Option<Name>,
+    device: Option<Name>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Name {
+    /// `email`.
+    Email(String),
+    /// `iss_sub`.
+    At { issuer: String, subject: String },
+    /// `opaque`: what the transmitter calls it.
+    Opaque { issuer: String, id: String },
+}
+
+impl Subject {
+    /// Reads a subject identifier from a transmitter that is this issuer. A simple one is a user; but an opaque one may
+    /// be a session as well.
+    pub fn read(subject: &Value, issuer: &str) -> Option<Subject> {
+        let subject = subject.as_object()?;
+        let format = subject.get("format").and_then(Value::as_str);
+        // Drafts said `subject_type`, and nothing where there are several.
+        let is_complex = format == Some("complex")
+            || format.is_none() && ["user", "session", "device"].iter().any(|key| subject.contains_key(*key));
+        if !is_complex {
+            return Some(Subject { user: Some(Name::read(subject, issuer)?), ..Subject::default() });
+        }
+        let member = |key: &str| match subject.get(key) {
+            // One that is there and not understood must not make it everybody's.
+            Some(member) => Name::read(member.as_object()?, issuer).map(Some),
+            None => Some(None),
+        };
+        let read = Subject { user: member("user")?, session: member("session")?, device: member("device")? };
+        (read != Subject::default()).then_some(read)
+    }
+
+    /// Whether it is this session's.
+    pub fn means(&self, session: &Session) -> bool {
+        self.user.as_ref().is_none_or(|name| name.is_user_of(session))
+            && self.session.as_ref().is_none_or(|name| name.is_session(session))
+            && self.device.as_ref().is_none_or(|name| name.is_device_of(session))
+    }
+}
+
+impl Name {
+    fn read(subject: &Map<String, Value>, issuer: &str) -> Option<Name> {
+        let text = |key: &str| {
+            let text = subject.get(key)?.as_str()?;
+            (!text.is_empty() && text.len() <= ID_BYTES_MAX).then(|| text.to_owned())
+        };
+        match subject.get("format")?.as_str()? {
+            "email" => Some(Name::Email(text("email")?)),
+            "iss_sub" => Some(Name::At { issuer: text("iss")?, subject: text("sub")? }),
+            "opaque" => Some(Name::Opaque { issuer: issuer.to_owned(), id: text("id")? }),
+            _ => None,
+        }
+    }
+
+    fn is_user_of(&self, session: &Session) -> bool {
+        let origin = session.claims.origin.as_ref();
+        match self {
+            // Its form is not the same everywhere; rather one session too many.
+            Name::Email(email) => {
+                session.claims.user.as_ref().is_some_and(|user| user.eq_ignore_ascii_case(email))
+            }
+            Name::At { issuer, subject } => {
+                origin.is_some_and(|origin| origin.issuer == *issuer && origin.subject == *subject)
+            }
+            Name::Opaque { issuer, id } => {
+                self.is_session(session)
+                    || origin.is_some_and(|origin| origin.issuer == *issuer && origin.subject == *id)
+            }
+        }
+    }
+
+    fn is_session(&self, session: &Session) -> bool {
+        let (issuer, id) = match self {
+            Name::Email(_) => return false,
+            Name::At { issuer, subject } => (issuer, subject),
+            Name::Opaque { issuer, id } => (issuer, id),
+        };
+        let origin = session.claims.origin.as_ref();
+        origin.is_some_and(|origin| origin.issuer == *issuer && origin.session.as_ref() == Some(id))
+    }
+
+    fn is_device_of(&self, session: &Session) -> bool {
+        let name = match self {
+            Name::Email(_) => return false,
+            Name::At { subject, .. } => subject,
+            Name::Opaque { id, .. } => id,
+        };
+        session.claims.device.as_ref().is_some_and(|device| device.name.as_ref() == Some(name))
+    }
+}
