@@ -2,6 +2,7 @@
 //! frames out, and the ledger checked when a scenario ends.
 #![forbid(unsafe_code)]
 
+pub mod authenticator;
 pub mod config;
 pub mod craft;
 pub mod dialogue;

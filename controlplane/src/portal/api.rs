@@ -49,6 +49,7 @@ pub async fn answer(request: &Request<'_>, ask: &str) -> Response {
 
 fn question(request: &Request<'_>, ask: &str) -> Result<Question, (StatusCode, &'static str)> {
     let unknown = (StatusCode::NOT_FOUND, "there is no such question");
+    let other_fields = (StatusCode::BAD_REQUEST, "these are not the fields of the question");
     if !ask.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
         return Err(unknown);
     }
@@ -62,14 +63,16 @@ fn question(request: &Request<'_>, ask: &str) -> Result<Question, (StatusCode, &
     if fields.insert("ask".to_owned(), ask.into()).is_some() {
         return Err((StatusCode::BAD_REQUEST, "what is asked stands in the path"));
     }
+    let names: Vec<String> = fields.keys().cloned().collect();
     // What serde says of it would repeat what was sent.
-    serde_json::from_value(Value::Object(fields)).map_err(|error| {
-        if error.to_string().starts_with("unknown variant") {
-            unknown
-        } else {
-            (StatusCode::BAD_REQUEST, "these are not the fields of the question")
-        }
-    })
+    let question: Question = serde_json::from_value(Value::Object(fields)).map_err(|error| {
+        if error.to_string().starts_with("unknown variant") { unknown } else { other_fields }
+    })?;
+    // It lets pass what a question without fields is given.
+    match json!(&question).as_object() {
+        Some(known) if names.iter().all(|name| known.contains_key(name)) => Ok(question),
+        _ => Err(other_fields),
+    }
 }
 
 /// Takes a Security Event Token.

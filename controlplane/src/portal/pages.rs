@@ -21,7 +21,7 @@ const SOON_S: u64 = 15 * 60;
 pub fn home(status: StatusCode, standing: &Standing, told: Option<&str>) -> Response {
     match &standing.session {
         Some(session) => self::status(status, standing, session, told),
-        None => sign_in(status, standing, told),
+        None => sign_in(status, standing, told, None),
     }
 }
 
@@ -88,7 +88,8 @@ fn place(standing: &Standing) -> Markup {
     }
 }
 
-fn sign_in(status: StatusCode, standing: &Standing, told: Option<&str>) -> Response {
+/// The form to sign in; `user` is the name that was typed before.
+pub fn sign_in(status: StatusCode, standing: &Standing, told: Option<&str>, user: Option<&str>) -> Response {
     let nobody = !standing.passwords && standing.providers.is_empty();
     let main = html! {
         @if standing.is_taken {
@@ -110,10 +111,10 @@ fn sign_in(status: StatusCode, standing: &Standing, told: Option<&str>) -> Respo
             form method="post" action="/sign-in" {
                 label for="user" { "Name" }
                 input id="user" name="user" type="text" autocomplete="username" autocapitalize="none"
-                    spellcheck="false" required maxlength="256";
+                    spellcheck="false" required maxlength="256" value=[user];
                 label for="password" { "Password" }
                 input id="password" name="password" type="password" autocomplete="current-password" required
-                    maxlength="1024";
+                    maxlength="1024" autofocus[user.is_some()];
                 button class="button wide" type="submit" { "Sign in" }
             }
         }
@@ -197,7 +198,7 @@ fn status(status: StatusCode, standing: &Standing, session: &Known, told: Option
                     @match session.mfa_age_s {
                         None => { "not shown" },
                         Some(age_s) => {
-                            "shown " (duration(u64::from(age_s))) " ago"
+                            "shown " (ago(u64::from(age_s)))
                             @if session.phishing_resistant { ", with a passkey" }
                         },
                     }
@@ -237,7 +238,7 @@ fn status(status: StatusCode, standing: &Standing, session: &Known, told: Option
         }
         p class="fine" { "As of when this page was loaded. " a href="/" { "Look again" } }
     };
-    page(status, who, told, main)
+    page(status, &format!("Signed in as {who}"), told, main)
 }
 
 fn health(state: &str) -> &'static str {
@@ -248,35 +249,22 @@ fn health(state: &str) -> &'static str {
     }
 }
 
-/// What may be reached: open ways first, each with what it is called.
+/// What may be reached, destination by destination; of each the open ways first.
 fn reach(standing: &Standing) -> Markup {
-    let (open, shut): (Vec<&Reach>, Vec<&Reach>) =
-        standing.reach.iter().partition(|row| row.refusal.is_none());
+    let mut groups: Vec<(&Reach, Vec<&Reach>)> = Vec::new();
+    for row in &standing.reach {
+        match groups.iter_mut().find(|(first, _)| first.to == row.to) {
+            Some((_, rows)) => rows.push(row),
+            None => groups.push((row, vec![row])),
+        }
+    }
+    groups.iter_mut().for_each(|(_, rows)| rows.sort_by_key(|row| row.refusal.is_some()));
     html! {
-        ul class="reach" {
-            @for row in open.into_iter().chain(shut) {
-                li class=(if row.refusal.is_none() { "open" } else { "shut" }) {
-                    div class="what" {
-                        h3 { (row.to) }
-                        @if let Some(description) = &row.description { p class="hint" { (description) } }
-                        p class="services" {
-                            @for service in &row.services { span class="code" { (service) } " " }
-                        }
-                        p class="rule" { "Rule " span class="code" { (row.rule) } }
-                    }
-                    div class="state" {
-                        @match &row.refusal {
-                            None => {
-                                p class="badge" { "Open" }
-                                @if let Some(left_s) = row.left_s { p class="fine" { "for " (time(left_s)) } }
-                            },
-                            Some(refusal) => {
-                                p class="badge" { "Closed" }
-                                (why_shut(refusal))
-                            },
-                        }
-                    }
-                }
+        @for (first, rows) in groups {
+            section class="card reach" {
+                h3 { (first.to) }
+                @if let Some(description) = &first.description { p class="hint" { (description) } }
+                ul { @for row in rows { (way(standing, row)) } }
             }
         }
         @if standing.is_partial {
@@ -285,16 +273,52 @@ fn reach(standing: &Standing) -> Markup {
     }
 }
 
-fn why_shut(refusal: &Refusal) -> Markup {
-    let (to, words) = match refusal.remedy {
-        Some(Remedy::SignIn) => ("/", "Sign in"),
-        Some(Remedy::StepUp) => ("/step-up", "Verify it is you"),
-        Some(Remedy::Passkey) => ("/step-up", "Use a passkey"),
-        None => ("", ""),
+/// One way, and whether it is open.
+fn way(standing: &Standing, row: &Reach) -> Markup {
+    html! {
+        li class=(if row.refusal.is_none() { "open" } else { "shut" }) {
+            div class="what" {
+                p class="services" {
+                    @for service in &row.services { span class="code" { (service) } " " }
+                }
+                p class="rule" { "Rule " span class="code" { (row.rule) } }
+            }
+            div class="state" {
+                @match &row.refusal {
+                    None => {
+                        p class="badge" { "Open" }
+                        @if let Some(left_s) = row.left_s { p class="fine" { "for " (time(left_s)) } }
+                    },
+                    Some(refusal) => {
+                        p class="badge" { "Closed" }
+                        (why_shut(standing, refusal))
+                    },
+                }
+            }
+        }
+    }
+}
+
+fn why_shut(standing: &Standing, refusal: &Refusal) -> Markup {
+    let session = standing.session.as_ref();
+    let elsewhere = session.is_some_and(|session| session.provider.is_some());
+    let has = |method: Option<Method>| {
+        session.is_some_and(|session| match method {
+            Some(method) => session.methods.contains(&method),
+            None => !session.methods.is_empty(),
+        })
+    };
+    let remedy = match refusal.remedy {
+        Some(Remedy::SignIn) => Some(("/", "Sign in")),
+        Some(Remedy::StepUp) if has(None) || elsewhere => Some(("/step-up", "Verify it is you")),
+        Some(Remedy::Passkey) if has(Some(Method::Passkey)) || elsewhere => {
+            Some(("/step-up", "Use a passkey"))
+        }
+        _ => None,
     };
     html! {
         p class="fine" title=(refusal.help) { (reason(&refusal.reason)) }
-        @if !to.is_empty() { p { a href=(to) { (words) } } }
+        @if let Some((to, words)) = remedy { p { a href=(to) { (words) } } }
     }
 }
 
@@ -344,6 +368,11 @@ fn time(left_s: u64) -> Markup {
     html! {
         @if left_s <= SOON_S { strong class="soon" { (duration(left_s)) } } @else { (duration(left_s)) }
     }
+}
+
+/// How long ago.
+fn ago(seconds: u64) -> String {
+    if seconds < 60 { "just now".to_owned() } else { format!("{} ago", duration(seconds)) }
 }
 
 /// The two largest parts: `2 h 5 min`.

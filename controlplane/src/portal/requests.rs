@@ -195,8 +195,15 @@ impl Request<'_> {
         let (Some(user), Some(password)) = (form.text("user"), form.secret("password")) else {
             return no_form();
         };
-        match self.ask(Question::Password { user, password }).await {
+        match self.ask(Question::Password { user: user.clone(), password }).await {
             Answer::Factor { attempt, methods } => pages::factor(StatusCode::OK, &attempt, &methods, None),
+            Answer::Refused { why: why @ (Why::Wrong | Why::TooMany), retry_after_s } => {
+                let (told, standing) = (pages::why(why, retry_after_s), self.standing().await);
+                // Also where somebody is signed in, or this would look as if it had worked.
+                let standing = Standing { session: None, ..standing };
+                let page = pages::sign_in(status_of(why), &standing, Some(&told), Some(&user));
+                refusing(page, retry_after_s)
+            }
             answer => self.begun_or(answer).await,
         }
     }

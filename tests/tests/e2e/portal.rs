@@ -1,7 +1,9 @@
 //! The portal, as clients in the zones meet it.
 
+mod browser;
 mod hostile;
 mod rogue;
+mod sign_in;
 
 use std::fs;
 use std::net::SocketAddr;

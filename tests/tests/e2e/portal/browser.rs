@@ -1,0 +1,90 @@
+//! The portal in a real browser: headless Chromium, driven by `tests/browser/portal.mjs`.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use bulkhead_tests::https;
+use serde_json::{Value, json};
+
+use super::sign_in;
+
+const ALICE: &str = "Signed in as alice";
+
+/// Where `.ci/run` puts playwright-core and axe-core.
+fn modules() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+    cache.or_else(home).unwrap_or_default().join("bulkhead")
+}
+
+/// What is missing for it, if something is.
+fn missing() -> Option<String> {
+    let chromium = ["/usr/bin/chromium"].into_iter().find(|path| Path::new(path).exists());
+    let has_node = Command::new("node").arg("--version").output().is_ok_and(|output| output.status.success());
+    let lacks = |package: &str| !modules().join("node_modules").join(package).exists();
+    match (chromium, has_node) {
+        (None, _) => Some("chromium".to_owned()),
+        (_, false) => Some("node".to_owned()),
+        _ => ["playwright-core", "axe-core"]
+            .into_iter()
+            .find(|package| lacks(package))
+            .map(|package| format!("{package} (npm install --prefix {} {package})", modules().display())),
+    }
+}
+
+/// What the browser saw.
+fn drive(told: &Value, scene: &bulkhead_tests::scene::Scene) -> Value {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser/portal.mjs");
+    let mut command = Command::new("node");
+    command.arg(script).arg(told.to_string()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = scene.host("office").namespace.run(|| command.spawn()).expect("node starts");
+    let output = child.wait_with_output().expect("it ends");
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}{complained}"))
+}
+
+#[test]
+fn people_sign_in_without_javascript_by_keyboard_and_on_a_phone() {
+    if let Some(missing) = missing() {
+        let _ = writeln!(std::io::stderr(), "SKIP people_sign_in_without_javascript: there is no {missing}");
+        return;
+    }
+    let Some((scene, mut app)) = sign_in::scene() else { return };
+    let shots = std::env::var_os("BULKHEAD_SHOTS")
+        .map_or_else(|| scene.state().with_file_name("shots"), PathBuf::from);
+    fs::create_dir_all(&shots).expect("a directory for pictures");
+    let told = json!({
+        "modules": modules(), "chromium": "/usr/bin/chromium", "name": https::NAME,
+        "address": scene.host("office").gateway_v4, "shots": shots,
+        "user": "alice", "password": sign_in::PASSWORD, "codes": [app.code(), app.code()],
+    });
+    let report = drive(&told, &scene);
+    assert_eq!(report["problems"], json!([]), "{report:#}");
+    let seen = &report["seen"];
+    assert_eq!(seen["wrong"]["title"], "Problem: Sign in · Network access");
+    assert!(seen["wrong"]["alert"].as_str().is_some_and(|alert| alert.contains("That was not right")));
+    let titles = ["second", "status", "stepUp", "signedOut", "byKeyboard", "phone-light", "phone-dark"];
+    let titles = titles.map(|title| seen[title].as_str().unwrap_or_default());
+    let expected = ["Second step", ALICE, "Verify it is you", "Sign in", ALICE, ALICE, ALICE];
+    assert_eq!(titles, expected);
+    // Skip link, brand, name, password, button: the order in which they are read.
+    assert_eq!(seen["focus"], json!(["skip", "brand", "user", "password", "button wide"]), "{seen:#}");
+    assert_eq!((&seen["focusOfCode"], &seen["outline"]), (&json!("code"), &json!("solid")));
+    let reach = seen["reach"].to_string();
+    for row in
+        ["Open", "udp/53", "tcp/5432", "Needs a recent report of this device's health", "cannot be phished"]
+    {
+        assert!(reach.contains(row), "{row}: {reach}");
+    }
+    let cookies = seen["cookies"].as_array().expect("cookies");
+    assert_eq!(cookies.len(), 1, "{cookies:?}");
+    let is = |key: &str| cookies[0][key].clone();
+    assert_eq!(is("name"), "__Host-bulkhead");
+    assert_eq!(
+        (is("httpOnly"), is("secure"), is("sameSite"), is("path")),
+        (true.into(), true.into(), "Lax".into(), "/".into())
+    );
+}
