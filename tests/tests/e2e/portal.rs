@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use bulkhead_tests::config::{Config, allow};
 use bulkhead_tests::frames::Family;
 use bulkhead_tests::https::{self, dial, get};
-use bulkhead_tests::scene::{Scene, number};
+use bulkhead_tests::scene::{Scene, number, office_and_servers};
 use bulkhead_tests::wait_until;
 use serde_json::Value;
 
@@ -166,4 +166,59 @@ fn in_the_clear_browsers_are_sent_to_tls_and_nothing_else_is_taken() {
     }
     let form = said("POST /sign-in HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nuser=a".to_owned());
     assert!(form.starts_with("HTTP/1.1 403 "), "{form}");
+}
+
+#[test]
+fn an_address_that_comes_later_is_listened_at_too() {
+    let Some(scene) = Scene::start(&config()) else { return };
+    listens(&scene);
+    let office = scene.host("office");
+    scene.lab.gateway.add_address("office", "10.1.0.9/24".parse().unwrap()).expect("an address");
+    wait_until("it listens there", || status(&scene)["listening"].as_array().is_some_and(|l| l.len() == 6));
+    let later: SocketAddr = "10.1.0.9:443".parse().unwrap();
+    assert_eq!(get(office, later, "/", None).status, 200);
+    assert_eq!(number(&status(&scene), "restarts"), 0, "by the same process");
+}
+
+#[test]
+fn certificate_files_are_taken_and_followed_and_a_broken_one_is_told_and_changes_nothing() {
+    let Some(mut scene) = Scene::build(office_and_servers()) else { return };
+    let directory = scene.config().parent().expect("a directory").to_owned();
+    let (certificate, key) = (directory.join("c.pem"), directory.join("k.pem"));
+    let write = || {
+        let made = rcgen::generate_simple_self_signed([https::NAME.to_owned()]).expect("a certificate");
+        fs::write(&key, made.signing_key.serialize_pem()).expect("it is written");
+        fs::write(&certificate, made.cert.pem()).expect("it is written");
+    };
+    write();
+    let files = format!("certificate = {certificate:?}\nkey = {key:?}\n");
+    scene.run(&Config { rules: config().rules + &files, ..config() });
+    listens(&scene);
+    let (office, portal) = (scene.host("office"), place(&scene, Family::V4));
+    let page = get(office, portal, "/", None);
+    assert_eq!(page.header("strict-transport-security"), Some("max-age=31536000"));
+    let before = status(&scene);
+    fs::write(&certificate, "no certificate").expect("it is written");
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(status(&scene)["pid"], before["pid"], "the old one serves");
+    assert_eq!(get(office, portal, "/", None).status, 200);
+    write();
+    wait_until("another certificate is shown", || {
+        let now = status(&scene);
+        now["fingerprint"] != before["fingerprint"]
+            && now["listening"].as_array().is_some_and(|places| places.len() == 4)
+    });
+    assert_eq!(get(office, portal, "/", None).status, 200);
+}
+
+#[test]
+fn a_portal_that_cannot_begin_is_an_alarm_and_the_gateway_works_without() {
+    let rules = config().rules.replace("redirect_port = 80", "user = \"nobody-is-called-so\"");
+    let Some(scene) = Scene::start(&Config { rules, ..config() }) else { return };
+    wait_until("it is told", || {
+        status(&scene)["trouble"].as_str().is_some_and(|t| t.contains("there is no user nobody-is-called-so"))
+    });
+    assert!(scene.cli(&["status"]).stdout.contains("DOES NOT RUN"));
+    let mut open = scene.open_tcp("office", "servers", Family::V4, (4000, 80));
+    open.talks();
 }

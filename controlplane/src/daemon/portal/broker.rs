@@ -17,11 +17,12 @@ use super::child::Child;
 use super::listen::Place;
 use super::visitor::{self, Not};
 use crate::portal::orders::{Order, Word};
-use crate::portal::wire::{Answer, Answered, Asked, Why};
+use crate::portal::wire::{Answer, Answered, Asked, Question, Why};
 
-/// Threads that answer: hashing a password takes one of them a while.
-const ANSWERERS: usize = 3;
-/// Questions that wait for one.
+/// Threads of each lane: two for what is known here at once, two for passwords, which take a processor a while to hash,
+/// and four for what waits for somebody else's server, so that a slow one keeps nobody from their own page.
+const THREADS: [usize; 3] = [2, 2, 4];
+/// Questions that wait in each lane.
 const QUEUE: usize = 64;
 /// Questions of one address that wait or are being answered.
 const PER_ADDRESS: usize = 4;
@@ -49,6 +50,27 @@ pub enum Over {
     Lied(String),
 }
 
+/// The lane of a question, an index in [`THREADS`].
+fn lane(question: &Question) -> usize {
+    match question {
+        Question::Password { .. } => 1,
+        Question::OidcBegin { .. }
+        | Question::OidcFinish { .. }
+        | Question::DeviceBegin { .. }
+        | Question::DevicePoll { .. }
+        | Question::SecurityEvent { .. } => 2,
+        Question::Standing
+        | Question::Totp { .. }
+        | Question::PasskeyBegin { .. }
+        | Question::PasskeyFinish { .. }
+        | Question::PasskeyRegisterBegin
+        | Question::PasskeyRegisterFinish { .. }
+        | Question::SignOut
+        | Question::Challenge
+        | Question::Statement { .. } => 0,
+    }
+}
+
 /// A question with whoever asks it.
 struct Job {
     peer: SocketAddr,
@@ -61,7 +83,7 @@ pub struct Broker<'b> {
     child: &'b Child,
     /// Where the portal listens.
     pub places: &'b RwLock<BTreeSet<Place>>,
-    jobs: Sender<Job>,
+    lanes: Vec<Sender<Job>>,
     waiting: &'b Waiting,
     counts: &'b Counts,
     /// An answer did not get through to it.
@@ -110,15 +132,18 @@ impl<'b> Broker<'b> {
         waiting: &'b Waiting,
         counts: &'b Counts,
     ) -> io::Result<Broker<'b>> {
-        let (jobs, queue) = bounded::<Job>(QUEUE);
         let deaf = Arc::new(AtomicBool::new(false));
-        for number in 0..ANSWERERS {
-            let queue = queue.clone();
-            let thread = std::thread::Builder::new().name(format!("portal-desk-{number}"));
-            let deaf = deaf.clone();
-            thread.spawn_scoped(scope, move || answer_all(gateway, child, &queue, waiting, &deaf))?;
+        let mut lanes = Vec::new();
+        for (lane, threads) in THREADS.into_iter().enumerate() {
+            let (jobs, queue) = bounded::<Job>(QUEUE);
+            for number in 0..threads {
+                let (queue, deaf) = (queue.clone(), deaf.clone());
+                let thread = std::thread::Builder::new().name(format!("portal-{lane}-{number}"));
+                thread.spawn_scoped(scope, move || answer_all(gateway, child, &queue, waiting, &deaf))?;
+            }
+            lanes.push(jobs);
         }
-        Ok(Broker { gateway, child, places, jobs, waiting, counts, deaf, stretch: (Instant::now(), 0) })
+        Ok(Broker { gateway, child, places, lanes, waiting, counts, deaf, stretch: (Instant::now(), 0) })
     }
 
     /// Hears what the portal says next, if it says something soon.
@@ -181,7 +206,7 @@ impl<'b> Broker<'b> {
         let no_room = if !self.waiting.enter(peer.ip()) {
             true
         } else {
-            match self.jobs.try_send(Job { peer, asked }) {
+            match self.lanes[lane(&asked.question)].try_send(Job { peer, asked }) {
                 Ok(()) => false,
                 Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                     self.waiting.leave(peer.ip());

@@ -1,13 +1,15 @@
 //! What comes over the network to harm the portal: slow, huge, many, ambiguous.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use bulkhead::lab::Zone;
+use bulkhead_tests::config::Config;
 use bulkhead_tests::frames::Family;
 use bulkhead_tests::https::{self, Client, ask, dial, dial_from, get};
 use bulkhead_tests::scene::{Scene, zone};
+use bulkhead_tests::wait_until;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::ProtocolVersion;
 use rustls::version::{TLS12, TLS13};
@@ -21,9 +23,13 @@ const ADDRESSES: usize = 48;
 
 /// A gateway with a portal, whose office has many addresses of one host.
 fn scene() -> Option<Scene> {
+    scene_with(&config())
+}
+
+fn scene_with(config: &Config) -> Option<Scene> {
     let office = Zone { addresses: ADDRESSES, ..zone("office", 1) };
     let mut scene = Scene::build(vec![office, zone("servers", 2)])?;
-    scene.run(&config());
+    scene.run(config);
     listens(&scene);
     Some(scene)
 }
@@ -265,6 +271,32 @@ fn c7_an_address_that_asks_without_end_is_told_to_wait_and_others_are_not() {
     assert!(answer.contains("HTTP/1.1 429 ") && answer.contains("retry-after: 1"), "{answer}");
     assert!((55..=75).contains(&answer.matches("HTTP/1.1 200 ").count()));
     is_served(&scene, 0);
+}
+
+#[test]
+fn c7_an_identity_provider_that_does_not_answer_keeps_nobody_from_the_page() {
+    let provider = "[identity.providers.corp]\nissuer = \"https://127.0.0.1:9443\"\nclient_id = \"b\"\n";
+    let base = config();
+    let Some(scene) = scene_with(&Config { rules: base.rules.clone() + provider, ..base }) else { return };
+    // It takes connections, and says nothing.
+    let silent = scene.lab.gateway.run(|| TcpListener::bind("127.0.0.1:9443")).expect("it listens");
+    let (office, portal) = (scene.host("office"), place(&scene, Family::V4));
+    let request =
+        format!("GET /sign-in/with/corp HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", https::NAME);
+    let waiting: Vec<Client> = (2..22)
+        .map(|number| {
+            let stream = dial_from(office, address(&scene, number), portal).expect("it connects");
+            let mut client = Client::over(stream, &[&TLS13], &[b"http/1.1"]).expect("it speaks TLS");
+            client.send(request.as_bytes()).expect("it listens");
+            client
+        })
+        .collect();
+    wait_until("the gateway waits for the provider", || {
+        silent.set_nonblocking(true).unwrap();
+        silent.accept().is_ok()
+    });
+    (0..5).for_each(|number| is_served(&scene, number % 2));
+    drop(waiting);
 }
 
 /// A ClientHello that offers this version and no later one, with the suites that came with it.
