@@ -40,7 +40,7 @@ fn vouched(session: &Session, by: Option<&Who>) -> By {
 
 /// What is recorded of a session that begins, and how it was proved.
 pub fn session_begins(session: &Session, left_s: u64, by: Option<&Who>) -> Entry {
-    let Claims { user, groups, device, factor, reports, risk, origin } = &session.claims;
+    let Claims { user, groups, device, factor, reports, health: _, risk, origin } = &session.claims;
     let now = session.begun;
     let factor = factor.map(|factor| {
         serde_json::json!({ "age_s": factor.shown.age_s(now), "phishing_resistant": factor.phishing_resistant })

@@ -344,7 +344,7 @@ fn claims(new: &NewSession, model: &Model, now: Now) -> Result<Claims, Refusal> 
     let device = written.device.map(|device| (device.enrolled, device.tags));
     let device = is_known.then(|| {
         let (enrolled, tags) = device.unwrap_or_default();
-        Device { name: new.device_name.clone(), enrolled, tags: texts(tags) }
+        Device { name: new.device_name.clone(), enrolled, tags: texts(tags), until: None }
     });
     let factor = written.mfa_age_s.map(|age_s| Factor {
         shown: Moment::before(now, Duration::from_secs(age_s.into())),
@@ -360,6 +360,7 @@ fn claims(new: &NewSession, model: &Model, now: Now) -> Result<Claims, Refusal> 
         factor,
         origin: None,
         reports: written.postures.into_iter().map(report).collect(),
+        health: None,
         risk: written.risk,
     })
 }

@@ -63,6 +63,13 @@ pub struct Posture {
     pub description: Option<String>,
 }
 
+impl Posture {
+    /// Whether a report of then still counts.
+    pub fn takes(&self, reported: crate::sessions::Moment, at: bulkhead_dataplane::verdict::Now) -> bool {
+        self.max_age_s.is_none_or(|max_age_s| reported.age_s(at) <= max_age_s)
+    }
+}
+
 /// Who asks, in a test.
 #[derive(Clone, Debug, Default)]
 pub enum Asker {

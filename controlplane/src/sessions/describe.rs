@@ -17,6 +17,8 @@ pub struct Ages {
     factor_s: Vec<u32>,
     /// Of the reports of postures that are asked for, seconds.
     postures: Vec<(PostureId, u32)>,
+    /// The postures that are asked for.
+    asked: Vec<PostureId>,
 }
 
 impl Ages {
@@ -30,8 +32,8 @@ impl Ages {
         postures.sort_unstable();
         postures.dedup();
         let max_age_s = |id: PostureId| model.identities.postures[id.0 as usize].max_age_s;
-        let postures = postures.into_iter().filter_map(|id| Some((id, max_age_s(id)?)));
-        Ages { factor_s, postures: postures.collect() }
+        let ages = postures.iter().filter_map(|id| Some((*id, max_age_s(*id)?))).collect();
+        Ages { factor_s, postures: ages, asked: postures }
     }
 }
 
@@ -56,17 +58,28 @@ pub fn identity(names: &Identities, session: &Session, at: Now) -> Identity {
     for report in reports {
         // The policy may have changed since it was reported.
         let Some(id) = names.posture(&report.posture) else { continue };
-        let max_age_s = names.postures[id.0 as usize].max_age_s;
-        let is_fresh = max_age_s.is_none_or(|max| report.at.age_s(at) <= max);
+        let is_fresh = names.postures[id.0 as usize].takes(report.at, at);
         postures[id.0 as usize] = if is_fresh { report.state } else { State::Unknown };
+    }
+    if let Some(health) = &claims.health {
+        for (posture, state) in names.postures.iter().zip(&mut postures) {
+            let told = claims.reports.iter().filter(|report| report.posture == posture.name);
+            if told.map(|report| report.at).max().is_some_and(|told| told > health.at) {
+                continue;
+            }
+            let is_fresh = posture.takes(health.at, at);
+            *state = if is_fresh { health.stands_to(&posture.checks, at) } else { State::Unknown };
+        }
     }
     Identity {
         user: claims.user.as_deref().map(|user| names.user(user)),
         groups: claims.user.as_deref().map(|user| names.groups_of(user, told)).unwrap_or_default(),
-        device: claims.device.as_ref().map(|device| Device {
-            enrolled: device.enrolled,
-            tags: names.tags_of(device.tags.iter().map(String::as_str)),
-        }),
+        device: claims.device.as_ref().filter(|device| device.until.is_none_or(|until| at < until)).map(
+            |device| Device {
+                enrolled: device.enrolled,
+                tags: names.tags_of(device.tags.iter().map(String::as_str)),
+            },
+        ),
         mfa_age_s: claims.factor.map(|factor| factor.shown.age_s(at)),
         phishing_resistant: claims.factor.is_some_and(|factor| factor.phishing_resistant),
         postures,
@@ -89,8 +102,17 @@ pub fn describe(names: &Identities, ages: &Ages, session: &Session, now: Now) ->
         let (_, max_age_s) = ages.postures.iter().find(|(asked, _)| *asked == id)?;
         Some(report.at.older_than(*max_age_s))
     });
+    let of_device = claims.device.iter().filter_map(|device| device.until);
+    let of_health = claims.health.iter().flat_map(|health| {
+        ages.asked.iter().flat_map(|id| {
+            let posture = &names.postures[id.0 as usize];
+            let too_old = posture.max_age_s.map(|max_age_s| health.at.older_than(max_age_s));
+            health.edges(&posture.checks).chain(too_old)
+        })
+    });
     let is_ahead = |edge: &Now| *edge > now && *edge < session.ends;
-    let mut edges: Vec<Now> = of_factor.chain(of_reports).filter(is_ahead).collect();
+    let mut edges: Vec<Now> =
+        of_factor.chain(of_reports).chain(of_device).chain(of_health).filter(is_ahead).collect();
     edges.sort_unstable();
     edges.dedup();
     edges.push(session.ends);

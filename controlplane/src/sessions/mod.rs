@@ -9,6 +9,7 @@
 //! Sessions live in memory only. A gateway that starts knows nobody.
 
 mod describe;
+pub mod health;
 mod store;
 
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ use bulkhead_dataplane::topology::Mac;
 use bulkhead_dataplane::verdict::Now;
 
 pub use describe::{Ages, Described, describe, identity};
+pub use health::Health;
 pub use store::{Begun, Ended, New, Refused, Sessions, Which, Why};
 
 /// The longest session: a year, which is as far as a connection's deadline reaches.
@@ -69,6 +71,8 @@ pub enum Proof {
     Provider,
     /// A password of the gateway's own store, with or without a second factor.
     Password,
+    /// The key of an enrolled device, of which no user is known.
+    Device,
 }
 
 impl Proof {
@@ -78,6 +82,7 @@ impl Proof {
             Proof::Operator => "operator",
             Proof::Provider => "provider",
             Proof::Password => "password",
+            Proof::Device => "device",
         }
     }
 }
@@ -91,6 +96,9 @@ pub struct Device {
     pub enrolled: bool,
     /// Its tags.
     pub tags: Vec<String>,
+    /// From then on nothing is known of it any more: it has to say again and again that it is there. `None` when nobody
+    /// expects that.
+    pub until: Option<Now>,
 }
 
 /// A second factor that was shown.
@@ -139,8 +147,10 @@ pub struct Claims {
     pub factor: Option<Factor>,
     /// Whom the identity provider knows them as that has said so.
     pub origin: Option<Origin>,
-    /// Reports of the device's health.
+    /// Reports of how the device stands to postures, by somebody who has looked at it.
     pub reports: Vec<Report>,
+    /// What the device itself says of its health.
+    pub health: Option<Health>,
     /// 0 to 100; `None` when nobody has said.
     pub risk: Option<u8>,
 }

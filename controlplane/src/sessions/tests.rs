@@ -6,6 +6,7 @@ use bulkhead_dataplane::policy::{Policy, Query};
 use bulkhead_dataplane::verdict::{PortId, Reason};
 use proptest::prelude::*;
 
+use super::health::Fact;
 use super::*;
 use crate::model::{self, Model};
 
@@ -25,6 +26,7 @@ max_age = "30s"
 disk_encrypted = true
 [postures.lasting]
 disk_encrypted = true
+os_patch_max_age = "100s"
 [groups.staff]
 groups = ["dba"]
 [groups.dba]
@@ -104,8 +106,12 @@ fn an_age_is_more_than_so_many_seconds_exactly_when_it_counts_more() {
 #[test]
 fn a_session_is_told_in_the_numbers_of_the_model() {
     let model = parsed(&text());
-    let device =
-        Device { name: None, enrolled: true, tags: vec!["laptop".to_owned(), "unheard-of".to_owned()] };
+    let device = Device {
+        name: None,
+        enrolled: true,
+        tags: vec!["laptop".to_owned(), "unheard-of".to_owned()],
+        until: None,
+    };
     let report = |posture: &str, state| Report {
         posture: posture.to_owned(),
         state,
@@ -173,6 +179,37 @@ fn expected(model: &Model, session: &Session, condition: &Condition, now: Now) -
         let is_over = max_age_s.is_some_and(|max_age_s| is_over(report.at, max_age_s));
         known.postures[id] = if is_over { State::Unknown } else { report.state };
     }
+    if let Some(health) = &session.claims.health {
+        let elapsed_ns = now.0 as i64 - health.at.0;
+        let flag = match health.facts.get("disk_encrypted") {
+            Some(Fact::Flag(true)) => State::Met,
+            Some(_) => State::Failed,
+            None => State::Unknown,
+        };
+        let patched = match health.facts.get("os_patch_age") {
+            Some(Fact::Age(age_s)) if i64::from(*age_s) * 1_000_000_000 + elapsed_ns > 100_000_000_000 => {
+                State::Failed
+            }
+            Some(_) => State::Met,
+            None => State::Unknown,
+        };
+        let both = match (flag, patched) {
+            (State::Failed, _) | (_, State::Failed) => State::Failed,
+            (State::Met, State::Met) => State::Met,
+            _ => State::Unknown,
+        };
+        let fresh = if elapsed_ns > 30_000_000_000 { State::Unknown } else { flag };
+        for (name, state) in [("fresh", fresh), ("lasting", both)] {
+            let is_told_later =
+                session.claims.reports.iter().any(|report| report.posture == name && report.at > health.at);
+            if !is_told_later {
+                known.postures[model.identities.posture(name).unwrap().0 as usize] = state;
+            }
+        }
+    }
+    if session.claims.device.as_ref().and_then(|device| device.until).is_some_and(|until| now >= until) {
+        known.device = None;
+    }
     condition.unmet(&Circumstances { who: Who::Known(&known), gates: &gates })
 }
 
@@ -187,7 +224,8 @@ prop_compose! {
     fn some_claims()(
         user in prop::option::of(prop::sample::select(vec!["alice", "dora", "eve"])),
         factor in prop::option::of((0u64..5000, any::<bool>())),
-        device in prop::option::of((any::<bool>(), any::<bool>())),
+        device in prop::option::of((any::<bool>(), any::<bool>(), prop::option::of(0u64..100_000))),
+        health in prop::option::of((prop::option::of(any::<bool>()), prop::option::of(0u32..200), 0u64..60_000)),
         reports in prop::collection::vec((prop::sample::select(vec!["fresh", "lasting"]),
             prop::sample::select(vec![State::Met, State::Failed, State::Unknown]), 0u64..60_000), 0..3),
         risk in prop::option::of(0u8..=100),
@@ -195,8 +233,9 @@ prop_compose! {
         Claims {
             user: user.map(str::to_owned),
             groups: Vec::new(),
-            device: device.map(|(enrolled, tagged)| Device {
+            device: device.map(|(enrolled, tagged, until_ms)| Device {
                 name: None, enrolled, tags: tagged.then(|| "laptop".to_owned()).into_iter().collect(),
+                until: until_ms.map(|ms| later(BEGIN, Duration::from_millis(ms))),
             }),
             factor: factor.map(|(age_s, phishing_resistant)| Factor {
                 shown: Moment::before(BEGIN, seconds(age_s)), phishing_resistant,
@@ -204,6 +243,11 @@ prop_compose! {
             reports: reports.into_iter().map(|(posture, state, age_ms)| Report {
                 posture: posture.to_owned(), state, at: Moment::before(BEGIN, Duration::from_millis(age_ms)),
             }).collect(),
+            health: health.map(|(encrypted, patched, age_ms)| Health {
+                facts: encrypted.map(|is| ("disk_encrypted".to_owned(), Fact::Flag(is))).into_iter()
+                    .chain(patched.map(|age_s| ("os_patch_age".to_owned(), Fact::Age(age_s)))).collect(),
+                at: Moment::before(BEGIN, Duration::from_millis(age_ms)),
+            }),
             risk,
             origin: None,
         }
