@@ -9,6 +9,7 @@
 //! read is left.
 
 pub mod client;
+pub mod device;
 pub mod operator;
 pub mod portal;
 pub mod server;

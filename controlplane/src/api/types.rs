@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::device::{Device, DeviceAct};
 pub use super::operator::AuditHead;
 use super::session::{NewSession, Session, SessionFilter};
 pub use super::tried::{AuditReport, AuditRow, Shadow, ShadowRow, Verdict};
@@ -185,6 +186,18 @@ pub enum Request {
     },
     /// The gateway's own users. Answered with [`Reply::User`]s.
     Users,
+    /// Change an enrolled device. Answered with [`Reply::Device`], when it is on the disk.
+    Device {
+        /// Which.
+        name: String,
+        /// What.
+        act: DeviceAct,
+        /// What the client says of whoever asks.
+        #[serde(default)]
+        said: Said,
+    },
+    /// Enrolled devices. Answered with [`Reply::Device`]s.
+    Devices,
     /// Stop the gateway. Answered when it has stopped.
     Stop {
         /// Remove the steering program too: traffic then reaches the kernel as if there were no gateway.
@@ -290,6 +303,8 @@ pub enum Reply {
     AuditHead(AuditHead),
     /// To [`Request::BeginSession`] and [`Request::Sessions`].
     Session(Box<Session>),
+    /// To [`Request::Device`] and [`Request::Devices`].
+    Device(Box<Device>),
     /// To [`Request::User`] and [`Request::Users`].
     User(Box<User>),
     /// To [`Request::RevokeSessions`]: how many have ended.

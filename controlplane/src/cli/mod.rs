@@ -11,6 +11,7 @@ mod confirm;
 mod connections;
 mod control;
 mod demo;
+mod device;
 mod diff;
 mod drops;
 mod events;
@@ -99,6 +100,7 @@ enum Verb {
     Connections(connections::ConnectionsArgs),
     Session(session::SessionArgs),
     User(user::UserArgs),
+    Device(device::DeviceArgs),
     Rules(rules::RulesArgs),
     Drops(drops::DropsArgs),
     Events(events::EventsArgs),
@@ -134,6 +136,7 @@ impl Verb {
             Verb::Connections(args) => args.run(),
             Verb::Session(args) => args.run(),
             Verb::User(args) => args.run(),
+            Verb::Device(args) => args.run(),
             Verb::Rules(args) => args.run(),
             Verb::Drops(args) => args.run(),
             Verb::Events(args) => args.run(),

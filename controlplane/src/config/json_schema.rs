@@ -153,6 +153,11 @@ const IDENTITY: Shape = Shape {
     keys: &[
         Key("session", Duration, "How long a sign-in lasts. Default: 8h."),
         Key(
+            "heartbeat",
+            Duration,
+            "For how long nothing may be heard of a device before nothing is known of it. Default: 3m.",
+        ),
+        Key(
             "passwords",
             Boolean,
             "Whether users of the gateway's own store may sign in with a password. Default: true.",

@@ -483,8 +483,8 @@ fn a_sign_in_lasts_as_long_as_the_policy_says() {
         &["20:1 unknown key `password` in [identity] | did you mean `passwords`?"],
     );
     let sign_in = |text: &str| model::parse("t.toml", &format!("{GOOD}{text}")).unwrap().sign_in;
-    let written = sign_in("[identity]\nsession = \"90m\"\npasswords = false\n");
-    assert_eq!((written.session_s, written.passwords), (5400, false));
+    let written = sign_in("[identity]\nsession = \"90m\"\nheartbeat = \"30s\"\npasswords = false\n");
+    assert_eq!((written.session_s, written.heartbeat_s, written.passwords), (5400, 30, false));
     let default = sign_in("");
     assert_eq!((default.session_s, default.passwords), (8 * 3600, true));
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::acts;
 use super::connections;
+use super::devices;
 use super::events::{Entry, describe};
 use super::gateway::{Gateway, StopRequest};
 use super::lifecycle::{Candidate, Order, who};
@@ -38,6 +39,7 @@ pub fn answer(gateway: &Arc<Gateway>, request: Request, mut client: Client) {
         Request::Events { last, follow } => events(gateway, last, follow, &mut client),
         Request::History => revisions(gateway, &mut client),
         Request::Show { revision } => show(gateway, revision, &mut client),
+        Request::Devices => devices::list(gateway, &mut client),
         Request::Users => users::list(gateway, &mut client),
         Request::Sessions { filter } => sessions::list(gateway, &filter, &mut client),
         other => reply(gateway, other, client.uid()).map(|reply| client.say(reply)),
@@ -113,11 +115,14 @@ fn reply(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal
         Request::RevokeSessions { filter, all, said } => {
             sessions::revoke(gateway, &filter, all, &who(uid, said)).map(Reply::Revoked)
         }
+        Request::Device { name, act, said } => devices::change(gateway, &name, act, &who(uid, said))
+            .map(|device| Reply::Device(Box::new(device))),
         Request::User { name, act, said } => {
             users::change(gateway, &name, act, &who(uid, said)).map(|user| Reply::User(Box::new(user)))
         }
         Request::Stop { .. }
         | Request::Users
+        | Request::Devices
         | Request::Connections { .. }
         | Request::Sessions { .. }
         | Request::Events { .. }

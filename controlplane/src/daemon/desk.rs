@@ -1,4 +1,4 @@
-//! Where people say who they are: the questions of the portal, decided.
+//! Where people and devices say who they are: the questions of the portal, decided.
 //!
 //! Nothing that is asked here is believed for coming from the portal. The address is the peer's of the very connection; a
 //! sign-in goes on only at the address where it began; a cookie opens only the session for which it was made, at its address.
@@ -10,11 +10,12 @@
 //! address apart: if somebody else signs in from an address with a living session, both are out, and nobody may sign in from
 //! there for [`SHARED`], so that neither ever acts as the other. Who signs out first makes room for the next.
 
+mod devices;
 pub mod providers;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,6 +29,7 @@ use super::time::rfc3339;
 use crate::audit::{By, Entry, Kind};
 use crate::config::diagnostics::quoted;
 use crate::identity::attempts::Attempts;
+use crate::identity::authority::Authority;
 use crate::identity::book::{Book, NotTaken, User};
 use crate::identity::limits::Limits;
 use crate::identity::oidc::settings::Settings;
@@ -35,7 +37,7 @@ use crate::identity::oidc::{Back, Providers};
 use crate::identity::signals::Receiver;
 use crate::identity::{Shadow, password, token, unix_s};
 use crate::portal::wire::{Answer, Asked, Known, Method, Provider, Question, Secret, Standing, Why};
-use crate::sessions::{self, Claims, Factor, Moment, New, Origin, Proof, Session, Which};
+use crate::sessions::{self, Claims, Device, Factor, Health, Moment, New, Origin, Proof, Session, Which};
 
 /// How long nobody may sign in from an address that two users have shared.
 pub const SHARED: Duration = Duration::from_secs(600);
@@ -57,6 +59,11 @@ pub struct Desk {
     limits: Mutex<Limits>,
     /// Users who have shown their password, and not yet a second factor.
     attempts: Mutex<Attempts<String>>,
+    /// For one statement of a device each.
+    challenges: Mutex<Attempts<()>>,
+    /// Issues devices' certificates; made when the first is enrolled.
+    authority: Mutex<Option<Authority>>,
+    directory: PathBuf,
     cookies: Mutex<HashMap<Shadow, Opens>>,
     shared: Mutex<HashMap<IpAddr, Instant>>,
     /// Identity providers.
@@ -72,6 +79,9 @@ impl Desk {
             book: Book::open(directory),
             limits: Mutex::default(),
             attempts: Mutex::default(),
+            challenges: Mutex::default(),
+            authority: Mutex::default(),
+            directory: directory.to_owned(),
             cookies: Mutex::default(),
             shared: Mutex::default(),
             providers: Providers::default(),
@@ -115,15 +125,18 @@ impl Desk {
 }
 
 /// What was proved of whoever is at an address.
+#[derive(Default)]
 pub struct Proven {
-    /// The user.
-    pub user: String,
+    /// The user; `None` of a device alone.
+    pub user: Option<String>,
     /// Groups that whoever proved it tells.
     pub groups: Vec<String>,
     /// How long ago a second factor was shown, and whether it cannot be phished.
     pub factor: Option<(Duration, bool)>,
-    /// How.
-    pub proof: Proof,
+    /// The device, and what it says of its health.
+    pub device: Option<(Device, Health)>,
+    /// How; by a password where nothing else is said.
+    pub proof: Option<Proof>,
     /// How long it holds at most, if whoever proved it says; the policy's own limit holds besides.
     pub lasts: Option<Duration>,
     /// Whom an identity provider knows them as.
@@ -147,6 +160,9 @@ pub fn answer(gateway: &Gateway, peer: IpAddr, asked: Asked) -> Answer {
         Question::SecurityEvent { transmitter, authorization, token } => {
             visitor.security_event(&transmitter, authorization.as_ref(), &token)
         }
+        Question::Challenge => visitor.challenge(),
+        Question::DeviceEnroll { device, code, key, token } => visitor.enroll(&device, &code, &key, &token),
+        Question::Statement { device, token } => visitor.statement(&device, &token),
         Question::SignOut => visitor.sign_out(),
         _ => refused(Why::Unknown),
     }
@@ -378,24 +394,25 @@ impl Visitor<'_> {
         let Ok(mac) = binding(&gateway.engine.snapshot().topology, self.address, None) else {
             return refused(Why::NoSegment);
         };
-        let Proven { user, groups, factor, proof, lasts, origin } = proven;
+        let Proven { user, groups, factor, device, proof, lasts, origin } = proven;
         let before = gateway.sessions.of(self.address, now);
-        let is_other = |before: &Arc<Session>| {
-            mac.is_none()
-                && before.claims.user.as_deref() != Some(user.as_str())
-                && self.session().is_none_or(|mine| mine.id != before.id)
+        let is_mine = |before: &Session| self.session().is_some_and(|mine| mine.id == before.id);
+        let is_other = |before: &&Arc<Session>| {
+            let is_same_user = user.is_some() && before.claims.user == user;
+            mac.is_none() && !is_same_user && !is_mine(before)
         };
-        if let Some(other) = before.filter(is_other) {
+        if let Some(other) = before.as_ref().filter(is_other) {
             self.desk().share(self.address);
             let which = Which { address: Some(self.address), ..Which::default() };
             if gateway.end_sessions(&which, None).is_err() {
                 return refused(Why::Failed);
             }
-            let other = other.claims.user.as_deref().map_or_else(|| "a device".to_owned(), quoted);
+            let name = |user: Option<&str>| user.map_or_else(|| "a device".to_owned(), quoted);
+            let other = name(other.claims.user.as_deref());
             gateway.alarm(format!(
                 "{} signed in at {}, where {other} was signed in: behind a router nothing tells them apart, so both are \
                  out, and nobody signs in from there for {} minutes",
-                quoted(&user),
+                name(user.as_deref()),
                 self.address,
                 SHARED.as_secs() / 60
             ));
@@ -405,7 +422,18 @@ impl Visitor<'_> {
         let ends = sessions::later(now, lasts.map_or(limit, |lasts| lasts.min(limit)));
         let factor = factor
             .map(|(age, phishing_resistant)| Factor { shown: Moment::before(now, age), phishing_resistant });
-        let claims = Claims { user: Some(user), groups, factor, origin, ..Claims::default() };
+        // Somebody signs in on the device that has said so itself: it is still there.
+        let stays = |before: &Arc<Session>| {
+            is_mine(before) || mac.is_some() && before.mac == mac && before.claims.user.is_none()
+        };
+        let known =
+            before.filter(stays).map(|before| (before.claims.device.clone(), before.claims.health.clone()));
+        let (device, health) = match device {
+            Some((device, health)) => (Some(device), Some(health)),
+            None => known.unwrap_or_default(),
+        };
+        let claims = Claims { user, groups, factor, device, health, origin, ..Claims::default() };
+        let proof = proof.unwrap_or(Proof::Password);
         let new = New { address: self.address, mac, claims, proof, ends };
         match gateway.begin_session(new, None) {
             Ok(session) => self.welcome(&session),
@@ -441,5 +469,5 @@ fn methods(user: &User) -> Vec<Method> {
 }
 
 fn proven(user: User, factor: Option<(Duration, bool)>) -> Proven {
-    Proven { user: user.name, groups: user.groups, factor, proof: Proof::Password, lasts: None, origin: None }
+    Proven { user: Some(user.name), groups: user.groups, factor, ..Proven::default() }
 }

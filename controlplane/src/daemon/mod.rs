@@ -14,6 +14,7 @@ mod connections;
 mod control;
 mod counters;
 mod desk;
+mod devices;
 pub(crate) mod events;
 mod gateway;
 mod generations;

@@ -182,6 +182,12 @@ impl Gateway {
         Ok(Some(amended))
     }
 
+    /// Records and tells that something else is known of a session.
+    pub(super) fn tell_changed(&self, session: &Session, what: &str) {
+        self.done(session_changed(Kind::SessionChanged, session, None).with("what", what));
+        self.tell("changed", session, None);
+    }
+
     /// Ends sessions, records it and tells of it. Returns how many, when no packet crosses by them any more.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::totp;
@@ -18,8 +19,11 @@ use crate::portal::wire::Secret;
 
 /// Its name in the state directory.
 const FILE: &str = "identity.redb";
+/// A table of records in JSON, by name.
+pub(super) type Table = TableDefinition<'static, &'static str, &'static [u8]>;
+
 /// By name, a [`User`] as JSON.
-const USERS: TableDefinition<&str, &[u8]> = TableDefinition::new("users");
+const USERS: Table = TableDefinition::new("users");
 /// The most users.
 pub const USERS_MAX: u64 = 1_000_000;
 /// Groups of a user.
@@ -95,7 +99,7 @@ pub struct Book {
 }
 
 /// What went wrong with the file, and where it lies.
-type Broken = String;
+pub type Broken = String;
 
 impl Book {
     /// Opens the store of a state directory, or makes it.
@@ -116,43 +120,50 @@ impl Book {
             .and_then(|file| redb::Builder::new().create_with_backend(file))
             .map_err(|error| broken(&error))?;
         let book = Book { database, path: path.clone() };
-        book.write(|_| Ok(()))?;
+        [USERS, super::devices::DEVICES].into_iter().try_for_each(|table| book.write(table, |_| Ok(())))?;
         if is_new {
             sync_directory(directory).map_err(|error| broken(&error))?;
         }
         Ok(book)
     }
 
-    fn broken(&self, error: impl Into<redb::Error>) -> Broken {
+    pub(super) fn broken(&self, error: impl Into<redb::Error>) -> Broken {
         format!("{}: {}", self.path.display(), error.into())
     }
 
-    fn read<T>(
+    pub(super) fn read<T>(
         &self,
+        table: Table,
         act: impl FnOnce(&redb::ReadOnlyTable<&str, &[u8]>) -> Result<T, Broken>,
     ) -> Result<T, Broken> {
         let transaction = self.database.begin_read().map_err(|error| self.broken(error))?;
-        act(&transaction.open_table(USERS).map_err(|error| self.broken(error))?)
+        act(&transaction.open_table(table).map_err(|error| self.broken(error))?)
     }
 
     /// On the disk when it returns `Ok`.
     fn write<T>(
         &self,
+        table: Table,
         act: impl FnOnce(&mut redb::Table<'_, &str, &[u8]>) -> Result<T, Broken>,
     ) -> Result<T, Broken> {
         let transaction = self.database.begin_write().map_err(|error| self.broken(error))?;
         let done = {
-            let mut table = transaction.open_table(USERS).map_err(|error| self.broken(error))?;
+            let mut table = transaction.open_table(table).map_err(|error| self.broken(error))?;
             act(&mut table)?
         };
         transaction.commit().map_err(|error| self.broken(error))?;
         Ok(done)
     }
 
-    fn parse(&self, name: &str, bytes: &[u8]) -> Result<User, Broken> {
+    pub(super) fn parse<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        name: &str,
+        bytes: &[u8],
+    ) -> Result<T, Broken> {
         // What serde_json says may repeat a part of it.
         serde_json::from_slice(bytes).map_err(|error| {
-            format!("{}: user {name:?} is damaged (byte {})", self.path.display(), error.column())
+            format!("{}: {what} {name:?} is damaged (byte {})", self.path.display(), error.column())
         })
     }
 
@@ -162,9 +173,9 @@ impl Book {
     ///
     /// The file cannot be read.
     pub fn user(&self, name: &str) -> Result<Option<User>, Broken> {
-        self.read(|table| {
+        self.read(USERS, |table| {
             let bytes = table.get(name).map_err(|error| self.broken(error))?;
-            bytes.map(|bytes| self.parse(name, bytes.value())).transpose()
+            bytes.map(|bytes| self.parse("user", name, bytes.value())).transpose()
         })
     }
 
@@ -174,12 +185,12 @@ impl Book {
     ///
     /// The file cannot be read.
     pub fn users(&self) -> Result<Vec<User>, Broken> {
-        self.read(|table| {
+        self.read(USERS, |table| {
             let users = table.iter().map_err(|error| self.broken(error))?;
             let user = |entry: Result<_, redb::StorageError>| {
                 let (name, bytes): (redb::AccessGuard<'_, &str>, redb::AccessGuard<'_, &[u8]>) =
                     entry.map_err(|error| self.broken(error))?;
-                self.parse(name.value(), bytes.value())
+                self.parse("user", name.value(), bytes.value())
             };
             users.map(user).collect()
         })
@@ -191,12 +202,13 @@ impl Book {
     ///
     /// The file cannot be read.
     pub fn count(&self) -> Result<u64, Broken> {
-        self.read(|table| table.len().map_err(|error| self.broken(error)))
+        self.read(USERS, |table| table.len().map_err(|error| self.broken(error)))
     }
 
     /// Whether there is one. Says so too when the file cannot be read: then there may be.
     pub fn is_used(&self) -> bool {
-        self.read(|table| Ok(table.first().map_err(|error| self.broken(error))?.is_some())).unwrap_or(true)
+        self.read(USERS, |table| Ok(table.first().map_err(|error| self.broken(error))?.is_some()))
+            .unwrap_or(true)
     }
 
     /// Changes a user, adds one (`None` before) or takes one away (`None` after). On the disk when it returns; an error of
@@ -210,17 +222,29 @@ impl Book {
         name: &str,
         change: impl FnOnce(Option<User>) -> Result<(Option<User>, T), E>,
     ) -> Result<Result<T, E>, Broken> {
-        self.write(|table| {
+        self.change_record(USERS, "user", name, change)
+    }
+
+    /// As [`Book::change`], of any kind of record.
+    pub(super) fn change_record<R: Serialize + DeserializeOwned + Clone + PartialEq, T, E>(
+        &self,
+        table: Table,
+        what: &str,
+        name: &str,
+        change: impl FnOnce(Option<R>) -> Result<(Option<R>, T), E>,
+    ) -> Result<Result<T, E>, Broken> {
+        self.write(table, |table| {
             let before = table.get(name).map_err(|error| self.broken(error))?;
-            let before = before.map(|bytes| self.parse(name, bytes.value())).transpose()?;
+            let before = before.map(|bytes| self.parse(what, name, bytes.value())).transpose()?;
             let (after, told) = match change(before.clone()) {
                 Ok(done) => done,
                 Err(error) => return Ok(Err(error)),
             };
             if after != before {
                 match after {
-                    Some(user) => {
-                        let bytes = zeroize::Zeroizing::new(serde_json::to_vec(&user).unwrap_or_default());
+                    Some(record) => {
+                        let bytes = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
+                        let bytes = zeroize::Zeroizing::new(bytes);
                         table.insert(name, bytes.as_slice()).map_err(|error| self.broken(error))?;
                     }
                     None => drop(table.remove(name).map_err(|error| self.broken(error))?),
@@ -271,14 +295,14 @@ fn sync_directory(directory: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::identity::password;
 
-    struct Directory(PathBuf);
+    pub struct Directory(pub PathBuf);
 
     impl Directory {
-        fn new(name: &str) -> Directory {
+        pub fn new(name: &str) -> Directory {
             let path = std::env::temp_dir().join(format!("bulkhead-book-{name}-{}", std::process::id()));
             let _ = std::fs::remove_dir_all(&path);
             std::fs::create_dir(&path).unwrap();

@@ -5,7 +5,9 @@
 //! running gateway puts them together.
 
 pub mod attempts;
+pub mod authority;
 pub mod book;
+pub mod devices;
 pub mod fetched;
 pub mod https;
 pub mod limits;

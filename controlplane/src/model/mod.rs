@@ -134,6 +134,8 @@ impl Gateway {
 pub struct SignIn {
     /// How long a sign-in lasts, seconds.
     pub session_s: u32,
+    /// For how long a device's statement holds, seconds.
+    pub heartbeat_s: u32,
     /// Whether users of the gateway's own store may sign in with a password.
     pub passwords: bool,
     /// Identity providers, by name.
@@ -144,7 +146,13 @@ pub struct SignIn {
 
 impl Default for SignIn {
     fn default() -> Self {
-        SignIn { session_s: 8 * 3600, passwords: true, providers: Vec::new(), transmitters: Vec::new() }
+        SignIn {
+            session_s: 8 * 3600,
+            heartbeat_s: 180,
+            passwords: true,
+            providers: Vec::new(),
+            transmitters: Vec::new(),
+        }
     }
 }
 

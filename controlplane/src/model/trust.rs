@@ -45,6 +45,7 @@ impl Resolver {
         let (written, default) = (&config.sign_in, SignIn::default());
         SignIn {
             session_s: written.session_s.as_ref().map_or(default.session_s, |v| v.value),
+            heartbeat_s: written.heartbeat_s.as_ref().map_or(default.heartbeat_s, |v| v.value),
             passwords: written.passwords.as_ref().map_or(default.passwords, |v| v.value),
             providers: self.providers(&written.providers, has_portal),
             transmitters: self.transmitters(&written.transmitters, postures, has_portal),

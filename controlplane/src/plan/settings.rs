@@ -76,8 +76,12 @@ fn gateway(old: &Model, new: &Model) -> Vec<Setting> {
     let mut settings = differing("gateway", &fixed(old), &fixed(new), true);
     settings.extend(differing("gateway", &timeouts(old), &timeouts(new), false));
     let sign_in = |model: &Model| -> Values {
-        let SignIn { session_s, passwords, .. } = &model.sign_in;
-        let values = [("session", words::duration_s(*session_s)), ("passwords", passwords.to_string())];
+        let SignIn { session_s, heartbeat_s, passwords, .. } = &model.sign_in;
+        let values = [
+            ("session", words::duration_s(*session_s)),
+            ("heartbeat", words::duration_s(*heartbeat_s)),
+            ("passwords", passwords.to_string()),
+        ];
         values.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     };
     settings.extend(differing("identity", &sign_in(old), &sign_in(new), false));

@@ -20,6 +20,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::sessions::health::Facts;
+
 /// The longest message: a token of an identity provider that tells a hundred groups has a quarter of it.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
@@ -135,10 +137,24 @@ pub enum Question {
     SignOut,
     /// A challenge for a statement of a device. Answered with [`Answer::Challenge`].
     Challenge,
-    /// A statement that a device's key has signed: who it is, that it lives, its health. Answered with
-    /// [`Answer::Standing`], [`Answer::Begun`] or [`Answer::Refused`].
+    /// Take a device's key for the code that an operator has made. Answered with [`Answer::Enrolled`] or
+    /// [`Answer::Refused`].
+    DeviceEnroll {
+        /// The device's name.
+        device: String,
+        /// The code.
+        code: Secret,
+        /// The public key, as a JSON Web Key in JSON.
+        key: String,
+        /// A compact JWS of type [`ENROLMENT`], signed by the key: an [`Enrolment`].
+        token: Secret,
+    },
+    /// A statement that a device's key has signed: that it is there, and its health. Answered with [`Answer::Standing`],
+    /// [`Answer::Begun`] or [`Answer::Refused`].
     Statement {
-        /// A compact JWS.
+        /// The device's name.
+        device: String,
+        /// A compact JWS of type [`STATEMENT`]: a [`Statement`].
         token: Secret,
     },
     /// A Security Event Token that a transmitter has pushed (RFC 8935). Answered with [`Answer::Taken`] or
@@ -221,6 +237,17 @@ pub enum Answer {
     Challenge {
         /// Random, for one statement from this address.
         nonce: String,
+        /// Processes of which a report should say whether they run.
+        processes: Vec<String>,
+        /// For how long a statement holds, seconds.
+        heartbeat_s: u32,
+    },
+    /// The device is enrolled.
+    Enrolled {
+        /// Its certificate, in PEM.
+        certificate: String,
+        /// That of the authority which has signed it, in PEM.
+        authority: String,
     },
     /// The security event was taken.
     Taken,
@@ -238,6 +265,33 @@ pub enum Answer {
         /// Not before so many seconds.
         retry_after_s: Option<u32>,
     },
+}
+
+/// `typ` of what a device signs to be enrolled.
+pub const ENROLMENT: &str = "bulkhead-enrolment+jwt";
+/// `typ` of what a device signs to say that it is there.
+pub const STATEMENT: &str = "bulkhead-statement+jwt";
+
+/// What a device signs to be enrolled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Enrolment {
+    /// Its name.
+    pub device: String,
+    /// As [`Answer::Challenge`] gave it.
+    pub nonce: String,
+}
+
+/// What a device signs to say that it is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Statement {
+    /// Its name.
+    pub device: String,
+    /// As [`Answer::Challenge`] gave it.
+    pub nonce: String,
+    /// Its health.
+    pub facts: Facts,
 }
 
 /// A second factor.
@@ -477,7 +531,7 @@ mod tests {
                 (io::ErrorKind::InvalidData, "not a message")
             );
         }
-        let long = asked(Question::Statement { token: Secret::new("x".repeat(MESSAGE_BYTES_MAX)) });
+        let long = asked(Question::Totp { attempt: None, code: Secret::new("x".repeat(MESSAGE_BYTES_MAX)) });
         assert_eq!(send(&portal, &long, None).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 

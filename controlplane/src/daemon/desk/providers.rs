@@ -156,5 +156,12 @@ impl Visitor<'_> {
 
 fn proven(signed_in: SignedIn) -> Proven {
     let SignedIn { user, groups, factor, origin, .. } = signed_in;
-    Proven { user, groups, factor, proof: Proof::Provider, lasts: None, origin: Some(origin) }
+    Proven {
+        user: Some(user),
+        groups,
+        factor,
+        proof: Some(Proof::Provider),
+        origin: Some(origin),
+        ..Proven::default()
+    }
 }

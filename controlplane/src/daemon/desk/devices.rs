@@ -1,0 +1,212 @@
+//! What devices say of themselves, signed by the keys that were enrolled.
+//!
+//! A statement holds at the address from which it came, for the time of a heartbeat, and each challenge serves for one: one
+//! that was overheard or shown elsewhere is worth nothing. What the portal relays it cannot change.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::{Proven, Visitor, refused};
+use crate::audit::{By, Entry, Kind};
+use crate::config::diagnostics::quoted;
+use crate::config::identity::Check;
+use crate::daemon::gateway::lock;
+use crate::daemon::log;
+use crate::identity::authority::Authority;
+use crate::identity::devices::{self, Device, NotEnrolled};
+use crate::identity::unix_s;
+use crate::portal::wire::{Answer, ENROLMENT, Enrolment, STATEMENT, Secret, Statement, Why};
+use crate::sessions::health::is_bounded;
+use crate::sessions::{self, Claims, Health, Moment, Proof, Session};
+use crate::tokens::jws::{Typ, open};
+use crate::tokens::key::{Key, Keys};
+
+/// The name of the check that a posture makes of running processes.
+const PROCESSES: &str = "processes";
+/// Processes that are asked for.
+const PROCESSES_MAX: usize = 256;
+
+impl Visitor<'_> {
+    /// Something to sign.
+    pub(super) fn challenge(&self) -> Answer {
+        if let Err(no) = self.may_begin() {
+            return no;
+        }
+        let model = self.gateway.in_force().model;
+        let mut processes: Vec<String> = Vec::new();
+        for (name, check) in model.identities.postures.iter().flat_map(|posture| &posture.checks) {
+            if let (PROCESSES, Check::Texts(texts)) = (name.as_str(), check) {
+                processes.extend(texts.iter().cloned());
+            }
+        }
+        processes.sort_unstable();
+        processes.dedup();
+        processes.truncate(PROCESSES_MAX);
+        match lock(&self.desk().challenges).begin(self.address, (), Instant::now()) {
+            Some(nonce) => Answer::Challenge {
+                nonce: nonce.reveal().to_owned(),
+                processes,
+                heartbeat_s: model.sign_in.heartbeat_s,
+            },
+            None => refused(Why::Busy),
+        }
+    }
+
+    /// What was signed with this key, if it was, for a challenge of this address that nobody has used.
+    fn signed<T: serde::de::DeserializeOwned>(
+        &self,
+        token: &Secret,
+        keys: &Keys,
+        typ: &'static str,
+        nonce: impl FnOnce(&T) -> &str,
+    ) -> Result<T, &'static str> {
+        let (claims, _) =
+            open(token.reveal(), keys, Typ::Is(typ)).map_err(|_| "what it signed does not hold")?;
+        let said: T =
+            serde_json::from_value(claims.into()).map_err(|_| "what it signed is not what was asked for")?;
+        let nonce = Secret::new(nonce(&said).to_owned());
+        let is_fresh = lock(&self.desk().challenges).take(&nonce, self.address, Instant::now()).is_some();
+        if is_fresh { Ok(said) } else { Err("its challenge was used, is too old, or was another address's") }
+    }
+
+    fn tell_device_refused(&self, device: Option<&str>, why: &str) -> Answer {
+        let who = device.map_or_else(|| "a device that is not known".to_owned(), quoted);
+        log::say(&format!("device refused at {}: {who}: {why}", self.address));
+        let by = By::User { user: None, address: self.address };
+        self.gateway.audit.later(Entry::new(Kind::SignInRefused, by).with("device", device).with("why", why));
+        refused(Why::Wrong)
+    }
+
+    /// Takes a device's key for its code.
+    pub(super) fn enroll(&self, name: &str, code: &Secret, key: &str, token: &Secret) -> Answer {
+        if let Err(no) = self.may_begin() {
+            return no;
+        }
+        let jwk = crate::tokens::json::object(key.as_bytes()).ok();
+        let Some((jwk, key)) = jwk.and_then(|jwk| Key::of(&jwk).ok().map(|key| (jwk, key))) else {
+            return refused(Why::Wrong);
+        };
+        let said = self.signed(token, &Keys::one(key), ENROLMENT, |said: &Enrolment| said.nonce.as_str());
+        match said {
+            Ok(said) if said.device == name => {}
+            Ok(_) => return refused(Why::Wrong),
+            Err(why) => return self.tell_device_refused(None, why),
+        }
+        let book = match self.desk().book() {
+            Ok(book) => book,
+            Err(why) => return self.broken(&why),
+        };
+        let jwk = jwk.into();
+        // Recorded before it counts.
+        let invited = book.device(name).ok().flatten().is_some_and(|device| device.code.is_some());
+        let by = By::User { user: None, address: self.address };
+        let entry = Entry::new(Kind::DeviceChanged, by).with("device", name).with("change", "enrolled");
+        if invited && self.gateway.grant(entry).is_err() {
+            return refused(Why::Failed);
+        }
+        let enrolled = match book.enroll(name, code, &jwk, unix_s(SystemTime::now())) {
+            Ok(Ok(device)) => device,
+            Ok(Err(NotEnrolled::Code)) => {
+                let known = book.device(name).ok().flatten().map(|device| device.name);
+                return self.tell_device_refused(known.as_deref(), "wrong or used code");
+            }
+            Ok(Err(NotEnrolled::Key)) => return refused(Why::Wrong),
+            Err(why) => return self.broken(&why),
+        };
+        log::say(&format!("device {} enrolled at {}", quoted(name), self.address));
+        match self.certificates(&enrolled) {
+            Ok((certificate, authority)) => Answer::Enrolled { certificate, authority },
+            Err(why) => {
+                self.gateway
+                    .alarm(format!("device {} is enrolled, but has no certificate: {why}", quoted(name)));
+                refused(Why::Failed)
+            }
+        }
+    }
+
+    fn certificates(&self, device: &Device) -> Result<(String, String), String> {
+        let mut authority = lock(&self.desk().authority);
+        let authority = match &mut *authority {
+            Some(authority) => authority,
+            none => none.insert(Authority::open(&self.desk().directory)?),
+        };
+        let key = device.key.as_ref().and_then(devices::public).ok_or("its key is of another kind")?;
+        let until = UNIX_EPOCH + Duration::from_secs(device.ends_s());
+        Ok((authority.issue(&device.name, key, until)?, authority.certificate().to_owned()))
+    }
+
+    /// A device says that it is there, and how it is.
+    pub(super) fn statement(&self, name: &str, token: &Secret) -> Answer {
+        if let Err(no) = self.may_begin() {
+            return no;
+        }
+        let device = match self.desk().book().and_then(|book| book.device(name)) {
+            Ok(device) => device,
+            Err(why) => return self.broken(&why),
+        };
+        let Some((device, keys)) = device.and_then(|device| device.keys().map(|keys| (device, keys))) else {
+            return self.tell_device_refused(None, "it is not enrolled");
+        };
+        let said = match self.signed(token, &keys, STATEMENT, |said: &Statement| said.nonce.as_str()) {
+            Ok(said) => said,
+            Err(why) => return self.tell_device_refused(Some(name), why),
+        };
+        if said.device != name || !is_bounded(&said.facts) {
+            return refused(Why::Wrong);
+        }
+        if !device.is_enrolled(unix_s(SystemTime::now())) {
+            return self.tell_device_refused(Some(name), "its enrolment was revoked or is over");
+        }
+        let now = self.gateway.engine.now();
+        let heartbeat = Duration::from_secs(self.gateway.in_force().model.sign_in.heartbeat_s.into());
+        let health = Health { facts: said.facts, at: Moment::before(now, Duration::ZERO) };
+        let device = sessions::Device {
+            name: Some(device.name),
+            enrolled: true,
+            tags: device.tags,
+            until: Some(sessions::later(now, heartbeat)),
+        };
+        match self.gateway.sessions.of(self.address, now).filter(|session| self.is_on(session, name)) {
+            Some(session) => self.heard(&session, device, health),
+            None => {
+                let (device, proof) = (Some((device, health)), Some(Proof::Device));
+                self.begin(Proven { device, proof, ..Proven::default() })
+            }
+        }
+    }
+
+    /// Whether a session of the address is on this device: its own, or that of whoever shows its cookie, or one that is bound
+    /// to the MAC address of the very machine that speaks here, and of which no other device is known.
+    fn is_on(&self, session: &Session, name: &str) -> bool {
+        let other = session.claims.device.as_ref().and_then(|device| device.name.as_deref());
+        if other.is_some_and(|other| other != name) {
+            return false;
+        }
+        let is_opened = self.session().is_some_and(|mine| mine.id == session.id);
+        is_opened || other.is_some() || session.mac.is_some()
+    }
+
+    /// Takes in what a device says that is known already. Only what changes an answer is recorded and told.
+    fn heard(&self, session: &Session, device: sessions::Device, health: Health) -> Answer {
+        let gateway = self.gateway;
+        let change = |claims: &mut Claims| {
+            claims.device = Some(device);
+            claims.health = Some(health);
+        };
+        let now = gateway.engine.now();
+        let Some(heard) = gateway.sessions.amend(session.address, &session.id, now, change) else {
+            return refused(Why::NotSignedIn);
+        };
+        if gateway.engine.settle().is_err() {
+            return refused(Why::Failed);
+        }
+        let names = &gateway.in_force().model.identities;
+        let stands = |session: &Session| {
+            let known = sessions::identity(names, session, now);
+            (known.device, known.postures)
+        };
+        if stands(session) != stands(&heard) {
+            gateway.tell_changed(&heard, "its device or how it stands to a posture");
+        }
+        Answer::Standing(Box::new(self.stands(self.session().as_deref())))
+    }
+}
