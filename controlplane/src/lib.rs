@@ -1,6 +1,7 @@
 //! The control plane: configuration, model, control socket, laboratory and command line.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod algebra;
 pub mod api;
 pub mod audit;

@@ -2,6 +2,7 @@
 //!
 //! A new verb is a file with an `Args` that has `run`, a variant of [`Verb`] and a line in [`Verb::run`].
 
+mod agent;
 mod apply;
 mod audit;
 mod bench;
@@ -22,6 +23,7 @@ mod history;
 mod import;
 mod junit;
 mod learn;
+mod login;
 mod matrix;
 mod plan;
 mod portal;
@@ -101,6 +103,10 @@ enum Verb {
     Session(session::SessionArgs),
     User(user::UserArgs),
     Device(device::DeviceArgs),
+    Login(login::LoginArgs),
+    Whoami(login::WhoamiArgs),
+    Logout(login::LogoutArgs),
+    Agent(agent::AgentArgs),
     Rules(rules::RulesArgs),
     Drops(drops::DropsArgs),
     Events(events::EventsArgs),
@@ -137,6 +143,10 @@ impl Verb {
             Verb::Session(args) => args.run(),
             Verb::User(args) => args.run(),
             Verb::Device(args) => args.run(),
+            Verb::Login(args) => args.run(),
+            Verb::Whoami(args) => args.run(),
+            Verb::Logout(args) => args.run(),
+            Verb::Agent(args) => args.run(),
             Verb::Rules(args) => args.run(),
             Verb::Drops(args) => args.run(),
             Verb::Events(args) => args.run(),

@@ -7,6 +7,7 @@ mod cli;
 mod clock;
 mod closed;
 mod connections;
+mod identity;
 mod ledger;
 mod lifecycle;
 mod policy;
