@@ -67,6 +67,7 @@ fn lane(question: &Question) -> usize {
         | Question::PasskeyRegisterFinish { .. }
         | Question::SignOut
         | Question::Challenge
+        | Question::DeviceEnroll { .. }
         | Question::Statement { .. } => 0,
     }
 }
