@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow};
 use bulkhead_dataplane::headers::protocol;
 use bulkhead_dataplane::policy::explain::Clause;
 use bulkhead_dataplane::policy::{
-    Circumstances, Explanation, Query, Rule, Service, explain as explain_ids, reference,
+    Circumstances, Explanation, Query, Rule, Service, explain_restrained as explain_ids, reference,
 };
 use bulkhead_dataplane::verdict::{Reason, RuleId, SegmentId};
 use serde_json::{Value, json};
@@ -106,7 +106,7 @@ fn endpoint(model: &Model, text: &str) -> Result<Endpoint> {
 pub fn answer(model: &Model, query: &Query, occasion: &Occasion) -> Answer {
     let (gates, _) = model.gates_at(occasion.moment);
     let circumstances = Circumstances { who: occasion.asker.who(), gates: &gates };
-    let told = explain_ids(&model.rules, query, &circumstances);
+    let told = explain_ids(&model.rules, &occasion.restraints, query, &circumstances);
     let teller = Teller { model, query, occasion, told: &told };
     let is_unmet = told.decision.decided_by() != told.decision.rule;
     let name = |segment: Option<SegmentId>| segment.and_then(|s| model.segment_name(s)).map(str::to_owned);

@@ -214,6 +214,8 @@ mod tests {
             ingress: "a".to_owned(),
             state: "established".to_owned(),
             rule: None,
+            user: None,
+            session: None,
             generation: 1,
             age_s: 9,
             idle_s: 0,

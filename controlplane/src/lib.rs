@@ -18,6 +18,7 @@ pub mod model;
 pub mod portal;
 pub mod propose;
 pub mod replay;
+pub mod restraints;
 pub mod sessions;
 pub mod store;
 pub mod tokens;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam::queue::ArrayQueue;
 
 use crate::beside::Difference;
+use crate::identity::Bearer;
 use crate::verdict::{Generation, Now, PortId, Reason, RuleId};
 
 /// What happened.
@@ -46,6 +47,8 @@ pub struct Event {
     pub rule: RuleId,
     /// The policy that decided.
     pub generation: Generation,
+    /// By whose session it was decided, of the slots of that policy; [`Bearer::NONE`] where none was asked for, or none known.
+    pub bearer: Bearer,
     /// Packets in both directions, when the connection ended.
     pub packets: u64,
     /// Bytes of IP packets in both directions, when the connection ended.
@@ -100,6 +103,7 @@ mod tests {
             protocol: 6,
             rule: RuleId::NONE,
             generation: Generation(1),
+            bearer: Bearer::NONE,
             packets: 0,
             bytes: 0,
         };

@@ -84,6 +84,12 @@ impl Bearer {
         Bearer(slot as u64 | (stage as u64) << 24 | u64::from(version) << 32)
     }
 
+    /// The slot and whose turn in it, whatever stage: the same for all that one session has decided, until something is
+    /// written to its slot. 0 of none.
+    pub fn turn(self) -> u64 {
+        self.0 & !0xff00_0000
+    }
+
     fn slot(self) -> usize {
         self.0 as usize & 0x00ff_ffff
     }
@@ -302,6 +308,11 @@ impl Slots {
             }
         }
         None
+    }
+
+    /// What connections carry from now on that are judged by the session of this address, but for the stage.
+    pub fn bearer(&self, address: IpAddr) -> Option<Bearer> {
+        self.find(address, |slot, _, held| Some(Bearer::new(slot, 0, held.version)))
     }
 
     /// Has a question answered for whoever is behind an address. Packets from another MAC address than the session's come

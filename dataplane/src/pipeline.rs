@@ -20,6 +20,7 @@ use crate::headers::{
     self, Addresses, Headers, Permits, Quote, TcpSegment, Transport, Tuple, parse_quote, tcp_flags,
     verify_transport_checksum,
 };
+use crate::identity::Bearer;
 use crate::packet::FrameBuf;
 use crate::policy::{Decision, Query};
 use crate::quotes::Quotes;
@@ -273,7 +274,7 @@ impl Pipeline {
         if let Some(reason) = decision.refusal {
             // The event names the rule that came nearest; it is no hit of that rule.
             self.rule_hit(context, decision.decided_by(), headers.ip_len());
-            self.record(context, ingress, tuple, EventKind::Denied(reason), decision.rule);
+            self.record(context, ingress, tuple, EventKind::Denied(reason), (decision.rule, judged.bearer));
             self.ask_beside(context, ingress, headers.sender, tuple, decision);
             return Err(match (reason, segment) {
                 (Reason::RuleRejected, Some(_)) => Refusal::Told(reason, Tell::Reset),
@@ -297,13 +298,13 @@ impl Pipeline {
             segment,
         };
         let opened = map.open(&mut self.connections, hash, tuple, &opening).inspect_err(|reason| {
-            self.record(context, ingress, tuple, EventKind::Denied(*reason), decision.rule);
+            self.record(context, ingress, tuple, EventKind::Denied(*reason), (decision.rule, judged.bearer));
         });
         let hit = match opened? {
             Opened::New(hit) => {
                 map.set_timeout_class(hit, policy.policy.timeout_class(decision.rule));
                 policy.counters.open(self.index, decision.rule);
-                self.record(context, ingress, tuple, EventKind::Opened, decision.rule);
+                self.record(context, ingress, tuple, EventKind::Opened, (decision.rule, judged.bearer));
                 self.ask_beside(context, ingress, headers.sender, tuple, decision);
                 hit
             }
@@ -368,6 +369,7 @@ impl Pipeline {
             if let Some(reason) = decision.refusal {
                 let cut = match reason {
                     Reason::OutsideSchedule => Reason::Expired,
+                    Reason::Locked | Reason::Quarantined => reason,
                     _ => changed,
                 };
                 self.ask_beside(context, ingress, None, &tuple, decision);
@@ -399,11 +401,12 @@ impl Pipeline {
             return Ok(());
         }
         let policy = &context.snapshot.policy.policy;
-        let decision = policy.judge_now(&query(ingress, tuple), headers.sender, context.now).answer;
-        match decision.refusal {
+        let judged = policy.judge_now(&query(ingress, tuple), headers.sender, context.now);
+        match judged.answer.refusal {
             None => Ok(()),
             Some(reason) => {
-                self.record(context, ingress, tuple, EventKind::Denied(reason), decision.rule);
+                let decided = (judged.answer.rule, judged.bearer);
+                self.record(context, ingress, tuple, EventKind::Denied(reason), decided);
                 Err(reason)
             }
         }
@@ -541,7 +544,7 @@ impl Pipeline {
         ingress: PortId,
         tuple: &Tuple<A>,
         kind: EventKind,
-        rule: RuleId,
+        (rule, bearer): (RuleId, Bearer),
     ) {
         self.events.record(Event {
             at: context.now,
@@ -554,6 +557,7 @@ impl Pipeline {
             protocol: tuple.protocol,
             rule,
             generation: context.snapshot.generation(),
+            bearer,
             packets: 0,
             bytes: 0,
         });
@@ -743,6 +747,7 @@ pub fn ended_event(now: Now, ended: &Summary, kind: EventKind) -> Event {
         protocol: ended.tuple.protocol,
         rule: ended.stamp.rule,
         generation: ended.stamp.generation,
+        bearer: ended.stamp.bearer,
         packets: ended.packets.iter().sum(),
         bytes: ended.bytes.iter().sum(),
     }

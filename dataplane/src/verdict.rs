@@ -233,6 +233,8 @@ reasons! {
     RiskTooHigh "risk_too_high" "policy" "The risk of the user or device is not below what the rule or floor allows.";
     RuleDenied "rule_denied" "policy" "A deny rule matched.";
     RuleRejected "rule_rejected" "policy" "A reject rule matched; the sender was told.";
+    Locked "locked" "policy" "An operator has locked out the source or the destination address. `bulkhead locks` says why and until when.";
+    Quarantined "quarantined" "policy" "The source or the destination is in quarantine, and no rule from or to the quarantine segment allows it. `bulkhead quarantine list` says why and until when.";
     PolicyRevoked "policy_revoked" "policy" "The connection was allowed once, and the running policy no longer allows it: it was cut.";
     AddressTaken "address_taken" "policy" "The packet comes from another MAC address than the device whose session let the connection through: somebody has taken its address.";
     IdentityRevoked "identity_revoked" "policy" "The identity behind the connection changed or was revoked: it was cut.";

@@ -9,6 +9,7 @@
 //! read is left.
 
 pub mod client;
+pub mod connection;
 pub mod device;
 pub mod operator;
 pub mod portal;

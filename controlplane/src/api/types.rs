@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::connection::{Connection, Filter};
 use super::device::{Device, DeviceAct};
-pub use super::operator::AuditHead;
+pub use super::operator::{AuditHead, Release, Restrain, Restrained, RestraintRow, Shown};
 use super::session::{NewSession, Session, SessionFilter};
 pub use super::tried::{AuditReport, AuditRow, Shadow, ShadowRow, Verdict};
 use super::user::{User, UserAct};
 use crate::matrix::Matrix;
 use crate::plan::Plan;
+use crate::restraints::Kind;
 pub use crate::store::{Note, Said};
 
 /// The version of the protocol.
@@ -151,6 +153,20 @@ pub enum Request {
     },
     /// The end of the audit log. Answered with [`Reply::AuditHead`].
     AuditHead,
+    /// Lock somebody out, or move them into quarantine. Answered with [`Reply::Restrained`], when it holds for every packet.
+    Restrain(Restrain),
+    /// Let somebody in again, or out of quarantine. Answered with [`Reply::Restrained`], or [`Reply::Done`].
+    Release(Release),
+    /// Who is locked out, or in quarantine. Answered with [`Reply::Restraints`].
+    Restraints {
+        /// Which of the two.
+        kind: Kind,
+    },
+    /// All that is known of a session. Answered with [`Reply::SessionShown`].
+    ShowSession {
+        /// Its id or address.
+        which: String,
+    },
     /// Begin a session. Answered with [`Reply::Session`], when every worker judges by it.
     BeginSession {
         /// Of whom.
@@ -229,26 +245,6 @@ pub struct Asked {
     pub at: Option<String>,
 }
 
-/// Which connections. Everything given must hold; nothing given means all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Filter {
-    /// The originator's segment, or its network.
-    pub from: Option<String>,
-    /// The responder's segment, or its network.
-    pub to: Option<String>,
-    /// The originator's address or network.
-    pub source: Option<String>,
-    /// The responder's address or network.
-    pub destination: Option<String>,
-    /// Protocol and destination port, such as `tcp/443`.
-    pub port: Option<String>,
-    /// The rule's name.
-    pub rule: Option<String>,
-    /// The state's name, such as `established`.
-    pub state: Option<String>,
-}
-
 /// One line of an answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Line {
@@ -301,6 +297,12 @@ pub enum Reply {
     Audit(Box<AuditReport>),
     /// To [`Request::AuditHead`].
     AuditHead(AuditHead),
+    /// To [`Request::Restrain`] and [`Request::Release`].
+    Restrained(Box<Restrained>),
+    /// To [`Request::Restraints`].
+    Restraints(Vec<RestraintRow>),
+    /// To [`Request::ShowSession`].
+    SessionShown(Box<Shown>),
     /// To [`Request::BeginSession`] and [`Request::Sessions`].
     Session(Box<Session>),
     /// To [`Request::Device`] and [`Request::Devices`].
@@ -573,41 +575,6 @@ pub struct Text {
     pub path: String,
     /// What stood in it.
     pub text: String,
-}
-
-/// One connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Connection {
-    /// `tcp`, `udp`, `icmp` or `icmpv6`.
-    pub protocol: String,
-    /// The originator.
-    pub source: String,
-    /// Its port; of an echo, the identifier.
-    pub source_port: u16,
-    /// The responder.
-    pub destination: String,
-    /// Its port; of an echo, 0.
-    pub destination_port: u16,
-    /// The originator's segment.
-    pub from: Option<String>,
-    /// The responder's segment.
-    pub to: Option<String>,
-    /// The port by which it was opened.
-    pub ingress: String,
-    /// Its state.
-    pub state: String,
-    /// The rule that lets it through.
-    pub rule: Option<String>,
-    /// The policy that was last asked.
-    pub generation: u32,
-    /// Since it was opened, seconds.
-    pub age_s: u64,
-    /// Since its last packet, seconds.
-    pub idle_s: u64,
-    /// Packets from the originator and back.
-    pub packets: [u64; 2],
-    /// Bytes from the originator and back.
-    pub bytes: [u64; 2],
 }
 
 /// Counters of the rules in force.

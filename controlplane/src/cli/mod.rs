@@ -23,6 +23,7 @@ mod history;
 mod import;
 mod junit;
 mod learn;
+mod lock;
 mod login;
 mod matrix;
 mod plan;
@@ -107,6 +108,10 @@ enum Verb {
     Whoami(login::WhoamiArgs),
     Logout(login::LogoutArgs),
     Agent(agent::AgentArgs),
+    Lock(lock::LockArgs),
+    Unlock(lock::UnlockArgs),
+    Locks(lock::LocksArgs),
+    Quarantine(lock::QuarantineArgs),
     Rules(rules::RulesArgs),
     Drops(drops::DropsArgs),
     Events(events::EventsArgs),
@@ -147,6 +152,10 @@ impl Verb {
             Verb::Whoami(args) => args.run(),
             Verb::Logout(args) => args.run(),
             Verb::Agent(args) => args.run(),
+            Verb::Lock(args) => args.run(),
+            Verb::Unlock(args) => args.run(),
+            Verb::Locks(args) => args.run(),
+            Verb::Quarantine(args) => args.run(),
             Verb::Rules(args) => args.run(),
             Verb::Drops(args) => args.run(),
             Verb::Events(args) => args.run(),

@@ -1,5 +1,7 @@
 //! `bulkhead session`: say, list or revoke who is behind which address.
 
+mod show;
+
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -44,6 +46,15 @@ enum Action {
         after_help = "Examples:\n  bulkhead session list --user alice\n  bulkhead session list -o json"
     )]
     List(ListArgs),
+    /// Show everything that is known of one session
+    ///
+    /// Who it is and how that was proved; how old the second factor and the reports of the device are, and for how long they
+    /// still count; what the rules say of it now, and on what those fail that do not open; its live connections, and the last
+    /// events of its address.
+    #[command(
+        after_help = "Examples:\n  bulkhead session show 7k2m9x4q0t\n  bulkhead session show 10.1.0.7 -o json | jq .rules"
+    )]
+    Show(ShowArgs),
     /// End sessions at once
     ///
     /// When this returns, no packet crosses by them any more: live connections that needed them are cut at their next
@@ -92,6 +103,17 @@ struct ListArgs {
 }
 
 #[derive(Args)]
+struct ShowArgs {
+    /// Its id or its address
+    #[arg(value_name = "ID|ADDRESS")]
+    which: String,
+    #[command(flatten)]
+    control: ControlArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Args)]
 struct RevokeArgs {
     /// The one with this id
     #[arg(value_name = "ID")]
@@ -116,6 +138,7 @@ impl SessionArgs {
         match self.action {
             Action::Add(args) => args.run(),
             Action::List(args) => args.run(),
+            Action::Show(args) => args.run(),
             Action::Revoke(args) => args.run(),
         }
     }
@@ -199,6 +222,22 @@ fn text(sessions: &[Session]) -> String {
 fn factor(factor: &Factor) -> String {
     let kind = if factor.phishing_resistant { " (phishing-resistant)" } else { "" };
     format!("{}{kind}", duration_s(factor.age_s))
+}
+
+impl ShowArgs {
+    fn run(self) -> anyhow::Result<Exit> {
+        let shown = match self.control.ask_one(&Request::ShowSession { which: self.which }, "asking")? {
+            Ok(Reply::SessionShown(shown)) => shown,
+            Ok(reply) => return Err(unexpected(&reply)),
+            Err(exit) => return Ok(exit),
+        };
+        if self.output.output == Format::Json {
+            say_json(&json!(shown));
+        } else {
+            say(&show::text(&shown));
+        }
+        Ok(Exit::Ok)
+    }
 }
 
 impl RevokeArgs {

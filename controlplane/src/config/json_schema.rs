@@ -94,6 +94,11 @@ const ROOT: Shape = Shape {
             Tables(&AUDIT),
             "Pairs of segments between which nothing is refused, but what would be is recorded.",
         ),
+        Key(
+            "workload",
+            Tables(&WORKLOAD),
+            "Machines of which the policy itself says who they are, as if they had signed in.",
+        ),
         Key("test", Tables(&TEST), "What the policy must decide. `check`, `apply` and `reload` run them."),
     ],
 };
@@ -241,7 +246,7 @@ const PORTAL: Shape = Shape {
 
 const SEGMENT: Shape = Shape {
     what: "a segment",
-    required: &["networks"],
+    required: &[],
     keys: &[
         Key("port", Name, "Behind which port of the gateway it lies."),
         Key("ports", OneOrMore(&Name), "The same, when there are several."),
@@ -266,6 +271,11 @@ const SEGMENT: Shape = Shape {
             "Clients must show that they are there before anything is kept of them.",
         ),
         Key("permit", STRINGS, "Unusual packets that may come from it and go to it."),
+        Key(
+            "quarantine",
+            Boolean,
+            "It is where addresses in quarantine are: without port and networks of its own.",
+        ),
         Key("description", Text, "Free text."),
     ],
 };
@@ -410,6 +420,19 @@ const AUDIT: Shape = Shape {
     ],
 };
 
+const WORKLOAD: Shape = Shape {
+    what: "a workload",
+    required: &["name", "addresses"],
+    keys: &[
+        Key("name", Text, "What it is called as a device, in lists, logs and locks."),
+        Key("addresses", STRINGS, "At which addresses it is."),
+        Key("mac", Text, "From which MAC address its packets come. Default: from any."),
+        Key("tags", STRINGS, "Its tags, for `devices` in rules."),
+        Key("enrolled", Boolean, "It counts as enrolled. Default: false."),
+        Key("description", Text, "Free text."),
+    ],
+};
+
 const TEST: Shape = Shape {
     what: "a test",
     required: &["name", "from", "to", "port", "expect"],
@@ -515,7 +538,15 @@ fn value(form: &Form) -> Value {
 
 /// A posture holds checks under names of its own.
 fn named(shape: &Shape) -> Value {
-    if shape.what == POSTURE.what { free(POSTURE_KEYS) } else { table(shape) }
+    if shape.what == POSTURE.what {
+        return free(POSTURE_KEYS);
+    }
+    let mut table = table(shape);
+    if shape.what == SEGMENT.what {
+        // The quarantine has none of its own.
+        table["anyOf"] = json!([{ "required": ["networks"] }, { "required": ["quarantine"] }]);
+    }
+    table
 }
 
 fn free(keys: &[Key]) -> Value {
@@ -559,6 +590,7 @@ mod tests {
         schedules.t = {}
         portal = {}
         audit = [{}]
+        workload = [{}]
         rule = [{ users = { groups = "g" }, limits = {}, require = {} }]
         test = [{ device = {}, expect = {} }]
     "#;

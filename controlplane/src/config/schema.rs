@@ -47,6 +47,8 @@ pub struct Config {
     pub rules: Vec<Rule>,
     /// `[[audit]]`.
     pub audits: Vec<Audit>,
+    /// `[[workload]]`.
+    pub workloads: Vec<Workload>,
     /// `[[test]]`.
     pub tests: Vec<Test>,
 }
@@ -102,6 +104,8 @@ pub struct Segment {
     pub ports: Vec<Text>,
     /// `networks`.
     pub networks: Vec<Text>,
+    /// `quarantine`: it is where addresses in quarantine are.
+    pub quarantine: Option<Located<bool>>,
     /// `protect`: how its servers are protected against SYN floods.
     pub protect: Option<Text>,
     /// `permit`: unusual packets that may come from it and go to it.
@@ -173,6 +177,23 @@ pub struct Audit {
     pub from: Vec<Text>,
     /// `to`: segments or "any".
     pub to: Vec<Text>,
+}
+
+/// `[[workload]]`: a machine of which the policy itself says who it is.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// Where its header stands.
+    pub at: At,
+    /// `name`.
+    pub name: Option<Text>,
+    /// `addresses`.
+    pub addresses: Vec<Text>,
+    /// `mac`.
+    pub mac: Option<Text>,
+    /// `tags`.
+    pub tags: Vec<Text>,
+    /// `enrolled`.
+    pub enrolled: Option<Located<bool>>,
 }
 
 /// `limits = { connections = 1000, … }`: what a rule allows of new connections.
@@ -288,6 +309,7 @@ pub(super) fn root(reader: &mut Reader<'_>, table: &DeTable<'_>, at: At, main: b
     config.schedules.extend(reader.schedules(root.take("schedules")));
     config.rules.extend(rules(reader, root.take("rule")));
     config.audits.extend(audits(reader, root.take("audit")));
+    config.workloads.extend(workloads(reader, root.take("workload")));
     config.tests.extend(tests(reader, root.take("test")));
     reader.finish(root, &["floor", "floors", "users", "devices"]);
 }
@@ -414,15 +436,27 @@ fn segments(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Segment> 
                 .hint("name all of them in `ports`");
         }
         let networks = reader.strings(table.take("networks"));
-        if networks.is_none() && table.take("networks").is_none() {
+        let quarantine = reader.boolean(table.take("quarantine"));
+        let is_quarantine = quarantine.as_ref().is_some_and(|quarantine| quarantine.value);
+        if let Some(quarantine) = quarantine.as_ref().filter(|_| is_quarantine)
+            && (port.is_some() || ports.is_some() || networks.is_some())
+        {
+            let message = format!(
+                "segment {} is the quarantine, and has no port or networks of its own",
+                quoted(&name.value)
+            );
+            let hint = "addresses come into it by `bulkhead quarantine add`; take `port` and `networks` out";
+            reader.report.error(quarantine.at, message).hint(hint);
+        }
+        if !is_quarantine && networks.is_none() && table.take("networks").is_none() {
             let message = format!("segment {} has no `networks`", quoted(&name.value));
             reader
                 .report
                 .error(name.at, message)
                 .hint("say which addresses speak there: `networks = [\"10.1.0.0/24\"]`");
         }
-        if port.is_none() && ports.is_none() && table.take("port").is_none() && table.take("ports").is_none()
-        {
+        let has_port = is_quarantine || port.is_some() || ports.is_some();
+        if !has_port && table.take("port").is_none() && table.take("ports").is_none() {
             let message = format!("segment {} has no `port`", quoted(&name.value));
             reader
                 .report
@@ -433,13 +467,14 @@ fn segments(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Segment> 
             name,
             ports: ports.unwrap_or_default().into_iter().chain(port).collect(),
             networks: networks.unwrap_or_default(),
+            quarantine,
             protect: protect(reader, table.take("protect")),
             permit: reader.strings(table.take("permit")).unwrap_or_default(),
             require: reader.require(table.take("require"), true),
             require_from: reader.require(table.take("require_from"), true),
             description: reader.string(table.take("description")),
         });
-        reader.finish(table, &["vlans", "vlan", "floor", "floors", "users", "mode", "quarantine"]);
+        reader.finish(table, &["vlans", "vlan", "floor", "floors", "users", "mode"]);
     }
     list
 }
@@ -557,6 +592,28 @@ fn audits(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Audit> {
         });
         reader.string(table.take("description"));
         reader.finish(table, &["services", "expires", "users"]);
+    }
+    list
+}
+
+fn workloads(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Workload> {
+    let mut list = Vec::new();
+    for mut table in reader.tables(value, "a workload") {
+        for key in ["name", "addresses"] {
+            if table.take(key).is_none() {
+                reader.report.error(table.at, format!("this workload has no `{key}`"));
+            }
+        }
+        list.push(Workload {
+            at: table.at,
+            name: reader.string(table.take("name")),
+            addresses: reader.strings(table.take("addresses")).unwrap_or_default(),
+            mac: reader.string(table.take("mac")),
+            tags: reader.strings(table.take("tags")).unwrap_or_default(),
+            enrolled: reader.boolean(table.take("enrolled")),
+        });
+        reader.string(table.take("description"));
+        reader.finish(table, &["spiffe", "certificate", "posture", "expires", "user", "groups"]);
     }
     list
 }

@@ -119,6 +119,33 @@ fn unknown_keys_are_errors_with_the_nearest_key() {
 }
 
 #[test]
+fn the_quarantine_has_no_place_of_its_own_and_there_is_one() {
+    let good = "[segments.q]\nquarantine = true\ndescription = \"x\"\n[[rule]]\nname = \"q\"\nfrom = \"q\"\nto = \"db\"\nservices = \"tcp/1\"\n";
+    let model = crate::model::parse("t.toml", &format!("{GOOD}{good}")).unwrap();
+    assert!(model.quarantine().is_some_and(|id| model.segment_name(id) == Some("q")));
+    let other = crate::model::parse(
+        "t.toml",
+        &format!("{GOOD}[segments.q]\nquarantine = false\nport = \"lan\"\nnetworks = \"10.77.0.0/16\"\n"),
+    );
+    assert_eq!(other.unwrap().quarantine(), None);
+    for (text, why) in [
+        ("[segments.q]\nquarantine = true\nport = \"lan\"\n", "has no port or networks of its own"),
+        (
+            "[segments.q]\nquarantine = true\nnetworks = \"10.77.0.0/16\"\n",
+            "has no port or networks of its own",
+        ),
+        ("[segments.q]\nquarantine = \"yes\"\nport = \"lan\"\nnetworks = \"10.77.0.0/16\"\n", "quarantine"),
+        (
+            "[segments.q]\nquarantine = true\n[segments.r]\nquarantine = true\n",
+            "two segments are the quarantine",
+        ),
+    ] {
+        let errors = crate::model::parse("t.toml", &format!("{GOOD}{text}")).unwrap_err().to_string();
+        assert!(errors.contains(why), "{text}: {errors}");
+    }
+}
+
+#[test]
 fn keys_of_later_versions_are_refused_not_ignored() {
     for key in ["groups = [\"a\"]", "log = true", "rate = 5"] {
         let name = key.split(' ').next().unwrap();
@@ -129,11 +156,8 @@ fn keys_of_later_versions_are_refused_not_ignored() {
     }
     edit(
         "port = \"lan\"",
-        "port = \"lan\"\nvlans = [10]\nquarantine = true",
-        &[
-            &format!("8:1 `vlans` is not supported by this version yet | {LATER}"),
-            &format!("9:1 `quarantine` is not supported by this version yet | {LATER}"),
-        ],
+        "port = \"lan\"\nvlans = [10]",
+        &[&format!("8:1 `vlans` is not supported by this version yet | {LATER}")],
     );
     append(
         "[devices.x]\nmax_age = \"1m\"\n",
@@ -566,7 +590,7 @@ fn independent_errors_are_told_at_once_in_the_order_of_their_places() {
         &text,
         &[
             "2:1 unknown key `colour` in the file | known here: version, include, gateway, tiers, portal, identity, ports, segments, \
-         services, groups, postures, schedules, rule, audit, test",
+         services, groups, postures, schedules, rule, audit, workload, test",
             "11:8 unknown port `wam` | did you mean `wan`?",
             "14:10 `x` is not a port | ports go from 1 to 65535: \"tcp/443\" or \"tcp/8000-8099\"",
         ],

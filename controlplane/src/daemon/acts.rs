@@ -10,7 +10,7 @@ use super::gateway::Gateway;
 use super::lifecycle::{nobody, who};
 use crate::api::types::{AuditHead, Refusal};
 use crate::audit::{By, Entry, Kind};
-use crate::sessions::{Claims, Session};
+use crate::sessions::{Claims, Proof, Session};
 use crate::store::{Said, Who};
 
 /// How soon the disk is tried again.
@@ -34,14 +34,16 @@ pub fn client(uid: u32) -> By {
 fn vouched(session: &Session, by: Option<&Who>) -> By {
     match by {
         Some(who) => operator(who),
+        None if session.proof == Proof::Static => By::Gateway,
         None => By::User { user: session.claims.user.clone(), address: session.address },
     }
 }
 
 /// What is recorded of a session that begins, and how it was proved.
-pub fn session_begins(session: &Session, left_s: u64, by: Option<&Who>) -> Entry {
+pub fn session_begins(session: &Session, by: Option<&Who>) -> Entry {
     let Claims { user, groups, device, factor, reports, health: _, risk, origin } = &session.claims;
     let now = session.begun;
+    let lasts_s = session.ends.0.saturating_sub(now.0) / 1_000_000_000;
     let factor = factor.map(|factor| {
         serde_json::json!({ "age_s": factor.shown.age_s(now), "phishing_resistant": factor.phishing_resistant })
     });
@@ -62,7 +64,7 @@ pub fn session_begins(session: &Session, left_s: u64, by: Option<&Who>) -> Entry
         .with("factor", factor)
         .with("postures", reports)
         .with("risk", *risk)
-        .with("lasts_s", left_s)
+        .with("lasts_s", lasts_s)
 }
 
 /// What is recorded of a session of which something else has become true.

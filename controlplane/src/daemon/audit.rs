@@ -7,7 +7,6 @@ use std::time::SystemTime;
 
 use bulkhead_dataplane::beside::{Beside, Difference, Kind};
 use bulkhead_dataplane::event::Event;
-use bulkhead_dataplane::identity::Slots;
 use bulkhead_dataplane::policy::Policy;
 use bulkhead_dataplane::verdict::{Now, Reason};
 use jiff::Timestamp;
@@ -57,9 +56,9 @@ impl AuditLog {
         Some(lock(&self.0).beside.as_ref()?.0.clone())
     }
 
-    /// For a new policy in force, or the same one at another time, which asks these sessions; `None` when nothing of it
+    /// For a new policy in force, or the same one at another time, with its sessions and restraints; `None` when nothing of it
     /// is in audit.
-    pub fn renew(&self, model: &Arc<Model>, identities: &Arc<Slots>, workers: usize) -> Option<Arc<Beside>> {
+    pub fn renew(&self, model: &Arc<Model>, in_force: &Policy, workers: usize) -> Option<Arc<Beside>> {
         let mut state = lock(&self.0);
         let mut compiled = None;
         if let Some((retired, compiled_from)) = state.beside.take() {
@@ -76,7 +75,8 @@ impl AuditLog {
         };
         policy.set_gates(model.gates_at(Timestamp::now()).0);
         // It is of the same model, so the same numbers mean the same.
-        policy.set_identities(identities.clone());
+        policy.set_identities(in_force.identities().clone());
+        policy.set_restraints(in_force.restraints().clone());
         let beside = Arc::new(Beside::new(Kind::Audit, Arc::new(policy), None, workers));
         state.beside = Some((beside.clone(), model.clone()));
         Some(beside)

@@ -13,8 +13,7 @@ use std::time::{Duration, SystemTime};
 use bulkhead_dataplane::beside::{Beside, Difference, Kind};
 use bulkhead_dataplane::connection::Summary;
 use bulkhead_dataplane::event::{Event, EventKind};
-use bulkhead_dataplane::identity::Slots;
-use bulkhead_dataplane::policy::{Decision, Policy, Query};
+use bulkhead_dataplane::policy::{Decision, Policy, Query, Restraints};
 use bulkhead_dataplane::verdict::{Generation, Now, PortId, Reason, RuleId, SegmentId};
 
 use jiff::Timestamp;
@@ -60,13 +59,15 @@ pub struct Besides {
 }
 
 impl Besides {
-    /// The policies to be asked beside a new policy in force, which asks these sessions; the samples of its predecessor are forgotten.
-    pub fn renew(&self, model: &Arc<Model>, identities: &Arc<Slots>, workers: usize) -> Vec<Arc<Beside>> {
+    /// The policies to be asked beside a new policy in force, with its sessions and restraints; the samples of its predecessor
+    /// are forgotten.
+    pub fn renew(&self, model: &Arc<Model>, in_force: &Policy, workers: usize) -> Vec<Arc<Beside>> {
         let mut besides = Vec::new();
         if let Some(running) = lock(&self.shadow).as_mut() {
             // By the clock as it is now: the policy in force may change because of it.
             let mut policy = Policy::clone(&running.policy);
             policy.set_gates(running.model.gates_at(Timestamp::now()).0);
+            policy.set_restraints(restrained(&running.model, in_force));
             running.policy = Arc::new(policy);
             running.beside = shadow_of(&running.model, running.policy.clone(), model, workers);
             running.since = SystemTime::now();
@@ -74,7 +75,7 @@ impl Besides {
             besides.push(running.beside.clone());
         }
         lock(&self.samples).clear();
-        if let Some(audited) = self.audit.renew(model, identities, workers) {
+        if let Some(audited) = self.audit.renew(model, in_force, workers) {
             audited.begin(Now(0));
             besides.push(audited);
         }
@@ -129,6 +130,11 @@ impl Besides {
     }
 }
 
+/// The restraints of the policy in force, as another one has them.
+fn restrained(model: &Model, in_force: &Policy) -> Arc<Restraints> {
+    Arc::new(in_force.restraints().with_segment(model.quarantine().is_some()))
+}
+
 fn shadow_of(shadow: &Model, policy: Arc<Policy>, in_force: &Model, workers: usize) -> Arc<Beside> {
     let namesake = |info: &crate::model::RuleInfo| in_force.rule_id(&info.name).unwrap_or(RuleId::NONE);
     let namesakes = shadow.rule_infos.iter().map(namesake).collect();
@@ -156,6 +162,7 @@ impl Gateway {
         }
         let model = Arc::new(model);
         self.sessions.attach(&model, &mut policy, self.engine.now());
+        policy.set_restraints(restrained(&model, &self.engine.snapshot().policy.policy));
         let policy = Arc::new(policy);
         let workers = self.engine.workers().0;
         let beside = shadow_of(&model, policy.clone(), &in_force.model, workers);
@@ -193,8 +200,8 @@ impl Gateway {
     pub(super) fn begin_audit(&self) -> Result<(), Refusal> {
         let in_force = self.in_force();
         let policy = self.engine.snapshot().policy.clone();
-        let (identities, workers) = (policy.policy.identities(), self.engine.workers().0);
-        if let Some(audited) = self.besides.audit.renew(&in_force.model, identities, workers) {
+        let workers = self.engine.workers().0;
+        if let Some(audited) = self.besides.audit.renew(&in_force.model, &policy.policy, workers) {
             self.publish_besides()?;
             self.begin_beside(&audited);
         }
@@ -338,6 +345,7 @@ fn event(at: Now, summary: &Summary, difference: Difference, generation: Generat
         protocol: tuple.protocol,
         rule: summary.stamp.rule,
         generation,
+        bearer: summary.stamp.bearer,
         packets: 0,
         bytes: 0,
     }

@@ -170,6 +170,8 @@ fn row(gateway: &Gateway, model: &Model, policy: &Policy, summary: &Summary, now
     let (from, to) = segments(model, policy, summary.ingress, tuple.source, tuple.destination);
     let (source_port, destination_port) =
         shown_ports(tuple.protocol, (tuple.source_port, tuple.destination_port));
+    let stamp = &summary.stamp;
+    let session = gateway.sessions.whose(stamp.generation, stamp.bearer, tuple.source);
     Connection {
         protocol: protocol_name(tuple.protocol),
         source: tuple.source.to_string(),
@@ -181,6 +183,8 @@ fn row(gateway: &Gateway, model: &Model, policy: &Policy, summary: &Summary, now
         ingress: model.port_name(summary.ingress).unwrap_or("?").to_owned(),
         state: summary.state.name().to_owned(),
         rule: gateway.rule_name(summary.stamp.generation, summary.stamp.rule),
+        user: session.as_ref().and_then(|session| session.claims.user.clone()),
+        session: session.map(|session| session.id.clone()),
         generation: summary.stamp.generation.0,
         age_s: now.millis().saturating_sub(summary.opened_ms) / 1000,
         idle_s: u64::from(summary.idle_ms) / 1000,

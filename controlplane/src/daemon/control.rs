@@ -14,11 +14,12 @@ use super::gateway::{Gateway, StopRequest};
 use super::lifecycle::{Candidate, Order, who};
 use super::plan;
 use super::sessions;
+use super::shown;
 use super::status;
 use super::time::rfc3339;
 use super::users;
 use crate::api::server::Client;
-use crate::api::types::{Explained, Filter, Refusal, Reply, Request, Sources, Text};
+use crate::api::types::{Explained, Filter, Refusal, Release, Reply, Request, Sources, Text};
 use crate::audit::{self, Kind};
 use crate::explain::{Occasion, explain_on};
 use crate::matrix::Matrix;
@@ -83,7 +84,13 @@ fn reply(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal
         act @ (Request::Kill { .. } | Request::StartShadow { .. } | Request::StopShadow) => {
             recorded(gateway, act, uid)
         }
-        Request::AuditHead => Ok(Reply::AuditHead(gateway.audit_head())),
+        operators @ (Request::AuditHead
+        | Request::Restrain(_)
+        | Request::Release(_)
+        | Request::Restraints { .. }
+        | Request::BeginSession { .. }
+        | Request::RevokeSessions { .. }
+        | Request::ShowSession { .. }) => operate(gateway, operators, uid),
         Request::Shadow => Ok(Reply::Shadow(gateway.shadow().map(Box::new))),
         Request::Audit { since_s } => {
             let since = since_s.and_then(|s| SystemTime::now().checked_sub(Duration::from_secs(s)));
@@ -100,20 +107,16 @@ fn reply(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal
             let model = gateway.in_force().model;
             let answers = explain_on(&model, &from, &to, &port, |model| {
                 let known = sessions::occasion(gateway, model, &from, &asked);
-                known.map_or_else(|| Occasion::of(&asked, model), Ok)
+                let restraints = gateway.restraints.of_model(model);
+                known
+                    .map_or_else(|| Occasion::of(&asked, model), Ok)
+                    .map(|occasion| Occasion { restraints, ..occasion })
             });
             let answers = answers.map_err(|error| Refusal::error(format!("{error:#}")))?;
             let answers = answers.iter().map(|answer| answer.to_api()).collect();
             let (from, to, port) = (Some(from), Some(to), Some(port));
             let live = connections::find(gateway, &Filter { from, to, port, ..Filter::default() }, limit)?;
             Ok(Reply::Explained(Explained { answers, live: Some(live) }))
-        }
-        Request::BeginSession { new, said } => {
-            let begun = sessions::begin(gateway, &new, &who(uid, said))?;
-            Ok(Reply::Session(Box::new(begun)))
-        }
-        Request::RevokeSessions { filter, all, said } => {
-            sessions::revoke(gateway, &filter, all, &who(uid, said)).map(Reply::Revoked)
         }
         Request::Device { name, act, said } => devices::change(gateway, &name, act, &who(uid, said))
             .map(|device| Reply::Device(Box::new(device))),
@@ -128,6 +131,41 @@ fn reply(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal
         | Request::Events { .. }
         | Request::History
         | Request::Show { .. } => Err(Refusal::error("this request has an answer of many lines")),
+    }
+}
+
+/// What operators see and do besides policies.
+fn operate(gateway: &Gateway, request: Request, uid: u32) -> Result<Reply, Refusal> {
+    match request {
+        Request::AuditHead => Ok(Reply::AuditHead(gateway.audit_head())),
+        Request::Restrain(mut wanted) => {
+            let by = who(uid, std::mem::take(&mut wanted.said));
+            gateway.restrain(&wanted, &by).map(|restrained| Reply::Restrained(Box::new(restrained)))
+        }
+        Request::Release(wanted) => release(gateway, wanted, uid),
+        Request::Restraints { kind } => Ok(Reply::Restraints(gateway.restraints_of(kind))),
+        Request::ShowSession { which } => {
+            shown::session(gateway, &which).map(|shown| Reply::SessionShown(Box::new(shown)))
+        }
+        Request::BeginSession { new, said } => {
+            let begun = sessions::begin(gateway, &new, &who(uid, said))?;
+            Ok(Reply::Session(Box::new(begun)))
+        }
+        Request::RevokeSessions { filter, all, said } => {
+            sessions::revoke(gateway, &filter, all, &who(uid, said)).map(Reply::Revoked)
+        }
+        _ => Err(Refusal::error("this request is none of these")),
+    }
+}
+
+fn release(gateway: &Gateway, wanted: Release, uid: u32) -> Result<Reply, Refusal> {
+    let by = who(uid, wanted.said);
+    match wanted.whom {
+        Some(whom) => {
+            let released = gateway.release(wanted.kind, &whom, &by)?;
+            Ok(Reply::Restrained(Box::new(released)))
+        }
+        None => gateway.forget_damaged(&by).map(|()| Reply::Done {}),
     }
 }
 

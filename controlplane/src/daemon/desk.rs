@@ -439,6 +439,8 @@ impl Visitor<'_> {
             Ok(session) => self.welcome(&session),
             Err(NotBegun::Refused(sessions::Refused::NoSegment)) => refused(Why::NoSegment),
             Err(NotBegun::Refused(sessions::Refused::Full)) => refused(Why::Full),
+            Err(NotBegun::Refused(sessions::Refused::Workload)) => refused(Why::Failed),
+            Err(NotBegun::Locked(_)) => refused(Why::Locked),
             Err(NotBegun::Denied(_) | NotBegun::Stuck(_)) => refused(Why::Failed),
         }
     }

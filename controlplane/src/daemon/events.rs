@@ -246,6 +246,7 @@ pub fn describe(gateway: &Gateway, event: &Event) -> Value {
         segments(&in_force.model, &snapshot.policy.policy, event.ingress, event.source, event.destination);
     let (source_port, destination_port) =
         shown_ports(event.protocol, (event.source_port, event.destination_port));
+    let session = gateway.sessions.whose(event.generation, event.bearer, event.source);
     let mut value = json!({
         "ts": rfc3339(gateway.engine.wall(event.at)),
         "kind": kind,
@@ -259,6 +260,8 @@ pub fn describe(gateway: &Gateway, event: &Event) -> Value {
         "to": to,
         "rule": gateway.rule_name(event.generation, event.rule),
         "reason": reason.map(Reason::name),
+        "user": session.as_ref().and_then(|session| session.claims.user.as_ref()),
+        "session": session.as_ref().map(|session| &session.id),
         "generation": event.generation.0,
     });
     if let EventKind::Beside(difference) = event.kind {
@@ -275,6 +278,7 @@ pub fn describe(gateway: &Gateway, event: &Event) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bulkhead_dataplane::identity::Bearer;
     use bulkhead_dataplane::verdict::{Generation, PortId, RuleId};
 
     fn denied(source: IpAddr) -> Event {
@@ -289,6 +293,7 @@ mod tests {
             protocol: 6,
             rule: RuleId::NONE,
             generation: Generation(1),
+            bearer: Bearer::NONE,
             packets: 0,
             bytes: 0,
         }

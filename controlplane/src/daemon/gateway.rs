@@ -29,7 +29,8 @@ use crate::api::server::Client;
 use crate::api::types::Refusal;
 use crate::audit::{By, Entry, Journal, Kind};
 use crate::model::Model;
-use crate::sessions::Sessions;
+use crate::restraints::Restraints;
+use crate::sessions::{Claims, Sessions};
 
 /// A stop that a client asked for; it is answered when it is done.
 pub struct StopRequest {
@@ -53,6 +54,8 @@ pub struct Gateway {
     pub besides: Besides,
     /// Who is behind which address.
     pub sessions: Sessions,
+    /// Who is locked out, and who is in quarantine.
+    pub restraints: Restraints,
     /// Who did what: the audit log.
     pub audit: Journal,
     /// Where people say who they are.
@@ -103,6 +106,7 @@ impl Gateway {
         sessions: Sessions,
         place: Place,
         lifecycle: Lifecycle,
+        restraints: Restraints,
         stop: Sender<StopRequest>,
     ) -> anyhow::Result<Gateway> {
         let Some(mut cutter) = engine.table().worker() else {
@@ -110,6 +114,7 @@ impl Gateway {
         };
         cutter.pause();
         let generation = engine.snapshot().generation();
+        sessions.serves(generation, &engine.snapshot().policy.policy);
         let mut history = History::default();
         let names = Names::of(&model);
         let since = SystemTime::now();
@@ -125,6 +130,7 @@ impl Gateway {
             alarms: Alarms::default(),
             besides: Besides::default(),
             sessions,
+            restraints,
             audit: Journal::default(),
             desk,
             portal: portal::View::default(),
@@ -230,8 +236,11 @@ impl Gateway {
         // Before the publication: its events come at once.
         self.history.write().unwrap_or_else(PoisonError::into_inner).add(generation, names.clone());
         self.engine.table().set_timeouts(&model.gateway.timeouts);
-        let ended = self.sessions.put_in_force(&model, &mut policy, self.engine.now());
-        let besides = self.besides.renew(&model, policy.identities(), self.engine.workers().0);
+        let admits = |claims: &Claims, address| self.restraints.admits(&model, claims, address);
+        let placed = self.sessions.place(&model, &mut policy, self.engine.now(), &admits);
+        policy.set_restraints(self.restraints.of_model(&model));
+        self.sessions.serves(generation, &policy);
+        let besides = self.besides.renew(&model, &policy, self.engine.workers().0);
         let published = self.engine.publish_policy_with(policy, besides);
         // Also when a worker is stuck: the policy is posted, and that worker judges by it as soon as it moves.
         let names_before =
@@ -241,7 +250,9 @@ impl Gateway {
         let in_force = InForce { generation, revision, from_store, confirm_until, model, file, since };
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = in_force;
         drop(totals);
-        self.tell_ended(&ended);
+        self.tell_placed(&placed);
+        // Somebody may be in a group now that is locked out.
+        self.keep_locked_out();
         match published {
             Ok(published) => {
                 debug_assert_eq!(published.generation, generation);

@@ -136,7 +136,7 @@ fn user_name(uid: Uid) -> Option<String> {
 }
 
 /// Since the machine started, also while it was suspended. Nobody sets this clock.
-fn boottime() -> Duration {
+pub(super) fn boottime() -> Duration {
     // It is there since Linux 2.6.39, and has no other error.
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
@@ -298,7 +298,8 @@ impl Gateway {
             opened.troubles().iter().for_each(|trouble| self.alarm(trouble.clone()));
             let (disk, directory) = (opened.disk(), opened.directory().to_owned());
             *slot = Some(opened);
-            let found = self.audit.open(disk, &directory).unwrap_or_else(|why| vec![why]);
+            let mut found = self.audit.open(disk.clone(), &directory).unwrap_or_else(|why| vec![why]);
+            found.extend(self.restraints.open(disk, &directory).err());
             found.into_iter().for_each(|trouble| self.alarm(trouble));
         }
         let mut unrecorded = lock(&lifecycle.unrecorded);

@@ -138,6 +138,7 @@ impl<'g> MainLoop<'g> {
             }
             self.gateway.roll_back_if_due();
             self.gateway.follow_sessions();
+            self.gateway.follow_restraints();
             self.follow_clock();
             self.follow_kernel();
             self.resolve();

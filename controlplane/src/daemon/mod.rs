@@ -26,7 +26,9 @@ mod notify;
 mod plan;
 mod portal;
 mod reach;
+mod restraints;
 mod sessions;
+mod shown;
 mod signals;
 mod start;
 mod status;
@@ -49,7 +51,8 @@ use bulkhead_dataplane::verdict::Now;
 use crate::api::server::{self, Place};
 use crate::api::types::Refusal;
 use crate::forwarding;
-use crate::sessions::Sessions;
+use crate::restraints::Restraints;
+use crate::sessions::{Claims, Sessions};
 use crate::topology::Watcher;
 use acts::Recorder;
 use counters::{Last, Saver};
@@ -182,12 +185,19 @@ fn begin(choice: Choice, own: PathBuf, stop: mpsc::Sender<StopRequest>) -> Resul
     let topology = Topology::new(watcher.spec().clone());
     let model = Arc::new(model);
     let sessions = Sessions::new(model.gateway.sessions);
-    // There are none yet, so the time does not matter.
-    sessions.put_in_force(&model, &mut policy, Now::default());
+    let restraints = Restraints::default();
+    let place = store.as_ref().map(|store| (store.disk(), store.directory().to_owned()));
+    let unread = place.and_then(|(disk, directory)| restraints.open(disk, &directory).err());
+    // There are none yet but the policy's own, which have no age, so the time does not matter.
+    let admits = |claims: &Claims, address| restraints.admits(&model, claims, address);
+    let placed = sessions.place(&model, &mut policy, Now::default(), &admits);
+    policy.set_restraints(restraints.of_model(&model));
     let engine = Engine::start(&load::engine_config(&model), policy, topology)?;
     let place = gateway::Place { file, revision, from_store, confirm_until: None };
     let lifecycle = Lifecycle::new(own, directory, store, seen);
-    let gateway = Gateway::new(engine, model, sessions, place, lifecycle, stop)?;
+    let gateway = Gateway::new(engine, model, sessions, place, lifecycle, restraints, stop)?;
+    unread.into_iter().for_each(|why| gateway.alarm(why));
+    gateway.tell_placed(&placed);
     gateway.begin_audit().map_err(|refusal| anyhow::anyhow!(refusal.message))?;
     Ok((Arc::new(gateway), watcher))
 }

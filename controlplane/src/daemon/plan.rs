@@ -35,6 +35,7 @@ pub fn plan(gateway: &Gateway, file: &Path) -> Result<Plan, Refusal> {
     plan.failed_tests = new.failed_tests(&policy);
     plan.expiring = expiring(&in_force.model, &new, now);
     gateway.sessions.attach(&new, &mut policy, gateway.engine.now());
+    policy.set_restraints(gateway.restraints.of_model(&new));
     plan.connections = Some(connections(gateway, &in_force.model, &new, &policy));
     Ok(plan)
 }

@@ -36,9 +36,19 @@ pub struct Reached {
 
 /// What the rules say of an address, for this session, or for somebody who has not signed in.
 pub fn reach(model: &Model, address: IpAddr, session: Option<&Session>, now: Now) -> Reached {
+    reach_as(model, address, session, now, false)
+}
+
+/// As [`reach`], for operators: also of rules that are for others.
+pub fn reach_of_all(model: &Model, address: IpAddr, session: Option<&Session>, now: Now) -> Reached {
+    reach_as(model, address, session, now, true)
+}
+
+fn reach_as(model: &Model, address: IpAddr, session: Option<&Session>, now: Now, of_all: bool) -> Reached {
     let Some(from) = reference::segment_of(&model.rules, address) else { return Reached::default() };
     let (gates, _) = model.gates_at(Timestamp::now());
-    let mut asking = Asking { model, from, gates, stages: Vec::new(), work: 0, told: Reached::default() };
+    let mut asking =
+        Asking { model, from, gates, stages: Vec::new(), work: 0, told: Reached::default(), of_all };
     if let Some(session) = session {
         let described = sessions::describe(&model.identities, &Ages::of(model), session, now);
         asking.stages = described
@@ -76,6 +86,8 @@ struct Asking<'m> {
     stages: Vec<(u64, Identity)>,
     work: usize,
     told: Reached,
+    /// Also what is for others.
+    of_all: bool,
 }
 
 impl Asking<'_> {
@@ -131,6 +143,7 @@ impl Asking<'_> {
     fn is_theirs(&self, refusal: Option<Reason>) -> bool {
         match refusal {
             None => true,
+            Some(_) if self.of_all => true,
             Some(Reason::NotInGroup) => false,
             Some(_) => !self.stages.is_empty(),
         }

@@ -24,7 +24,7 @@ use crate::config::values;
 use crate::explain::{Occasion, written};
 use crate::model::{Asker, Model};
 use crate::sessions::{
-    self, Claims, Device, Ended, Factor, LONGEST, Moment, New, Proof, Report, Session, Which, Why,
+    self, Claims, Device, Ended, Factor, LONGEST, Moment, New, Placed, Proof, Report, Session, Which, Why,
 };
 use crate::store;
 
@@ -51,7 +51,7 @@ pub fn begin(gateway: &Gateway, new: &NewSession, by: &store::Who) -> Result<api
     let new = New { address, mac, claims, proof: Proof::Operator, ends: sessions::later(now, lasts) };
     let session = gateway.begin_session(new, Some(by)).map_err(|not| match not {
         NotBegun::Refused(refused) => Refusal::error(format!("no session for {address}: {refused}")),
-        NotBegun::Denied(refusal) | NotBegun::Stuck(refusal) => refusal,
+        NotBegun::Locked(refusal) | NotBegun::Denied(refusal) | NotBegun::Stuck(refusal) => refusal,
     })?;
     Ok(row(gateway, &model, &session, now))
 }
@@ -115,7 +115,9 @@ pub fn occasion(gateway: &Gateway, model: &Model, from: &str, asked: &Asked) -> 
 pub(super) enum NotBegun {
     /// It has not begun.
     Refused(sessions::Refused),
-    /// It must not begin: somebody is locked out, or it cannot be recorded.
+    /// Somebody or something of it is locked out.
+    Locked(Refusal),
+    /// It must not begin: it cannot be recorded, or there is no room in quarantine.
     Denied(Refusal),
     /// It has, but a worker does not know.
     Stuck(Refusal),
@@ -129,8 +131,12 @@ impl Gateway {
         // It is recorded before it opens anything, so its name is made before.
         let id = self.sessions.fresh_id();
         let session = self.sessions.intended(&id, &new, now).map_err(NotBegun::Refused)?;
-        let left_s = new.ends.0.saturating_sub(now.0) / 1_000_000_000;
-        self.grant(session_begins(&session, left_s, by)).map_err(NotBegun::Denied)?;
+        if let Some(why) = self.locked(&session.claims, session.address) {
+            let message = format!("no session for {}: {why}", session.address);
+            return Err(NotBegun::Locked(Refusal::error(message)));
+        }
+        self.quarantine_of(&session.claims, session.address).map_err(NotBegun::Denied)?;
+        self.grant(session_begins(&session, by)).map_err(NotBegun::Denied)?;
         let begun = self.sessions.begin_as(id, new, now).map_err(|refused| {
             let failed = session_changed(Kind::SessionFailed, &session, by).with("why", refused.to_string());
             self.done(failed);
@@ -145,6 +151,8 @@ impl Gateway {
         }
         self.tell("begun", &begun.session, by);
         self.settled(settled, "a session has begun").map_err(NotBegun::Stuck)?;
+        // Whoever was locked out or put in quarantine since the look above has not seen this session.
+        self.still_free(&begun.session, by).map_err(NotBegun::Locked)?;
         Ok(begun.session)
     }
 
@@ -179,6 +187,8 @@ impl Gateway {
         let settled = self.engine.settle();
         self.tell("changed", &amended, by);
         self.settled(settled, "a session has changed")?;
+        // It may be of a group or on a device now that is locked out.
+        self.still_free(&amended, by)?;
         Ok(Some(amended))
     }
 
@@ -186,6 +196,16 @@ impl Gateway {
     pub(super) fn tell_changed(&self, session: &Session, what: &str) {
         self.done(session_changed(Kind::SessionChanged, session, None).with("what", what));
         self.tell("changed", session, None);
+    }
+
+    /// Ends a session again that has come to be somebody's who is locked out, and brings one into quarantine that is meant.
+    fn still_free(&self, session: &Session, by: Option<&store::Who>) -> Result<(), Refusal> {
+        if let Some(why) = self.locked(&session.claims, session.address) {
+            let which = Which { id: Some(session.id.clone()), ..Which::default() };
+            self.end_sessions(&which, by)?;
+            return Err(Refusal::error(format!("the session has ended: {why}")));
+        }
+        self.quarantine_of(&session.claims, session.address)
     }
 
     /// Ends sessions, records it and tells of it. Returns how many, when no packet crosses by them any more.
@@ -223,8 +243,24 @@ impl Gateway {
         }
     }
 
-    /// Tells of the sessions that another policy has ended.
-    pub(super) fn tell_ended(&self, ended: &[Ended]) {
+    /// Tells of the sessions that another policy has ended, and of those that it has begun.
+    pub(super) fn tell_placed(&self, placed: &Placed) {
+        let Placed { ended, bound } = placed;
+        // What the policy says itself is no trouble.
+        for ended in ended {
+            let change = match ended.why {
+                Why::Bound => "bound_by_policy",
+                Why::Unbound => "unbound",
+                Why::Moved | Why::NoRoom => continue,
+            };
+            let entry = session_changes(Kind::SessionMoved, &ended.session, By::Gateway);
+            self.audit.later(entry.with("why", change));
+            self.tell(change, &ended.session, None);
+        }
+        for session in bound {
+            self.audit.later(session_begins(session, None));
+            self.tell("bound", session, None);
+        }
         for (why, change, words) in [
             (Why::Moved, "moved", "their addresses belong to other segments now, or to none"),
             (Why::NoRoom, "no_room", "the policy's table has no room for them"),
@@ -286,7 +322,7 @@ impl Gateway {
     }
 
     /// Whether every worker judges by what was written.
-    fn settled(
+    pub(super) fn settled(
         &self,
         settled: Result<(), bulkhead_dataplane::engine::Error>,
         what: &str,

@@ -1,6 +1,9 @@
 //! Who asks and when, in the words of the command line, which are those of a `[[test]]`.
 
+use std::sync::Arc;
+
 use anyhow::{Result, anyhow, bail};
+use bulkhead_dataplane::policy::Restraints;
 use bulkhead_dataplane::policy::conditions::Posture;
 use jiff::Timestamp;
 
@@ -25,12 +28,19 @@ pub struct Occasion {
     pub moment: Timestamp,
     /// What was said of both; nothing when nothing was.
     pub words: Vec<String>,
+    /// Which addresses are locked out or in quarantine: none but of a running gateway.
+    pub restraints: Arc<Restraints>,
 }
 
 impl Occasion {
     /// Nobody, now.
     pub fn now() -> Occasion {
-        Occasion { asker: Asker::Nobody, moment: Timestamp::now(), words: Vec::new() }
+        Occasion {
+            asker: Asker::Nobody,
+            moment: Timestamp::now(),
+            words: Vec::new(),
+            restraints: Arc::default(),
+        }
     }
 
     /// Resolves what was asked.
@@ -49,7 +59,7 @@ impl Occasion {
         };
         let mut words = told(&written, &asker, model);
         words.extend(asked.at.as_ref().map(|_| format!("at {moment}")));
-        Ok(Occasion { asker, moment, words })
+        Ok(Occasion { asker, moment, words, restraints: Arc::default() })
     }
 }
 

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::time::day_name;
 use super::{Model, SignIn};
 use crate::config::identity::Check;
-use crate::config::values::service_text;
+use crate::config::values::{mac_text, service_text};
 
 impl Model {
     /// What the gateway will do, as JSON with sorted keys. Tests, owners and descriptions are not in it: they
@@ -33,7 +33,18 @@ impl Model {
             rules: Rules(self),
             schedules: self.canonical_schedules(),
             segments,
+            workloads: self.canonical_workloads(),
         }
+    }
+
+    fn canonical_workloads(&self) -> Vec<Value> {
+        let workload = |workload: &super::Workload| {
+            json!({
+                "name": workload.name, "addresses": workload.addresses, "mac": workload.mac.map(mac_text),
+                "tags": workload.tags, "enrolled": workload.enrolled,
+            })
+        };
+        self.workloads.iter().map(workload).collect()
     }
 
     fn canonical_gateway(&self) -> Value {
@@ -92,6 +103,9 @@ impl Model {
                 let ports: Vec<_> = s.ports.iter().map(|&p| self.port_name(p)).collect();
                 let networks: Vec<_> = s.networks.iter().map(ToString::to_string).collect();
                 let mut segment = json!({ "name": info.name, "ports": ports, "networks": networks });
+                if info.is_quarantine {
+                    segment = json!({ "name": info.name, "quarantine": true });
+                }
                 if info.syn_cookies {
                     segment["protect"] = "syn-cookies".into();
                 }
@@ -210,6 +224,8 @@ struct Canonical<'m> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     schedules: Vec<Value>,
     segments: Vec<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    workloads: Vec<Value>,
 }
 
 struct Rules<'m>(&'m Model);

@@ -14,6 +14,7 @@ mod time;
 mod trial;
 mod trust;
 mod unused;
+mod workloads;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub use conditions::{Asker, Group, Identities, Posture};
 pub use portal::Portal;
 pub use time::{Ending, Gate, Schedule};
 pub use trial::{TestResult, probe_text};
+pub use workloads::Workload;
 
 use crate::config::{self, At, Config, Diagnostics, Loaded, Report, Sources};
 use crate::identity::oidc::settings::Settings as Provider;
@@ -60,6 +62,8 @@ pub struct Model {
     pub tiers: Vec<String>,
     /// The names of users, groups, tags, postures and conditions of time.
     pub identities: Identities,
+    /// Machines of which the policy itself says who they are, by name.
+    pub workloads: Vec<Workload>,
     /// The `[[test]]`s.
     pub tests: Vec<Test>,
     /// SHA-256 of the canonical content, in hexadecimal: equal for files that mean the same.
@@ -176,6 +180,8 @@ pub struct SegmentInfo {
     pub syn_cookies: bool,
     /// Unusual packets that may come from it and go to it.
     pub permits: Permits,
+    /// Addresses in quarantine count as its own.
+    pub is_quarantine: bool,
     /// Free text.
     pub description: Option<String>,
     /// Where it stands.
@@ -302,6 +308,11 @@ impl Model {
     /// The rule's name; `None` for [`RuleId::NONE`] and for a number of another generation.
     pub fn rule_name(&self, rule: RuleId) -> Option<&str> {
         Some(&self.rule_infos.get(rule.index()?)?.name)
+    }
+
+    /// The segment of addresses in quarantine, if there is one.
+    pub fn quarantine(&self) -> Option<SegmentId> {
+        (0..).map(SegmentId).zip(&self.segments).find(|(_, info)| info.is_quarantine).map(|(id, _)| id)
     }
 
     /// The segment's name.

@@ -2,11 +2,13 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bulkhead_dataplane::connection::{MAX_LIMITED_RULES, MAX_OVERRIDES, Overrides, RuleLimits, Timeouts};
 use bulkhead_dataplane::headers::Permits;
+use bulkhead_dataplane::policy::restraints::{QUARANTINE_V4, QUARANTINE_V6};
 use bulkhead_dataplane::policy::rules::MAX_TIERS;
 use bulkhead_dataplane::policy::{Action, Rule, RuleSet, Segment, Service};
 use bulkhead_dataplane::steering::LocalService;
@@ -62,11 +64,13 @@ pub(super) fn resolve_within(limit: usize, mut config: Config, report: Report) -
         audited,
         tiers,
         identities: resolver.names.list.clone(),
+        workloads: Vec::new(),
         tests: Vec::new(),
         digest: String::new(),
         warnings: Diagnostics::default(),
         sources: Sources::default(),
     };
+    model.workloads = resolver.workloads(&config, &model.rules);
     model.tests = config.tests.iter().filter_map(|test| resolver.test(test, &model)).collect();
     if !resolver.report.is_clean() {
         return Err(resolver.report.into_diagnostics());
@@ -420,6 +424,17 @@ impl Resolver {
                     }
                 }
             }
+            let is_quarantine = segment.quarantine.as_ref().is_some_and(|quarantine| quarantine.value);
+            if is_quarantine {
+                if let Some(first) = infos.iter().find(|info: &&SegmentInfo| info.is_quarantine) {
+                    let (at, first) = (segment.name.at, first.at);
+                    self.report.error(at, "two segments are the quarantine").related(first, "the first one");
+                }
+                let networks = [IpAddr::from(QUARANTINE_V4), IpAddr::from(QUARANTINE_V6)].map(IpNet::from);
+                resolved.networks.extend(networks);
+                // Whose addresses are in quarantine may lie anywhere.
+                resolved.ports.extend((0..ports.len().min(MAX_PORTS)).map(|port| PortId(port as u8)));
+            }
             resolved.ports.sort();
             resolved.ports.dedup();
             resolved.networks.sort();
@@ -427,6 +442,7 @@ impl Resolver {
                 name: segment.name.value.clone(),
                 syn_cookies: segment.protect.is_some(),
                 permits: self.permits(&segment.permit),
+                is_quarantine,
                 description: value(&segment.description),
                 at: segment.name.at,
             });
@@ -480,7 +496,9 @@ impl Resolver {
         let mut list = Vec::new();
         for name in names {
             if name.value == "any" {
-                list.extend((0..segments.len() as u32).map(SegmentId));
+                // What is meant for everybody is not meant for the quarantine, which reaches only what is named for it.
+                let ids = (0..).map(SegmentId).zip(segments);
+                list.extend(ids.filter(|(_, segment)| !segment.is_quarantine).map(|(id, _)| id));
                 continue;
             }
             match segments.binary_search_by(|s| s.name.as_str().cmp(&name.value)) {
@@ -491,6 +509,22 @@ impl Resolver {
         list.sort();
         list.dedup();
         list
+    }
+
+    /// The segments that a rule of this action names, on either side.
+    fn ends(&mut self, rule: &schema::Rule, action: Action, segments: &[SegmentInfo]) -> [Vec<SegmentId>; 2] {
+        let mut ends = [&rule.from, &rule.to].map(|names| self.segment_list(names, segments));
+        if matches!(action, Action::Deny | Action::Reject) {
+            // What nobody may, those in quarantine may not either.
+            for (list, names) in ends.iter_mut().zip([&rule.from, &rule.to]) {
+                let is_any = names.iter().any(|name| name.value == "any");
+                let ids = (0..).map(SegmentId).zip(segments).filter(|(_, segment)| segment.is_quarantine);
+                list.extend(ids.filter(|_| is_any).map(|(id, _)| id));
+                list.sort();
+                list.dedup();
+            }
+        }
+        ends
     }
 
     /// Takes the texts out of the rules as written: copies of them would cost as much as all the rest.
@@ -527,9 +561,10 @@ impl Resolver {
                 }
             }
             let action = self.action(&rule.action);
+            let [from, to] = self.ends(rule, action, segments);
             let resolved = Rule {
-                from: self.segment_list(&rule.from, segments),
-                to: self.segment_list(&rule.to, segments),
+                from,
+                to,
                 services: self.service_list(&rule.services, services),
                 action,
                 tier: self.tier(rule.tier.as_ref(), tiers),

@@ -20,7 +20,30 @@ pub(super) fn compare(old: &Model, new: &Model) -> (Vec<Setting>, Vec<String>) {
     let (segments, renamed) = segments(old, new);
     settings.extend(segments);
     settings.extend(definitions(old, new));
+    settings.extend(workloads(old, new));
     (settings, renamed)
+}
+
+/// Of which machines a model says who they are.
+fn workloads(old: &Model, new: &Model) -> Vec<Setting> {
+    let values = |model: &Model| -> BTreeMap<String, Values> {
+        let of = |workload: &crate::model::Workload| {
+            let addresses: Vec<String> = workload.addresses.iter().map(ToString::to_string).collect();
+            let mut values = Values::from([("addresses".to_owned(), addresses.join(", "))]);
+            values.extend(workload.mac.map(|mac| ("mac".to_owned(), crate::config::values::mac_text(mac))));
+            values.extend((!workload.tags.is_empty()).then(|| ("tags".to_owned(), workload.tags.join(", "))));
+            values.extend(workload.enrolled.then(|| ("enrolled".to_owned(), "true".to_owned())));
+            (format!("workload {}", workload.name), values)
+        };
+        model.workloads.iter().map(of).collect()
+    };
+    let ([before, after], empty) = ([old, new].map(values), Values::new());
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let of = |name: &String| {
+        let [old, new] = [&before, &after].map(|all| all.get(name).unwrap_or(&empty));
+        differing(name, old, new, false)
+    };
+    names.into_iter().flat_map(of).collect()
 }
 
 /// What has a name: its keys with their values.
@@ -184,6 +207,10 @@ fn segments(old: &Model, new: &Model) -> (Vec<Setting>, Vec<String>) {
         let segments = model.segments.iter().zip(&model.rules.segments);
         segments
             .map(|(info, segment)| {
+                if info.is_quarantine {
+                    let values = Values::from([("quarantine".to_owned(), "true".to_owned())]);
+                    return (info.name.clone(), values);
+                }
                 let mut ports: Vec<_> =
                     segment.ports.iter().filter_map(|port| model.port_name(*port)).collect();
                 ports.sort_unstable();

@@ -11,6 +11,7 @@
 mod describe;
 pub mod health;
 mod store;
+mod turns;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use bulkhead_dataplane::verdict::Now;
 
 pub use describe::{Ages, Described, describe, identity};
 pub use health::Health;
-pub use store::{Begun, Ended, New, Refused, Sessions, Which, Why};
+pub use store::{Begun, Ended, New, Placed, Refused, Sessions, Which, Why};
 
 /// The longest session: a year, which is as far as a connection's deadline reaches.
 pub const LONGEST: Duration = Duration::from_secs(365 * 86_400);
@@ -73,6 +74,8 @@ pub enum Proof {
     Password,
     /// The key of an enrolled device, of which no user is known.
     Device,
+    /// The policy in force says so (`[[workload]]`).
+    Static,
 }
 
 impl Proof {
@@ -83,6 +86,7 @@ impl Proof {
             Proof::Provider => "provider",
             Proof::Password => "password",
             Proof::Device => "device",
+            Proof::Static => "static",
         }
     }
 }

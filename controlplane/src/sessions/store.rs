@@ -9,18 +9,22 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
-use bulkhead_dataplane::identity::{Occupant, Slots, TooManySessions};
+use bulkhead_dataplane::identity::{Bearer, Occupant, Slots, TooManySessions};
 use bulkhead_dataplane::policy::{Policy, reference};
 use bulkhead_dataplane::topology::Mac;
-use bulkhead_dataplane::verdict::{Now, SegmentId};
+use bulkhead_dataplane::verdict::{Generation, Now, SegmentId};
 
 use super::describe::{Ages, Described, describe};
-use super::{Claims, Proof, Session};
+use super::turns::Turns;
+use super::{Claims, Device, Proof, Session, later};
 use crate::model::Model;
 
 /// Digits of an id: Crockford's base 32, in which nothing looks like anything else.
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// How long a machine is known of which the policy says who it is: longer than a gateway runs.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// Digits of an id, 50 bits of chance: among a million sessions two have the same one in one case of two thousand, and
 /// then whoever revokes the one revokes the other too.
 const ID_DIGITS: u32 = 10;
@@ -56,12 +60,15 @@ pub enum Refused {
     NoSegment,
     /// There are as many as fit.
     Full,
+    /// The policy says who is behind the address (`[[workload]]`).
+    Workload,
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Refused::NoSegment => "the address belongs to no segment",
+            Refused::Workload => "the policy itself says who is there (`[[workload]]`)",
             Refused::Full => "there are as many sessions as fit (`sessions` in [gateway])",
         })
     }
@@ -74,6 +81,19 @@ pub enum Why {
     Moved,
     /// The new policy's slots have no room for it.
     NoRoom,
+    /// The new policy says itself who is behind the address.
+    Bound,
+    /// It was the earlier policy that said who is behind the address, and the new one says otherwise, or nothing.
+    Unbound,
+}
+
+/// What another policy has done to sessions.
+#[derive(Clone, Debug, Default)]
+pub struct Placed {
+    /// Those that it has ended.
+    pub ended: Vec<Ended>,
+    /// Those of machines of which it says itself who they are, and that are new.
+    pub bound: Vec<Arc<Session>>,
 }
 
 /// A session that another policy has ended.
@@ -110,6 +130,9 @@ struct View {
     ages: Ages,
     /// The policy holds them.
     slots: Weak<Slots>,
+    /// Their number among those of all policies.
+    number: u64,
+    turns: Arc<Mutex<Turns>>,
 }
 
 impl View {
@@ -123,9 +146,12 @@ impl View {
     }
 
     /// Writes a session that is of this policy's segment. Returns when it has to be described again.
-    fn write(&self, slots: &Slots, session: &Session, now: Now) -> Result<Option<Now>, TooManySessions> {
+    fn write(&self, slots: &Slots, session: &Arc<Session>, now: Now) -> Result<Option<Now>, TooManySessions> {
         let Described { stages, again } = self.describe(session, now);
         slots.set(Occupant { address: session.address, mac: session.mac, stages })?;
+        if let Some(bearer) = slots.bearer(session.address) {
+            lock(&self.turns).note(self.number, bearer.turn(), session.clone());
+        }
         Ok(again)
     }
 }
@@ -155,6 +181,9 @@ struct State {
     expired: Vec<Arc<Session>>,
     /// Ids given out.
     ids: u64,
+    /// Slots made.
+    view_numbers: u64,
+    turns: Arc<Mutex<Turns>>,
 }
 
 impl State {
@@ -199,7 +228,7 @@ impl State {
     }
 
     /// Writes a session to all policies, or to none. Returns when it has to be described again.
-    fn write(&mut self, session: &Session, now: Now) -> Result<Option<Now>, TooManySessions> {
+    fn write(&mut self, session: &Arc<Session>, now: Now) -> Result<Option<Now>, TooManySessions> {
         let before = self.held.get(&session.address).map(|held| held.session.clone());
         let views = self.views();
         let mine =
@@ -237,7 +266,14 @@ impl State {
             return Vec::new();
         }
         let slots = Arc::new(Slots::new(capacity));
-        let view = View { model: model.clone(), ages: Ages::of(model), slots: Arc::downgrade(&slots) };
+        self.view_numbers += 1;
+        let view = View {
+            model: model.clone(),
+            ages: Ages::of(model),
+            slots: Arc::downgrade(&slots),
+            number: self.view_numbers,
+            turns: self.turns.clone(),
+        };
         let (mut without_room, mut next) = (Vec::new(), self.next);
         for (address, held) in &mut self.held {
             if segment_name(model, policy.destination_segment(*address))
@@ -259,11 +295,60 @@ impl State {
         without_room
     }
 
+    /// Has the machines of a model, and no others, held as what it says of them. Writes no slots.
+    fn rebind(
+        &mut self,
+        model: &Model,
+        now: Now,
+        admits: &dyn Fn(&Claims, IpAddr) -> bool,
+        chance: &RandomState,
+    ) -> Placed {
+        let mut placed = Placed::default();
+        let mut wanted: HashMap<IpAddr, (Claims, Option<Mac>)> = HashMap::new();
+        for workload in &model.workloads {
+            let (name, enrolled) = (Some(workload.name.clone()), workload.enrolled);
+            let device = Some(Device { name, enrolled, tags: workload.tags.clone(), until: None });
+            let claims = Claims { device, ..Claims::default() };
+            let admitted = workload.addresses.iter().filter(|address| admits(&claims, **address));
+            wanted.extend(admitted.map(|address| (*address, (claims.clone(), workload.mac))));
+        }
+        let segment = |address| segment_name(model, reference::segment_of(&model.rules, address));
+        self.held.retain(|address, Held { session, .. }| {
+            let said = wanted.get(address);
+            let is_static = session.proof == Proof::Static;
+            let is_same = said.is_some_and(|(claims, mac)| (&session.claims, &session.mac) == (claims, mac))
+                && segment(*address) == Some(session.segment.as_str());
+            let why = match (is_static, said) {
+                (true, _) if is_same => None,
+                (true, _) => Some(Why::Unbound),
+                (false, Some(_)) => Some(Why::Bound),
+                (false, None) => None,
+            };
+            placed.ended.extend(why.map(|why| Ended { session: session.clone(), why }));
+            why.is_none()
+        });
+        for (address, (claims, mac)) in wanted {
+            let Some(segment) = segment(address).filter(|_| !self.held.contains_key(&address)) else {
+                continue;
+            };
+            let id = self.id(chance);
+            let (segment, proof, ends) = (segment.to_owned(), Proof::Static, later(now, FOR_EVER));
+            let session = Arc::new(Session { id, address, segment, mac, claims, proof, begun: now, ends });
+            self.held.insert(address, Held { session: session.clone(), again: None });
+            placed.bound.push(session);
+        }
+        placed.bound.sort_unstable_by_key(|session| session.address);
+        placed
+    }
+
     /// The session that begins with this.
     fn intended(&self, id: String, new: New, now: Now) -> Result<Session, Refused> {
         let model = self.model.as_ref().ok_or(Refused::NoSegment)?;
         let segment = reference::segment_of(&model.rules, new.address);
         let segment = segment_name(model, segment).ok_or(Refused::NoSegment)?.to_owned();
+        if self.held.get(&new.address).is_some_and(|held| held.session.proof == Proof::Static) {
+            return Err(Refused::Workload);
+        }
         let New { address, mac, claims, proof, ends } = new;
         Ok(Session { id, address, segment, mac, claims, proof, begun: now, ends })
     }
@@ -281,6 +366,10 @@ impl State {
         let expired = self.remove_all(|session| session.ends <= now, forget);
         self.expired.extend(expired);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn segment_name(model: &Model, segment: Option<SegmentId>) -> Option<&str> {
@@ -323,17 +412,51 @@ impl Sessions {
     /// Gives the sessions to the policy that is about to be in force, compiled from this model. Ends those whose
     /// address belongs to another segment there; also for the policies in use until then.
     pub fn put_in_force(&self, model: &Arc<Model>, policy: &mut Policy, now: Now) -> Vec<Ended> {
+        self.place(model, policy, now, &|_, _| true).ended
+    }
+
+    /// As [`Sessions::put_in_force`], of the policy's own machines only with those that may be known. What is theirs holds for
+    /// the new policy from its first packet on, and for the policies in use until then as long as they are asked.
+    pub fn place(
+        &self,
+        model: &Arc<Model>,
+        policy: &mut Policy,
+        now: Now,
+        admits: &dyn Fn(&Claims, IpAddr) -> bool,
+    ) -> Placed {
         let mut state = self.state();
+        let mut placed = state.rebind(model, now, admits, &self.chance);
         let moved = state.end_all(|session| {
             segment_name(model, policy.destination_segment(session.address)) != Some(session.segment.as_str())
         });
-        let mut ended: Vec<Ended> =
-            moved.into_iter().map(|session| Ended { session, why: Why::Moved }).collect();
-        for address in state.attach(model, policy, self.capacity, now) {
-            ended.extend(state.end(address).map(|session| Ended { session, why: Why::NoRoom }));
+        placed.ended.extend(moved.into_iter().map(|session| Ended { session, why: Why::Moved }));
+        // What the policy says itself comes before what others have said.
+        let excess = state.held.len().saturating_sub(self.capacity);
+        let others = state.held.values().filter(|held| held.session.proof != Proof::Static);
+        let mut no_room: Vec<IpAddr> = others.map(|held| held.session.address).take(excess).collect();
+        no_room.extend(state.attach(model, policy, self.capacity, now));
+        for address in no_room {
+            placed.ended.extend(state.end(address).map(|session| Ended { session, why: Why::NoRoom }));
         }
         state.model = Some(model.clone());
-        ended
+        placed
+    }
+
+    /// Begins the sessions of the machines of the policy in force that have none and may be known: when what kept one out is
+    /// over. As with [`Sessions::begin`], only a settled engine judges every packet by them.
+    pub fn bind(&self, now: Now, admits: &dyn Fn(&Claims, IpAddr) -> bool) -> Vec<Arc<Session>> {
+        let mut state = self.state();
+        let Some(model) = state.model.clone() else { return Vec::new() };
+        let bound = state.rebind(&model, now, admits, &self.chance).bound;
+        for session in &bound {
+            // What does not fit is not there; it was told when the policy came in force.
+            if let Ok(again) = state.write(session, now)
+                && let Some(held) = state.held.get_mut(&session.address)
+            {
+                held.again = again;
+            }
+        }
+        bound
     }
 
     /// Gives the sessions to a policy that decides nothing, compiled from this model. It does not know those whose
@@ -445,6 +568,32 @@ impl Sessions {
             all.filter(|session| session.ends > now && which.means(session)).cloned().collect();
         list.sort_unstable_by_key(|session| session.address);
         list
+    }
+
+    /// A generation is about to ask this policy's slots.
+    pub fn serves(&self, generation: Generation, policy: &Policy) {
+        let state = self.state();
+        let slots = Arc::as_ptr(policy.identities());
+        if let Some(view) = state.views.iter().find(|view| view.slots.as_ptr() == slots) {
+            lock(&state.turns).serves(generation, view.number);
+        }
+    }
+
+    /// By whose session a generation has decided something of this address, if that is known still.
+    pub fn whose(&self, generation: Generation, bearer: Bearer, address: IpAddr) -> Option<Arc<Session>> {
+        if bearer == Bearer::NONE {
+            return None;
+        }
+        let state = self.state();
+        let turns = lock(&state.turns);
+        let number = turns.asked(generation)?;
+        // One that has lasted for long is remembered where it is held.
+        let held = || {
+            let view = state.views.iter().find(|view| view.number == number)?;
+            let is_current = view.slots.upgrade()?.bearer(address)?.turn() == bearer.turn();
+            state.held.get(&address).filter(|_| is_current).map(|held| held.session.clone())
+        };
+        turns.whose(number, bearer.turn()).or_else(held)
     }
 
     /// The session of an address, if it has not ended.

@@ -7,6 +7,7 @@
 //! | `current` | which revision is confirmed, which one waits for that, what became of the others: [`Current`] |
 //! | `revisions/N` | revision N; written once, and never changed |
 //! | `counters` | what every rule did, over all runs: [`CounterFile`] |
+//! | `restraints` | who is locked out or in quarantine: [`crate::restraints`] |
 //! | `audit.log`, `audit-N.log`, `audit.head` | the audit log: [`crate::audit`] |
 //!
 //! Every file is written beside its place, made to last, and then renamed to it, which is made to last before anything
@@ -17,7 +18,7 @@
 
 mod counters;
 pub(crate) mod disk;
-mod record;
+pub(crate) mod record;
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -213,13 +213,13 @@ pub fn digest_of<'t>(texts: impl IntoIterator<Item = &'t str>) -> String {
 }
 
 /// The first three lines.
-pub(super) fn seal(kind: &str, line: &impl Serialize) -> Vec<u8> {
+pub(crate) fn seal(kind: &str, line: &impl Serialize) -> Vec<u8> {
     let json = serde_json::to_string(line).expect("keys are strings, and writing to memory cannot fail");
     format!("{kind}\n{}\n{json}\n", sha256(json.as_bytes())).into_bytes()
 }
 
 /// What the third line says, if the first three are whole, and what follows them.
-pub(super) fn unseal<'b, T: DeserializeOwned>(kind: &str, bytes: &'b [u8]) -> Result<(T, &'b [u8]), String> {
+pub(crate) fn unseal<'b, T: DeserializeOwned>(kind: &str, bytes: &'b [u8]) -> Result<(T, &'b [u8]), String> {
     let mut lines = bytes.splitn(4, |&byte| byte == b'\n');
     let (Some(first), Some(hash), Some(json), Some(rest)) =
         (lines.next(), lines.next(), lines.next(), lines.next())

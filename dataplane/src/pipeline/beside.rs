@@ -4,6 +4,7 @@ use super::{Context, Pipeline, query};
 use crate::connection::Family;
 use crate::event::EventKind;
 use crate::headers::Tuple;
+use crate::identity::Bearer;
 use crate::policy::Decision;
 use crate::topology::Mac;
 use crate::verdict::PortId;
@@ -38,7 +39,13 @@ impl Pipeline {
             let question = query(ingress, tuple);
             let difference = beside.ask(self.index, context.now, policy, decision, &question, mac);
             if let Some(difference) = difference {
-                self.record(context, ingress, tuple, EventKind::Beside(difference), decision.rule);
+                self.record(
+                    context,
+                    ingress,
+                    tuple,
+                    EventKind::Beside(difference),
+                    (decision.rule, Bearer::NONE),
+                );
             }
         }
     }

@@ -211,6 +211,7 @@ pub fn compile(rules: &RuleSet) -> Result<Policy, CompileError> {
         permits: Vec::new(),
         gates: Bits::default(),
         identities: Arc::default(),
+        restraints: Arc::default(),
     })
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::conditions::Circumstances;
 use super::reference;
+use super::restraints::Restraints;
 use super::rules::{Action, Decision, Query, Rule, RuleSet, Service};
 use crate::headers::protocol;
 use crate::verdict::{Reason, RuleId, SegmentId};
@@ -63,6 +64,26 @@ pub fn explain(rules: &RuleSet, query: &Query, circumstances: &Circumstances<'_>
 
 /// How far a rule was from allowing: the kind of clause, how far off it was, the tier, and the rule.
 type Distance = (u8, u32, u8, RuleId);
+
+/// As [`explain`], with these addresses locked out or in quarantine: as in [`reference::judge_restrained`].
+pub fn explain_restrained(
+    rules: &RuleSet,
+    restraints: &Restraints,
+    query: &Query,
+    circumstances: &Circumstances<'_>,
+) -> Explanation {
+    let decision = reference::judge_restrained(rules, restraints, query, circumstances);
+    let free = explain(rules, query, circumstances);
+    let is_nowhere = free.source_segment.is_none() || free.destination_segment.is_none();
+    if is_nowhere || !restraints.quarantines(query) && restraints.refusal(query).is_none() {
+        return free;
+    }
+    if restraints.refusal(query).is_some() {
+        // No rule was asked.
+        return Explanation { decision, near_misses: Vec::new(), ..free };
+    }
+    Explanation { decision, ..explain(rules, &restraints.seen_in(query), circumstances) }
+}
 
 /// A refused query, seen from the rules that do not allow it.
 struct Look<'q> {

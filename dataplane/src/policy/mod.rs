@@ -16,6 +16,7 @@ mod matrix;
 mod paint;
 mod ports;
 pub mod reference;
+pub mod restraints;
 pub mod rules;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 pub use change::recompile;
 pub use compile::{CompileError, compile};
 pub use conditions::{Circumstances, Condition, ConditionId, Identity, Who};
-pub use explain::{Clause, Explanation, explain};
+pub use explain::{Clause, Explanation, explain, explain_restrained};
 pub use rules::{Action, Decision, Query, Rule, RuleSet, Segment, Service};
 
 use crate::connection::{Limits, RuleLimits};
@@ -41,6 +42,7 @@ use clauses::Clauses;
 use conditions::Bits;
 use matrix::Matrix;
 use ports::{ClausesId, PairPolicy, PortTables, TableId};
+pub use restraints::{Restraint, Restraints};
 
 /// A compiled rule set, immutable. The default is that of the empty rule set: it refuses everything.
 #[derive(Clone, Default)]
@@ -64,6 +66,8 @@ pub struct Policy {
     gates: Bits,
     /// Who is behind which address.
     identities: Arc<Slots>,
+    /// Which addresses are kept from what the rules allow.
+    restraints: Arc<Restraints>,
 }
 
 /// How much there is at most of what has limits.
@@ -105,28 +109,53 @@ impl Policy {
 
     /// May this originator open this connection?
     pub fn judge_in(&self, query: &Query, circumstances: &Circumstances<'_>) -> Decision {
-        self.look_up(query).unwrap_or_else(|list| self.clauses.judge(list, query.protocol, circumstances))
+        let decision = self
+            .look_up(query)
+            .unwrap_or_else(|list| self.clauses.judge(list, query.protocol, circumstances));
+        self.told(query, decision)
     }
 
     /// May this originator open this connection, being who they are now and sending from this MAC address (`None`: from
     /// the right one)? Sessions are asked for only where it depends on them.
     pub fn judge_now(&self, query: &Query, mac: Option<Mac>, now: Now) -> Judged<Decision> {
         match self.look_up(query) {
-            Ok(decision) => Judged::by_nobody(decision),
+            Ok(decision) => Judged::by_nobody(self.told(query, decision)),
             Err(list) => self.identities.judge(query.source, mac, now, |who| {
-                self.clauses.judge(list, query.protocol, &Circumstances { who, gates: &self.gates })
+                let circumstances = Circumstances { who, gates: &self.gates };
+                self.told(query, self.clauses.judge(list, query.protocol, &circumstances))
             }),
         }
     }
 
+    /// The answer, where an end is in quarantine and nothing has allowed it.
+    #[inline]
+    fn told(&self, query: &Query, decision: Decision) -> Decision {
+        if self.restraints.is_empty() { decision } else { self.restraints.told(query, decision) }
+    }
+
     /// The answer, or the list of clauses on which it depends.
     fn look_up(&self, query: &Query) -> Result<Decision, ClausesId> {
-        let Some(source) = self.trie.find(query.source).filter(|place| place.admits(query.ingress)) else {
+        let Some(mut source) = self.trie.find(query.source).filter(|place| place.admits(query.ingress))
+        else {
             return Ok(Decision::refused(Reason::SpoofedSource));
         };
-        let Some(destination) = self.trie.find(query.destination).filter(|_| query.is_of_one_family()) else {
+        let Some(mut destination) = self.trie.find(query.destination).filter(|_| query.is_of_one_family())
+        else {
             return Ok(Decision::refused(Reason::NoDestinationSegment));
         };
+        if !self.restraints.is_empty() {
+            if let Some(reason) = self.restraints.refusal(query) {
+                return Ok(Decision::refused(reason));
+            }
+            for (place, end) in [(&mut source, query.source), (&mut destination, query.destination)] {
+                if self.restraints.of(end) == Some(Restraint::Quarantined) {
+                    let Some(quarantine) = self.trie.find(self.restraints.seen(end)) else {
+                        return Ok(Decision::refused(Reason::Quarantined));
+                    };
+                    *place = quarantine;
+                }
+            }
+        }
         if !query.protocol_fits_family() {
             return Ok(Decision::refused(Reason::NoRule));
         }
@@ -205,6 +234,16 @@ impl Policy {
     #[inline]
     pub fn identities(&self) -> &Arc<Slots> {
         &self.identities
+    }
+
+    /// Keeps these addresses from what the rules allow, and no others. The tables stay as they are.
+    pub fn set_restraints(&mut self, restraints: Arc<Restraints>) {
+        self.restraints = restraints;
+    }
+
+    /// Which addresses it keeps from what the rules allow.
+    pub fn restraints(&self) -> &Arc<Restraints> {
+        &self.restraints
     }
 
     /// Which gates are open.

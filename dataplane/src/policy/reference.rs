@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::conditions::{Circumstances, Condition};
+use super::restraints::Restraints;
 use super::rules::{Action, Decision, Query, Rule, RuleSet};
 use crate::verdict::{PortId, Reason, RuleId, SegmentId};
 
@@ -40,6 +41,26 @@ pub fn service_matches(rule: &Rule, query: &Query) -> bool {
 /// May this originator open this connection?
 pub fn judge(rules: &RuleSet, query: &Query, circumstances: &Circumstances<'_>) -> Decision {
     judge_among(rules, (0..rules.rules.len() as u32).map(RuleId), query, circumstances)
+}
+
+/// As [`judge`], with these addresses locked out or in quarantine.
+pub fn judge_restrained(
+    rules: &RuleSet,
+    restraints: &Restraints,
+    query: &Query,
+    circumstances: &Circumstances<'_>,
+) -> Decision {
+    // Whoever lies about their address, or asks for one of nobody, is told that first.
+    if source_segment(rules, query.ingress, query.source).is_none() {
+        return Decision::refused(Reason::SpoofedSource);
+    }
+    if destination_segment(rules, query).is_none() {
+        return Decision::refused(Reason::NoDestinationSegment);
+    }
+    if let Some(reason) = restraints.refusal(query) {
+        return Decision::refused(reason);
+    }
+    restraints.told(query, judge(rules, &restraints.seen_in(query), circumstances))
 }
 
 /// As [`judge`], going through these rules only: ascending, and all that name the source's segment must be among

@@ -2,6 +2,7 @@
 
 mod changes;
 mod conditional;
+mod restraints;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

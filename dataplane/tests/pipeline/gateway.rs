@@ -13,7 +13,7 @@ use bulkhead_dataplane::identity::Slots;
 use bulkhead_dataplane::packet::{FrameBuf, MemoryFrame};
 use bulkhead_dataplane::pipeline::Pipeline;
 use bulkhead_dataplane::policy::conditions::{Bits, Condition};
-use bulkhead_dataplane::policy::{Action, Rule, RuleSet, Segment, Service, compile};
+use bulkhead_dataplane::policy::{Action, Restraint, Restraints, Rule, RuleSet, Segment, Service, compile};
 use bulkhead_dataplane::port::MemoryPort;
 use bulkhead_dataplane::snapshot::{ActivePolicy, Snapshot};
 use bulkhead_dataplane::topology::{Mac, Neighbour, PortState, Route, RouteKind, Topology, TopologySpec};
@@ -278,6 +278,17 @@ impl Gateway {
         let counters = RuleCounters::new(policy.rule_count(), 2);
         let generation = self.snapshot.policy.generation.next();
         let policy = Arc::new(ActivePolicy { generation, policy, counters });
+        self.post(Snapshot { policy, ..Snapshot::clone(&self.snapshot) });
+    }
+
+    /// Publishes the same policy again, with these addresses restrained.
+    pub fn publish_restraints(&mut self, restraints: &[(&str, Restraint)]) {
+        let before = &self.snapshot.policy;
+        let mut policy = before.policy.clone();
+        let restraints = restraints.iter().map(|(address, restraint)| (address.parse().unwrap(), *restraint));
+        policy.set_restraints(Arc::new(Restraints::new(restraints, false)));
+        let counters = RuleCounters::new(policy.rule_count(), 2);
+        let policy = Arc::new(ActivePolicy { generation: before.generation.next(), policy, counters });
         self.post(Snapshot { policy, ..Snapshot::clone(&self.snapshot) });
     }
 

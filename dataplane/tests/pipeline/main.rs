@@ -11,6 +11,7 @@ mod invariants;
 mod limits;
 #[path = "../../../tests/fuzz/invariants/quotes.rs"]
 mod quotes;
+mod restraints;
 mod sessions;
 mod shortcut;
 mod timers;

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bulkhead_dataplane::policy::Policy;
 use bulkhead_dataplane::policy::conditions::Bits;
 use bulkhead_dataplane::verdict::Generation;
 use jiff::Timestamp;
@@ -68,35 +69,56 @@ impl Gateway {
         expected: Generation,
         open: Bits,
     ) -> Result<Option<Generation>, String> {
+        let published = self.publish_again(Some(expected), |policy, _| policy.set_gates(open));
+        if let Ok(Some(generation)) | Err((Some(generation), _)) = &published {
+            super::log::say(&format!(
+                "the clock changed which of {} rules hold: generation {generation}",
+                model.rule_infos.len()
+            ));
+        }
+        published.map_err(|(_, error)| {
+            format!("the clock changed which rules hold, and not every worker knows: {error}")
+        })
+    }
+
+    /// Publishes the policy in force once more with something else about it than its tables, as a new generation, so that live
+    /// connections are judged again at their next packet. Nothing when another generation than `expected` is in force by now.
+    ///
+    /// # Errors
+    ///
+    /// A worker is stuck: it judges by the new generation, whose number is given, as soon as it moves.
+    pub(in crate::daemon) fn publish_again(
+        &self,
+        expected: Option<Generation>,
+        change: impl FnOnce(&mut Policy, &Model),
+    ) -> Result<Option<Generation>, (Option<Generation>, String)> {
+        // Nothing else is published while they are held.
         let mut totals = self.totals();
         let retired = self.engine.snapshot().policy.clone();
-        if retired.generation != expected {
+        if expected.is_some_and(|expected| retired.generation != expected) {
             return Ok(None);
         }
+        let model = self.in_force().model;
         let mut policy = retired.policy.clone();
-        policy.set_gates(open);
+        change(&mut policy, &model);
         let generation = retired.generation.next();
         // Before the publication: its events come at once.
         self.history.write().unwrap_or_else(PoisonError::into_inner).repeat(generation);
-        let besides = self.besides.renew(model, policy.identities(), self.engine.workers().0);
+        self.sessions.serves(generation, &policy);
+        let besides = self.besides.renew(&model, &policy, self.engine.workers().0);
         let published = self.engine.publish_policy_with(policy, besides);
         // Also when a worker is stuck: the policy is posted, and that worker judges by it as soon as it moves.
-        if self.engine.snapshot().generation() == generation {
+        let is_posted = self.engine.snapshot().generation() == generation;
+        if is_posted {
             if let Some(names) = self.names(generation) {
                 totals.fold(&names, &retired.counters, &names);
             }
             self.in_force.write().unwrap_or_else(PoisonError::into_inner).generation = generation;
         }
         drop(totals);
-        super::log::say(&format!(
-            "the clock changed which of {} rules hold: generation {generation}",
-            model.rule_infos.len()
-        ));
         match published {
             Ok(_) => Ok(Some(generation)),
-            Err(error) => {
-                Err(format!("the clock changed which rules hold, and not every worker knows: {error}"))
-            }
+            Err(error) => Err((is_posted.then_some(generation), error.to_string())),
         }
     }
 }
