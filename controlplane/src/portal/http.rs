@@ -92,7 +92,8 @@ pub async fn redirect(shared: &Rc<Shared>, stream: impl AsyncRead + AsyncWrite +
         async move {
             let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
             let mut response = if is_read {
-                let host = requests::host(&request).filter(|host| host.parse() == Ok(local));
+                let host =
+                    requests::host(request.uri(), request.headers()).filter(|host| host.parse() == Ok(local));
                 let host = host.map_or_else(|| shared.name.clone(), |_| bracketed(local));
                 let port = if shared.port == 443 { String::new() } else { format!(":{}", shared.port) };
                 redirected(StatusCode::FOUND, &format!("https://{host}{port}/"))
@@ -172,7 +173,10 @@ async fn answer(
         Err(refused) => return ending(*refused),
     };
     if *request.method() == Method::POST
-        && let Err(why) = requests::is_same_site(request.headers(), requests::host(&request).as_deref())
+        && let Err(why) = requests::is_same_site(
+            request.headers(),
+            requests::host(request.uri(), request.headers()).as_deref(),
+        )
     {
         return ending(pages::trouble(StatusCode::FORBIDDEN, why));
     }

@@ -6,14 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
-use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::super::desk;
 use super::super::gateway::{Gateway, lock};
-use super::child::Child;
+use super::child::{Child, Line};
 use super::listen::Place;
 use super::visitor::{self, Not};
 use crate::portal::orders::{Order, Word};
@@ -85,9 +84,9 @@ pub struct Broker<'b> {
     /// Where the portal listens.
     pub places: &'b RwLock<BTreeSet<Place>>,
     lanes: Vec<Sender<Job>>,
-    waiting: &'b Waiting,
+    waiting: &'b Arc<Waiting>,
     counts: &'b Counts,
-    /// An answer did not get through to it.
+    /// An answer did not get through to it, or the run is over: nothing more needs to be answered.
     deaf: Arc<AtomicBool>,
     stretch: (Instant, u32),
 }
@@ -120,17 +119,17 @@ impl Waiting {
 }
 
 impl<'b> Broker<'b> {
-    /// Starts the threads that answer; they end with the broker.
+    /// Starts the threads that answer. They end after the broker, each with the question that it is at: nobody waits for
+    /// one that waits for somebody else's server.
     ///
     /// # Errors
     ///
     /// There are no threads for it.
-    pub fn start<'s>(
-        scope: &'s Scope<'s, 'b>,
+    pub fn start(
         gateway: &'b Arc<Gateway>,
         child: &'b Child,
         places: &'b RwLock<BTreeSet<Place>>,
-        waiting: &'b Waiting,
+        waiting: &'b Arc<Waiting>,
         counts: &'b Counts,
     ) -> io::Result<Broker<'b>> {
         let deaf = Arc::new(AtomicBool::new(false));
@@ -138,9 +137,15 @@ impl<'b> Broker<'b> {
         for (lane, threads) in THREADS.into_iter().enumerate() {
             let (jobs, queue) = bounded::<Job>(QUEUE);
             for number in 0..threads {
-                let (queue, deaf) = (queue.clone(), deaf.clone());
                 let thread = std::thread::Builder::new().name(format!("portal-{lane}-{number}"));
-                thread.spawn_scoped(scope, move || answer_all(gateway, child, &queue, waiting, &deaf))?;
+                let answerer = Answerer {
+                    gateway: gateway.clone(),
+                    line: child.line.clone(),
+                    queue: queue.clone(),
+                    waiting: waiting.clone(),
+                    deaf: deaf.clone(),
+                };
+                thread.spawn(move || answerer.work())?;
             }
             lanes.push(jobs);
         }
@@ -223,37 +228,53 @@ impl<'b> Broker<'b> {
     }
 
     fn say(&self, id: u64, answer: Answer) -> Result<(), Over> {
-        let said = self.child.tell(&Order::Answer(Answered { id, answer }), None);
+        let said = self.child.line.tell(&Order::Answer(Answered { id, answer }), None);
         said.map_err(|error| Over::Lied(format!("it does not listen: {error}")))
     }
 }
 
-/// One thread's work.
-fn answer_all(
-    gateway: &Arc<Gateway>,
-    child: &Child,
-    queue: &Receiver<Job>,
-    waiting: &Waiting,
-    deaf: &AtomicBool,
-) {
-    while let Ok(Job { peer, asked }) = queue.recv() {
-        let id = asked.id;
-        let answered = catch_unwind(AssertUnwindSafe(|| desk::answer(gateway, peer.ip(), asked)));
-        waiting.leave(peer.ip());
-        let failed = || Answer::Refused { why: Why::Failed, retry_after_s: None };
-        let answer = answered.unwrap_or_else(|_| {
-            gateway.alarm("answering a question of the portal failed: a fault, please report it");
-            failed()
-        });
-        match child.tell(&Order::Answer(Answered { id, answer }), None) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                gateway
-                    .alarm("an answer for the portal is too long for a message: a fault, please report it");
-                let _ = child.tell(&Order::Answer(Answered { id, answer: failed() }), None);
+impl Drop for Broker<'_> {
+    fn drop(&mut self) {
+        self.deaf.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One thread that answers.
+struct Answerer {
+    gateway: Arc<Gateway>,
+    line: Line,
+    queue: Receiver<Job>,
+    waiting: Arc<Waiting>,
+    deaf: Arc<AtomicBool>,
+}
+
+impl Answerer {
+    /// Until there are no more questions.
+    fn work(self) {
+        while let Ok(Job { peer, asked }) = self.queue.recv() {
+            if self.deaf.load(Ordering::Relaxed) {
+                self.waiting.leave(peer.ip());
+                continue;
             }
-            // It is gone, which its reader notices; or it does not listen, and then nobody must wait for it.
-            Err(_) => deaf.store(true, Ordering::Relaxed),
+            let id = asked.id;
+            let answered = catch_unwind(AssertUnwindSafe(|| desk::answer(&self.gateway, peer.ip(), asked)));
+            self.waiting.leave(peer.ip());
+            let failed = || Answer::Refused { why: Why::Failed, retry_after_s: None };
+            let answer = answered.unwrap_or_else(|_| {
+                self.gateway.alarm("answering a question of the portal failed: a fault, please report it");
+                failed()
+            });
+            match self.line.tell(&Order::Answer(Answered { id, answer }), None) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    self.gateway.alarm(
+                        "an answer for the portal is too long for a message: a fault, please report it",
+                    );
+                    let _ = self.line.tell(&Order::Answer(Answered { id, answer: failed() }), None);
+                }
+                // It is gone, which its reader notices; or it does not listen, and then nobody must wait for it.
+                Err(_) => self.deaf.store(true, Ordering::Relaxed),
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child as Process, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,11 +28,26 @@ const SAID_BYTES_MAX: usize = 4096;
 /// The user of this name has this number nearly everywhere.
 const NOBODY: u32 = 65_534;
 
+/// The gateway's end of the pair.
+#[derive(Clone)]
+pub struct Line(Arc<OwnedFd>);
+
+impl Line {
+    /// Tells the process something.
+    ///
+    /// # Errors
+    ///
+    /// It is gone, or does not listen.
+    pub fn tell(&self, order: &Order, with: Option<&OwnedFd>) -> io::Result<()> {
+        wire::send(&*self.0, order, with.map(AsFd::as_fd))
+    }
+}
+
 /// The running process; killed when it is dropped.
 pub struct Child {
     process: Process,
-    /// The gateway's end of the pair.
-    pub pair: OwnedFd,
+    /// To it and from it.
+    pub line: Line,
 }
 
 impl Child {
@@ -55,7 +71,7 @@ impl Child {
                 .stdout(Stdio::null())
                 .stderr(Stdio::piped())
                 .spawn()?;
-            Ok(Child { process, pair: ours })
+            Ok(Child { process, line: Line(Arc::new(ours)) })
         };
         let mut child = start().map_err(|error| format!("starting the process: {error}"))?;
         if let Some(said) = child.process.stderr.take() {
@@ -72,6 +88,7 @@ impl Child {
             gid,
         };
         child
+            .line
             .tell(&Order::Begin(Box::new(setup)), None)
             .map_err(|error| format!("telling it to begin: {error}"))?;
         match child.hear(BEGIN_PATIENCE) {
@@ -90,15 +107,6 @@ impl Child {
         self.process.id()
     }
 
-    /// Tells it something.
-    ///
-    /// # Errors
-    ///
-    /// It is gone, or does not listen.
-    pub fn tell(&self, order: &Order, with: Option<&OwnedFd>) -> io::Result<()> {
-        wire::send(&self.pair, order, with.map(AsFd::as_fd))
-    }
-
     /// What it says next; `None` when it is gone.
     ///
     /// # Errors
@@ -107,10 +115,10 @@ impl Child {
     /// believed.
     pub fn hear(&self, patience: Duration) -> io::Result<Option<(Word, Option<OwnedFd>)>> {
         let timeout = u16::try_from(patience.as_millis()).unwrap_or(u16::MAX);
-        let mut fds = [PollFd::new(self.pair.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(self.line.0.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::from(timeout)) {
             Ok(0) | Err(nix::errno::Errno::EINTR) => Err(io::ErrorKind::WouldBlock.into()),
-            Ok(_) => wire::receive::<Word>(&self.pair),
+            Ok(_) => wire::receive::<Word>(&*self.line.0),
             Err(error) => Err(error.into()),
         }
     }

@@ -87,7 +87,7 @@ impl Portal {
     /// Starts it; whether there is a portal goes by the policy in force at any time.
     pub fn start(gateway: &Arc<Gateway>) -> std::io::Result<Portal> {
         let stop = Arc::new(AtomicBool::new(false));
-        let keeper = Keeper { gateway: gateway.clone(), stop: stop.clone(), waiting: Waiting::default() };
+        let keeper = Keeper { gateway: gateway.clone(), stop: stop.clone(), waiting: Arc::default() };
         let thread = std::thread::Builder::new().name("portal".to_owned()).spawn(move || keeper.keep())?;
         Ok(Portal { stop, thread })
     }
@@ -111,7 +111,7 @@ enum Ended {
 struct Keeper {
     gateway: Arc<Gateway>,
     stop: Arc<AtomicBool>,
-    waiting: Waiting,
+    waiting: Arc<Waiting>,
 }
 
 impl Keeper {
@@ -180,20 +180,11 @@ impl Keeper {
         // It is the child's now.
         drop(certificate);
         let open = RwLock::new(BTreeSet::new());
-        let ended = std::thread::scope(|scope| {
-            let broker = Broker::start(
-                scope,
-                &self.gateway,
-                &child,
-                &open,
-                &self.waiting,
-                &self.gateway.portal.counts,
-            );
-            match broker {
-                Ok(broker) => self.attend(broker, &child, settings, &stamp),
-                Err(error) => Err(Ended::Failed(format!("there are no threads for it: {error}"))),
-            }
-        });
+        let counts = &self.gateway.portal.counts;
+        let ended = match Broker::start(&self.gateway, &child, &open, &self.waiting, counts) {
+            Ok(broker) => self.attend(broker, &child, settings, &stamp),
+            Err(error) => Err(Ended::Failed(format!("there are no threads for it: {error}"))),
+        };
         let mut child = child;
         match ended {
             Ok(()) => Ended::Wanted,
@@ -285,7 +276,7 @@ impl Keeper {
                     // First known, then open: a question may come at once.
                     open.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(place.clone());
                     added = true;
-                    let told = child.tell(&Order::Listen { secure: place.secure }, Some(&socket));
+                    let told = child.line.tell(&Order::Listen { secure: place.secure }, Some(&socket));
                     told.map_err(|error| {
                         Ended::Failed(format!("it does not listen to the gateway: {error}"))
                     })?;
