@@ -176,7 +176,7 @@ impl Reader<'_> {
     }
 
     /// A user, a group or a tag: what an identity provider calls it, so nearly anything.
-    fn identities(&mut self, value: Option<&Value<'_>>, what: &str) -> Vec<Text> {
+    pub(super) fn identities(&mut self, value: Option<&Value<'_>>, what: &str) -> Vec<Text> {
         let names = self.strings(value).unwrap_or_default();
         for name in &names {
             if let Err(wrong) = values::identity(&name.value, what) {

@@ -169,6 +169,11 @@ const IDENTITY: Shape = Shape {
         ),
         Key("providers", Named(&PROVIDER), "Identity providers at which people sign in."),
         Key("transmitters", Named(&TRANSMITTER), "Who tells of users and devices that became unsafe."),
+        Key(
+            "radius",
+            Table(&RADIUS),
+            "Switches and access points that tell of whom they have authenticated.",
+        ),
     ],
 };
 
@@ -198,6 +203,31 @@ const PROVIDER: Shape = Shape {
             "Values of `acr` that tell of one that cannot be phished, besides `phr` and `phrh`.",
         ),
         Key("phishing_resistant_amr", STRINGS, "Values of `amr` that tell of one that cannot be phished."),
+    ],
+};
+
+const RADIUS: Shape = Shape {
+    what: "[identity.radius]",
+    required: &["ports", "clients"],
+    keys: &[
+        Key("ports", OneOrMore(&Name), "The ports of the gateway at which its clients are."),
+        Key("port", Integer(1, 65535), "The UDP port. Default: 1813."),
+        Key("clients", Named(&RADIUS_CLIENT), "Who may tell."),
+    ],
+};
+
+const RADIUS_CLIENT: Shape = Shape {
+    what: "a client of RADIUS",
+    required: &["address", "secret_file"],
+    keys: &[
+        Key("address", Text, "The address from which it speaks."),
+        Key(
+            "secret_file",
+            Text,
+            "Absolute path of the secret that is shared with it; only root may read it.",
+        ),
+        Key("groups", STRINGS, "Groups of everybody whom it tells of."),
+        Key("lasts", Duration, "How long a session lasts unless it is stopped before. Default: 12h."),
     ],
 };
 
@@ -581,7 +611,7 @@ mod tests {
     /// Every table there is, with nothing in it or little.
     const EVERY_TABLE: &str = r#"
         version = 1
-        identity = { session = 1, providers.p = {}, transmitters.t = {} }
+        identity = { session = 1, providers.p = {}, transmitters.t = {}, radius.clients.c = {} }
         gateway.local = "tcp/22"
         ports.p.interface = "eth1"
         segments.s = { require = { users = { users = "u" }, devices = {} } }

@@ -2,7 +2,7 @@
 
 use super::diagnostics::{Located, quoted};
 use super::read::{Reader, Value};
-use super::trust::{Provider, Transmitter, providers, transmitters};
+use super::trust::{Provider, Radius, Transmitter, providers, radius, transmitters};
 
 /// The longest that a sign-in may last: a year, as `session add`.
 pub const SESSION_LIMIT_S: u32 = 365 * 86_400;
@@ -20,6 +20,8 @@ pub struct SignIn {
     pub providers: Vec<Provider>,
     /// `[identity.transmitters.NAME]`.
     pub transmitters: Vec<Transmitter>,
+    /// `[identity.radius]`.
+    pub radius: Option<Radius>,
 }
 
 /// Reads `[identity]`.
@@ -42,6 +44,7 @@ pub(super) fn sign_in(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Sig
         passwords: reader.boolean(table.take("passwords")),
         providers: providers(reader, table.take("providers")),
         transmitters: transmitters(reader, table.take("transmitters")),
+        radius: radius(reader, table.take("radius")),
     };
     reader.finish(table, &[]);
     sign_in

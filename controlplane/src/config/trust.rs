@@ -1,6 +1,6 @@
 //! `[identity.providers]` and `[identity.transmitters]`: who else is believed, as written.
 
-use super::diagnostics::Located;
+use super::diagnostics::{At, Located};
 use super::read::{Reader, Table, Value};
 use super::schema::Text;
 
@@ -62,6 +62,34 @@ pub struct Transmitter {
     pub poll_token_file: Option<Text>,
     /// `posture`: the one that its word on a device's compliance is about.
     pub posture: Option<Text>,
+}
+
+/// `[identity.radius]`.
+#[derive(Clone, Debug)]
+pub struct Radius {
+    /// Where it stands.
+    pub at: At,
+    /// `ports`: of the gateway, at which its clients are.
+    pub ports: Vec<Text>,
+    /// `port`: of UDP.
+    pub port: Option<Located<u64>>,
+    /// `[identity.radius.clients.NAME]`.
+    pub clients: Vec<RadiusClient>,
+}
+
+/// `[identity.radius.clients.NAME]`.
+#[derive(Clone, Debug)]
+pub struct RadiusClient {
+    /// Its name.
+    pub name: Text,
+    /// `address`: from where it speaks.
+    pub address: Option<Text>,
+    /// `secret_file`.
+    pub secret_file: Option<Text>,
+    /// `groups`: of everybody whom it tells of.
+    pub groups: Vec<Text>,
+    /// `lasts`: how long a session lasts unless it is stopped before, seconds.
+    pub lasts_s: Option<u32>,
 }
 
 /// Reports keys that a table must have and does not.
@@ -140,4 +168,38 @@ pub(super) fn transmitters(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -
         reader.finish(table, &[]);
     }
     list
+}
+
+/// Reads `[identity.radius]`.
+pub(super) fn radius(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Option<Radius> {
+    let mut table = reader.table(value, "[identity.radius]")?;
+    let needed = [
+        ("ports", "ports = [\"core\"]"),
+        ("clients", "[identity.radius.clients.switch]` with `address` and `secret_file"),
+    ];
+    need(reader, &mut table, "[identity.radius]", &needed);
+    let mut clients = Vec::new();
+    for (name, mut table) in reader.named(table.take("clients"), "a client of RADIUS") {
+        let needed = [
+            ("address", "address = \"10.20.0.5\""),
+            ("secret_file", "secret_file = \"/etc/bulkhead/switch.secret\""),
+        ];
+        need(reader, &mut table, "a client of RADIUS", &needed);
+        clients.push(RadiusClient {
+            name,
+            address: reader.string(table.take("address")),
+            secret_file: reader.absolute(table.take("secret_file")),
+            groups: reader.identities(table.take("groups"), "group"),
+            lasts_s: reader.seconds(table.take("lasts")),
+        });
+        reader.finish(table, &[]);
+    }
+    let radius = Radius {
+        at: table.at,
+        ports: reader.strings(table.take("ports")).unwrap_or_default(),
+        port: reader.integer(table.take("port"), 1..u64::from(u16::MAX) + 1),
+        clients,
+    };
+    reader.finish(table, &[]);
+    Some(radius)
 }

@@ -25,6 +25,7 @@ mod main_loop;
 mod notify;
 mod plan;
 mod portal;
+mod radius;
 mod reach;
 mod restraints;
 mod sessions;
@@ -61,6 +62,7 @@ use lifecycle::Lifecycle;
 use load::Loaded;
 use main_loop::{MainLoop, Signals};
 use portal::Portal;
+use radius::Listener;
 use signals::Pollers;
 use start::Choice;
 
@@ -108,6 +110,7 @@ pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
 
     let events = Events::start(&gateway)?;
     let pollers = Pollers::start(&gateway)?;
+    let listener = Listener::start(&gateway)?;
     let saver = Saver::start(&gateway)?;
     let recorder = Recorder::start(&gateway)?;
     let portal = Portal::start(&gateway)?;
@@ -123,6 +126,7 @@ pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
     portal.stop();
     let place = server.stop(CLIENT_PATIENCE);
     pollers.stop();
+    listener.stop();
     events.stop();
     saver.stop();
     recorder.stop(

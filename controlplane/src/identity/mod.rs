@@ -13,6 +13,8 @@ pub mod https;
 pub mod limits;
 pub mod oidc;
 pub mod password;
+pub mod radius;
+pub mod seen;
 pub mod signals;
 pub mod totp;
 

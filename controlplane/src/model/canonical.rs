@@ -75,12 +75,12 @@ impl Model {
 
     /// Nothing where it says nothing else than the defaults.
     fn canonical_sign_in(&self) -> Option<Value> {
-        let SignIn { session_s, heartbeat_s, passwords, providers, transmitters } = &self.sign_in;
+        let SignIn { session_s, heartbeat_s, passwords, providers, transmitters, radius } = &self.sign_in;
         let is_default = self.sign_in == SignIn::default();
         (!is_default).then(|| {
             json!({
                 "session_s": session_s, "heartbeat_s": heartbeat_s, "passwords": passwords,
-                "providers": providers, "transmitters": transmitters,
+                "providers": providers, "transmitters": transmitters, "radius": radius,
             })
         })
     }

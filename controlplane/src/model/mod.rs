@@ -37,6 +37,7 @@ pub use workloads::Workload;
 
 use crate::config::{self, At, Config, Diagnostics, Loaded, Report, Sources};
 use crate::identity::oidc::settings::Settings as Provider;
+use crate::identity::radius::Settings as Radius;
 use crate::identity::signals::Transmitter;
 
 /// A configuration that can be compiled and run.
@@ -146,6 +147,8 @@ pub struct SignIn {
     pub providers: Vec<Provider>,
     /// Transmitters of security events, by name.
     pub transmitters: Vec<Transmitter>,
+    /// Who may tell of sessions by RADIUS, if anybody.
+    pub radius: Option<Radius>,
 }
 
 impl Default for SignIn {
@@ -156,6 +159,7 @@ impl Default for SignIn {
             passwords: true,
             providers: Vec::new(),
             transmitters: Vec::new(),
+            radius: None,
         }
     }
 }

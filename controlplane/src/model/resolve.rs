@@ -44,7 +44,7 @@ pub(super) fn resolve_within(limit: usize, mut config: Config, report: Report) -
     let services = resolver.services(&config);
     let mut ports = resolver.ports(&config, &services);
     let portal = config.portal.as_ref().and_then(|written| resolver.portal(written, &mut ports));
-    let sign_in = resolver.sign_in(&config, portal.is_some(), &postures);
+    let sign_in = resolver.sign_in(&config, portal.is_some(), &postures, &mut ports);
     let (segments, mut rules) = resolver.segments(&config, &ports);
     let (mut rule_infos, resolved) = resolver.rules(&mut written, &segments, &services, &tiers, &rules);
     rules.rules = resolved;

@@ -1,17 +1,26 @@
 //! Who else is believed, resolved: identity providers and transmitters of security events.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::SignIn;
+use bulkhead_dataplane::steering::LocalService;
+
 use super::resolve::Resolver;
+use super::{Port, SignIn};
 use crate::config::Config;
 use crate::config::diagnostics::quoted;
 use crate::config::schema::Text;
 use crate::config::{trust as written, values};
 use crate::identity::https::is_https;
 use crate::identity::oidc::settings::Settings;
+use crate::identity::radius::{Client, Settings as Radius};
 use crate::identity::signals::{KeysAt, Transmitter};
 use crate::tokens::claims::Trusted;
+
+/// UDP port of RADIUS accounting (RFC 2866, section 3).
+const ACCOUNTING: u16 = 1813;
+/// How long a session lasts that nobody stops, seconds: a long day.
+const LASTS_S: u32 = 12 * 3600;
 
 fn path(text: &Option<Text>) -> Option<PathBuf> {
     text.as_ref().map(|text| PathBuf::from(&text.value))
@@ -41,7 +50,13 @@ impl Resolver {
     }
 
     /// `[identity]`, with defaults. `postures` are the names of those that are declared.
-    pub(super) fn sign_in(&mut self, config: &Config, has_portal: bool, postures: &[String]) -> SignIn {
+    pub(super) fn sign_in(
+        &mut self,
+        config: &Config,
+        has_portal: bool,
+        postures: &[String],
+        ports: &mut [Port],
+    ) -> SignIn {
         let (written, default) = (&config.sign_in, SignIn::default());
         SignIn {
             session_s: written.session_s.as_ref().map_or(default.session_s, |v| v.value),
@@ -49,6 +64,7 @@ impl Resolver {
             passwords: written.passwords.as_ref().map_or(default.passwords, |v| v.value),
             providers: self.providers(&written.providers, has_portal),
             transmitters: self.transmitters(&written.transmitters, postures, has_portal),
+            radius: written.radius.as_ref().map(|written| self.radius(written, ports)),
         }
     }
 
@@ -103,6 +119,46 @@ impl Resolver {
                 phishing_resistant_amr: texts(&written.phishing_resistant_amr),
             },
         }
+    }
+
+    /// `[identity.radius]`; its UDP port becomes a local service of its ports.
+    fn radius(&mut self, written: &written::Radius, ports: &mut [Port]) -> Radius {
+        let port = written.port.as_ref().map_or(ACCOUNTING, |port| port.value as u16);
+        for name in &written.ports {
+            match ports.binary_search_by(|p| p.name.as_str().cmp(&name.value)) {
+                Ok(index) => {
+                    let local = &mut ports[index].local;
+                    local.push(LocalService::Udp(port));
+                    local.sort();
+                    local.dedup();
+                }
+                Err(_) => self.unknown("port", name, ports.iter().map(|p| p.name.as_str())),
+            }
+        }
+        let mut clients: Vec<Client> = Vec::new();
+        for client in &written.clients {
+            self.plain_name(&client.name);
+            let Some(text) = &client.address else { continue };
+            let Ok(address) = text.value.parse::<IpAddr>() else {
+                let message = format!("{} is no address", quoted(&text.value));
+                self.report.error(text.at, message).hint("for example \"10.20.0.5\"");
+                continue;
+            };
+            let address = address.to_canonical();
+            if let Some(other) = clients.iter().find(|other| other.address == address) {
+                let message = format!("client {} has this address too", quoted(&other.name));
+                self.report.error(text.at, message).hint("whose secret it is could not be told");
+            }
+            clients.push(Client {
+                name: client.name.value.clone(),
+                address,
+                secret_file: path(&client.secret_file).unwrap_or_default(),
+                groups: texts(&client.groups),
+                lasts_s: client.lasts_s.unwrap_or(LASTS_S),
+            });
+        }
+        clients.sort_by(|a, b| a.name.cmp(&b.name));
+        Radius { port, clients }
     }
 
     /// `[identity.transmitters]`, by name.

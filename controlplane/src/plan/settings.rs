@@ -99,16 +99,22 @@ fn gateway(old: &Model, new: &Model) -> Vec<Setting> {
     let mut settings = differing("gateway", &fixed(old), &fixed(new), true);
     settings.extend(differing("gateway", &timeouts(old), &timeouts(new), false));
     let sign_in = |model: &Model| -> Values {
-        let SignIn { session_s, heartbeat_s, passwords, .. } = &model.sign_in;
+        let SignIn { session_s, heartbeat_s, passwords, radius, .. } = &model.sign_in;
+        let port = radius.as_ref().map(|radius| ("radius.port".to_owned(), radius.port.to_string()));
         let values = [
             ("session", words::duration_s(*session_s)),
             ("heartbeat", words::duration_s(*heartbeat_s)),
             ("passwords", passwords.to_string()),
         ];
-        values.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+        values.into_iter().map(|(key, value)| (key.to_owned(), value)).chain(port).collect()
     };
     settings.extend(differing("identity", &sign_in(old), &sign_in(new), false));
     settings.extend(trusted("provider", &old.sign_in.providers, &new.sign_in.providers));
+    let clients = |model: &Model| {
+        let radius = model.sign_in.radius.clone();
+        radius.map(|radius| radius.clients).unwrap_or_default()
+    };
+    settings.extend(trusted("RADIUS client", &clients(old), &clients(new)));
     settings.extend(trusted("transmitter", &old.sign_in.transmitters, &new.sign_in.transmitters));
     settings
 }

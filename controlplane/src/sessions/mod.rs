@@ -68,6 +68,8 @@ pub fn later(now: Now, by: Duration) -> Now {
 pub enum Proof {
     /// An operator, or a program of his, vouches for it over the control socket.
     Operator,
+    /// A client of RADIUS has told of it.
+    Radius,
     /// An identity provider has said so.
     Provider,
     /// A password of the gateway's own store, with or without a second factor.
@@ -83,6 +85,7 @@ impl Proof {
     pub fn name(self) -> &'static str {
         match self {
             Proof::Operator => "operator",
+            Proof::Radius => "radius",
             Proof::Provider => "provider",
             Proof::Password => "password",
             Proof::Device => "device",

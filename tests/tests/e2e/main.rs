@@ -12,6 +12,7 @@ mod ledger;
 mod lifecycle;
 mod policy;
 mod portal;
+mod radius;
 mod reload;
 mod restraints;
 mod routing;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use bulkhead_dataplane::steering::LocalService;
+
 use super::{GOOD, append};
 use crate::identity::signals::KeysAt;
 use crate::model::{self, SignIn};
@@ -133,4 +135,43 @@ fn who_is_believed_is_part_of_what_a_policy_means() {
         assert_ne!(with(""), with(more), "{more}");
     }
     assert_eq!(with(""), with("scopes = [\"email\", \"profile\"]"), "the default");
+}
+
+#[test]
+fn clients_of_radius_have_an_address_and_a_secret_and_open_their_port() {
+    let radius = "[identity.radius]\nports = \"wan\"\n[identity.radius.clients.switch]\naddress = \"10.2.0.5\"\n\
+                  secret_file = \"/etc/bulkhead/switch.secret\"\n";
+    let model =
+        model::parse("t.toml", &format!("{GOOD}{radius}groups = \"staff\"\nlasts = \"9h\"\n")).unwrap();
+    let settings = model.sign_in.radius.as_ref().unwrap();
+    let client = &settings.clients[0];
+    assert_eq!(
+        (settings.port, client.lasts_s, client.groups.as_slice()),
+        (1813, 9 * 3600, ["staff".to_owned()].as_slice())
+    );
+    let local = |name: &str| model.ports.iter().find(|port| port.name == name).unwrap().local.clone();
+    assert_eq!(local("wan"), [LocalService::Udp(1813)]);
+    assert_eq!(local("lan"), []);
+    append(
+        "[identity.radius]\nports = \"won\"\n[identity.radius.clients.a]\nsecret_file = \"/a\"\n\
+         [identity.radius.clients.b]\naddress = \"here\"\nsecret_file = \"b\"\n",
+        &[
+            "20:9 unknown port `won` | did you mean `wan`?",
+            "21:1 a client of RADIUS has no `address` | for example `address = \"10.20.0.5\"`",
+            "24:11 `here` is no address | for example \"10.20.0.5\"",
+            "25:15 `b` is no absolute path | begin it with `/`",
+        ],
+    );
+    append(
+        &format!("{radius}[identity.radius.clients.other]\naddress = \"10.2.0.5\"\nsecret_file = \"/b\"\n"),
+        &["22:11 client `other` has this address too | whose secret it is could not be told"],
+    );
+    append(
+        "[identity.radius]\n",
+        &[
+            "19:1 [identity.radius] has no `ports` | for example `ports = [\"core\"]`",
+            "19:1 [identity.radius] has no `clients` | for example `[identity.radius.clients.switch]` with `address` and \
+             `secret_file`",
+        ],
+    );
 }

@@ -126,9 +126,9 @@ struct Provider {
     keys: Fetched<Keys>,
 }
 
-/// How many may wait for a provider's answer at once. The portal's questions are answered by three threads
-/// (`daemon/portal/broker.rs`), and with a provider that is down the third still lets others sign in.
-const AT_ONCE: usize = 2;
+/// How many may wait for a provider's answer at once. What waits for others' servers has four threads
+/// (`daemon/portal/broker.rs`); with a provider that is down, the fourth still takes security events.
+const AT_ONCE: usize = 3;
 /// How many requests strangers may cause at once, and how many a second after that, so that nobody makes the gateway flood a
 /// provider.
 const BURST: f64 = 50.0;

@@ -7,7 +7,6 @@
 
 mod event;
 pub mod poll;
-mod seen;
 mod subject;
 
 use std::collections::HashMap;
@@ -21,12 +20,12 @@ use serde_json::{Map, Value};
 pub use event::Effect;
 pub use subject::Subject;
 
-use self::seen::{Old, Seen};
 use super::Shadow;
 use super::fetched::Fetched;
 use super::https::Https;
 use super::oidc::At;
 use super::oidc::settings::read_secret;
+use super::seen::{Old, Seen};
 use crate::portal::wire::Secret;
 use crate::tokens::claims::{LEEWAY_S, Wrong, date, text};
 use crate::tokens::{Keys, Refused, Typ, open};
