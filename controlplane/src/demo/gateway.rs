@@ -184,6 +184,11 @@ impl Gateway {
         }
     }
 
+    /// Asks it for something that has one answer.
+    pub fn request(&self, request: &Request) -> Result<Reply> {
+        ask(&self.control, request)
+    }
+
     /// How it is.
     pub fn status(&self) -> Result<Status> {
         match ask(&self.control, &Request::Status)? {

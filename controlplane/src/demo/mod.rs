@@ -59,6 +59,7 @@ pub fn run(audience: &mut dyn Audience) -> Result<Shown> {
     scenes::traffic::play(&mut stage)?;
     scenes::attacks::play(&mut stage)?;
     scenes::reload::play(&mut stage)?;
+    scenes::identity::play(&mut stage)?;
     scenes::crash::play(&mut stage)?;
     let rows = stage.into_rows();
     // On a quiet machine: the laboratory is gone.

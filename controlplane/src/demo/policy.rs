@@ -1,6 +1,7 @@
 //! The network and the policies of the demonstration.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bulkhead_dataplane::policy::Rule;
 use bulkhead_dataplane::verdict::SegmentId;
@@ -72,6 +73,40 @@ services = "any"
 action = "deny"
 "#;
 
+/// How old the second factor may be of whoever reaches the database in the second act.
+pub const FACTOR_LASTS: Duration = Duration::from_secs(6);
+
+/// The second act's: nobody reaches the database for where he is.
+const SECOND_ACT: &str = r#"
+[portal]
+ports = ["clients"]
+name = "portal.demo"
+
+[postures.compliant]
+disk_encrypted = true
+
+[[rule]]
+name = "web-pages"
+from = "clients"
+to = "web"
+services = ["tcp/80", "tcp/443"]
+
+[[rule]]
+name = "alice-to-db"
+from = "clients"
+to = "db"
+services = ["tcp/5432"]
+users = "alice"
+require = { mfa_max_age = "6s" }
+
+[[rule]]
+name = "healthy-to-db"
+from = "clients"
+to = "db"
+services = ["tcp/22"]
+require = { devices = { enrolled = true }, posture = "compliant" }
+"#;
+
 /// The zones of the laboratory.
 pub fn zones() -> Vec<Zone> {
     ZONES.iter().map(|(name, v4, v6)| Zone::new(name, v4, v6)).collect()
@@ -79,6 +114,16 @@ pub fn zones() -> Vec<Zone> {
 
 /// The whole configuration, with or without the rule for downloads.
 pub fn configuration(control: &Path, downloads: bool) -> String {
+    let downloads = if downloads { DOWNLOADS } else { "" };
+    network(control) + RULES + downloads
+}
+
+/// The whole configuration of the second act.
+pub fn second_act(control: &Path) -> String {
+    network(control) + SECOND_ACT
+}
+
+fn network(control: &Path) -> String {
     let mut text = format!(
         "version = 1\n\n[gateway]\ncontrol = {:?}\nstate = {:?}\nconnections = 16384\nconnections_v6 = 16384\n",
         control.display().to_string(),
@@ -89,10 +134,6 @@ pub fn configuration(control: &Path, downloads: bool) -> String {
             "\n[ports.{name}]\ninterface = \"{name}\"\n\n\
              [segments.{name}]\nport = \"{name}\"\nnetworks = [\"{v4}\", \"{v6}\"]\n"
         );
-    }
-    text += RULES;
-    if downloads {
-        text += DOWNLOADS;
     }
     text
 }
@@ -138,6 +179,13 @@ mod tests {
         let (with, without) = (read(true), read(false));
         assert_eq!(with.rule_infos.len(), without.rule_infos.len() + 1);
         assert!(with.rule_id("big-downloads").is_some() && without.rule_id("big-downloads").is_none());
+    }
+
+    #[test]
+    fn the_second_act_asks_for_a_factor_of_the_last_seconds() {
+        let model = crate::model::parse("demo.toml", &second_act(Path::new("/c"))).unwrap();
+        let asked = model.rules.conditions.iter().filter_map(|condition| condition.mfa_max_age_s);
+        assert_eq!(asked.collect::<Vec<_>>(), [FACTOR_LASTS.as_secs() as u32]);
     }
 
     #[test]

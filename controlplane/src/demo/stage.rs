@@ -150,7 +150,8 @@ impl<'a> Stage<'a> {
         Ok(stage)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// Of something in the demonstration's own directory.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.0.join(name)
     }
 
@@ -192,6 +193,11 @@ impl<'a> Stage<'a> {
     /// The configuration with or without the rule for downloads.
     pub fn configuration(&self, downloads: bool) -> String {
         policy::configuration(&self.path("control.sock"), downloads)
+    }
+
+    /// The configuration of the second act.
+    pub fn second_act(&self) -> String {
+        policy::second_act(&self.path("control.sock"))
     }
 
     /// Begins a scene.
@@ -243,11 +249,22 @@ impl<'a> Stage<'a> {
 
     /// What the policy says of this attempt.
     pub fn expected(&self, from: &str, to: &str, service: Service, family: Family) -> Result<Finding> {
+        self.expected_of(from, to, service, family, &Asked::default())
+    }
+
+    /// The same, of whoever asks.
+    pub fn expected_of(
+        &self,
+        from: &str,
+        to: &str,
+        service: Service,
+        family: Family,
+        asked: &Asked,
+    ) -> Result<Finding> {
         let source = family.address(self.lab.host(from));
         let destination = family.address(self.lab.host(to));
         let (from, to) = (source.to_string(), destination.to_string());
-        let answers =
-            explain(&self.model, &from, &to, &service.in_configuration(destination), &Asked::default())?;
+        let answers = explain(&self.model, &from, &to, &service.in_configuration(destination), asked)?;
         let answer = answers.first().context("the policy has no answer")?;
         let what = match answer.verdict {
             Expected::Allow => ANSWERED,
@@ -255,7 +272,9 @@ impl<'a> Stage<'a> {
             Expected::Deny => NOTHING,
         };
         let reason = answer.reason.map(|reason| reason.name().to_owned());
-        Ok(Finding::new(what, answer.rule.clone().or(reason).unwrap_or_default()))
+        // As events tell it: the rule that decided, or else the reason.
+        let decided = answer.rule.clone().filter(|_| !answer.is_unmet);
+        Ok(Finding::new(what, decided.or(reason).unwrap_or_default()))
     }
 
     /// What happens to this attempt, and which rule or reason the gateway names for it.
@@ -269,7 +288,11 @@ impl<'a> Stage<'a> {
         let mut back = probe.look(AT_ONCE)?;
         let late = back == Seen::Refused && probe.elapsed() > RETRANSMISSION;
         let event = gateway.event(&probe.tuple, PATIENCE).unwrap_or_default();
-        let why = event["rule"].as_str().or(event["reason"].as_str()).unwrap_or("no event").to_owned();
+        // A rule that did not decide, but came nearest, stands beside the reason.
+        let reason = event["reason"].as_str();
+        let decided =
+            event["rule"].as_str().filter(|_| matches!(reason, None | Some("rule_denied" | "rule_rejected")));
+        let why = decided.or(reason).unwrap_or("no event").to_owned();
         let arrived = watch.has_arrived(&[probe.tuple])?;
         if back == Seen::Nothing {
             // What the gateway let through, and its own refusal, may still be on the way.

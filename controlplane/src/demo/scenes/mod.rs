@@ -2,6 +2,7 @@
 
 pub mod attacks;
 pub mod crash;
+pub mod identity;
 pub mod reload;
 pub mod traffic;
 
