@@ -46,6 +46,20 @@ impl ControlArgs {
         }
     }
 
+    /// Asks for lines of one kind, which `take` knows. A refusal is told, and `Err` holds its exit code.
+    pub fn ask_all<T>(
+        &self,
+        request: &Request,
+        take: impl Fn(Reply) -> Result<T, Box<Reply>>,
+    ) -> Result<Result<Vec<T>, Exit>> {
+        let mut lines = Vec::new();
+        let exit = self.ask(request, |reply| {
+            lines.push(take(reply).map_err(|reply| unexpected(&reply))?);
+            Ok(())
+        })?;
+        Ok(if exit == Exit::Ok { Ok(lines) } else { Err(exit) })
+    }
+
     /// Asks for one line. A refusal is told, and `Err` holds its exit code.
     pub fn ask_one(&self, request: &Request, what: &str) -> Result<Result<Reply, Exit>> {
         let mut reply = None;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::control::{ControlArgs, Table, or_dash, said, unexpected};
 use super::{Exit, Format, OutputArgs, say, say_json};
-use crate::api::device::{Device, DeviceAct};
+use crate::api::device::DeviceAct;
 use crate::api::{Reply, Request};
 
 /// Devices that are known by keys of their own: enroll, list and revoke them
@@ -135,17 +135,14 @@ fn change(control: &ControlArgs, output: OutputArgs, name: &str, act: DeviceAct,
 
 impl ListArgs {
     fn run(self) -> Result<Exit> {
-        let mut devices: Vec<Device> = Vec::new();
-        let exit = self.control.ask(&Request::Devices, |reply| match reply {
-            Reply::Device(device) => {
-                devices.push(*device);
-                Ok(())
-            }
-            reply => Err(unexpected(&reply)),
+        let devices = self.control.ask_all(&Request::Devices, |reply| match reply {
+            Reply::Device(device) => Ok(*device),
+            reply => Err(Box::new(reply)),
         })?;
-        if exit != Exit::Ok {
-            return Ok(exit);
-        }
+        let devices = match devices {
+            Ok(devices) => devices,
+            Err(exit) => return Ok(exit),
+        };
         if self.output.output == Format::Json {
             say_json(&json!({ "devices": devices }));
             return Ok(Exit::Ok);

@@ -166,17 +166,14 @@ impl AddArgs {
 impl ListArgs {
     fn run(self) -> anyhow::Result<Exit> {
         let filter = SessionFilter { id: None, user: self.user, address: self.address };
-        let mut sessions = Vec::new();
-        let exit = self.control.ask(&Request::Sessions { filter }, |reply| match reply {
-            Reply::Session(session) => {
-                sessions.push(*session);
-                Ok(())
-            }
-            reply => Err(unexpected(&reply)),
+        let sessions = self.control.ask_all(&Request::Sessions { filter }, |reply| match reply {
+            Reply::Session(session) => Ok(*session),
+            reply => Err(Box::new(reply)),
         })?;
-        if exit != Exit::Ok {
-            return Ok(exit);
-        }
+        let sessions = match sessions {
+            Ok(sessions) => sessions,
+            Err(exit) => return Ok(exit),
+        };
         if self.output.output == Format::Json {
             say_json(&json!({ "sessions": sessions }));
         } else {

@@ -267,17 +267,14 @@ fn told(authenticator: &NewAuthenticator) -> Result<String> {
 
 impl ListArgs {
     fn run(self) -> Result<Exit> {
-        let mut users = Vec::new();
-        let exit = self.control.ask(&Request::Users, |reply| match reply {
-            Reply::User(user) => {
-                users.push(*user);
-                Ok(())
-            }
-            reply => Err(unexpected(&reply)),
+        let users = self.control.ask_all(&Request::Users, |reply| match reply {
+            Reply::User(user) => Ok(*user),
+            reply => Err(Box::new(reply)),
         })?;
-        if exit != Exit::Ok {
-            return Ok(exit);
-        }
+        let users = match users {
+            Ok(users) => users,
+            Err(exit) => return Ok(exit),
+        };
         if self.output.output == Format::Json {
             say_json(&json!({ "users": users }));
             return Ok(Exit::Ok);

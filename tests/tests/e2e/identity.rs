@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use bulkhead::identity::{totp, unix_s};
+use bulkhead::lab::RouteTarget;
 use bulkhead::portal::wire::Secret;
 use bulkhead_tests::config::{Config, allow};
 use bulkhead_tests::frames::{Family, Path};
 use bulkhead_tests::gateway::{self, Ran};
 use bulkhead_tests::https;
 use bulkhead_tests::scene::{Scene, number, text};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::portal::place;
@@ -218,7 +220,7 @@ fn c5_wrong_passwords_wait_and_unknown_users_look_the_same() {
 }
 
 #[test]
-fn an_enrolled_device_is_known_while_it_is_heard_and_as_healthy_as_it_says() {
+fn n9_an_enrolled_device_is_known_while_it_is_heard_and_as_healthy_as_it_says() {
     let Some((scene, key)) = begin() else { return };
     let path = path(&scene);
     let made = scene.json(&["device", "enroll", "laptop-7", "--tag", "laptop"]);
@@ -319,4 +321,60 @@ fn c6_what_a_device_has_signed_serves_once_at_one_address_and_for_its_own_key() 
         "refused",
         "another device"
     );
+}
+
+#[test]
+fn n5_two_users_behind_one_address_are_never_merged() {
+    let network: IpNet = "10.9.0.0/24".parse().unwrap();
+    let segment = |name: &str, port: &str, network: &str| {
+        format!("[segments.{name}]\nport = \"{port}\"\nnetworks = [\"{network}\"]\n")
+    };
+    let segments = segment("office", "office", "10.1.0.0/24")
+        + &segment("servers", "servers", "10.2.0.0/24")
+        + &segment("branch", "office", &network.to_string());
+    let rules = allow("known", "branch", "servers", "udp/445")
+        + "users = \"any\"\n"
+        + &format!("[portal]\nports = [\"office\"]\nname = \"{}\"\n", https::NAME);
+    let Some(scene) = Scene::start(&Config { segments: Some(segments), ..Config::new(rules) }) else {
+        return;
+    };
+    let office = scene.host("office");
+    let nat = |last: u8| IpAddr::from([10, 9, 0, last]);
+    for last in [5, 6] {
+        office.namespace.add_address(office.interface, IpNet::from(nat(last))).unwrap();
+    }
+    scene.lab.gateway.add_route(network, RouteTarget::Gateway(office.v4[0].into()), 0).unwrap();
+    bulkhead_tests::wait_until("the portal listens", || {
+        super::portal::status(&scene)["listening"].as_array().is_some_and(|places| places.len() == 2)
+    });
+    for user in ["alice", "bob"] {
+        assert_eq!(scene.cli_with(&["user", "add", user, "--password-stdin"], PASSWORD).code, 0);
+    }
+    let sign_in = |source, user: &str| {
+        ask_from(&scene, source, "password", None, &json!({ "user": user, "password": PASSWORD }))
+    };
+    let sessions = || scene.json(&["session", "list"])["sessions"].as_array().expect("a list").clone();
+    let path = |source| Path { source, ..scene.path("office", "servers", Family::V4) };
+
+    assert_eq!(sign_in(nat(5), "alice")["say"], "begun");
+    assert!(sessions()[0]["mac"].is_null(), "behind a router: {:?}", sessions());
+    scene.crosses("office", "servers", &path(nat(5)).udp(4000, 445, b"alice"));
+    // A wrong password puts nobody out.
+    let wrong = json!({ "user": "bob", "password": "another password" });
+    assert_eq!(ask_from(&scene, nat(5), "password", None, &wrong)["why"], "wrong");
+    scene.crosses("office", "servers", &path(nat(5)).udp(4000, 445, b"still alice"));
+    let both = sign_in(nat(5), "bob");
+    assert_eq!((&both["say"], &both["why"]), (&json!("refused"), &json!("shared")), "{both}");
+    assert!((590..=600).contains(&number(&both, "retry_after_s")), "{both}");
+    assert!(sessions().is_empty());
+    scene.stays_out("office", "servers", &path(nat(5)).udp(4000, 445, b"the open connection"));
+    assert_eq!(sign_in(nat(5), "alice")["why"], "shared", "neither of them for a while");
+    let alarms = scene.status()["alarms"].to_string();
+    assert!(alarms.contains("`bob` signed in at 10.9.0.5, where `alice` was signed in"), "{alarms}");
+
+    // Who signs out first makes room for the next.
+    let cookie = text(&sign_in(nat(6), "alice"), "cookie");
+    assert_eq!(ask_from(&scene, nat(6), "sign_out", Some(&cookie), &json!({}))["say"], "signed_out");
+    assert_eq!(sign_in(nat(6), "bob")["say"], "begun");
+    scene.crosses("office", "servers", &path(nat(6)).udp(4000, 445, b"bob"));
 }
