@@ -85,10 +85,7 @@ pub fn explain_on(
     occasion: impl FnOnce(&Model) -> Result<Occasion>,
 ) -> Result<Vec<Answer>> {
     let (from, to) = (endpoint(model, from)?, endpoint(model, to)?);
-    let probe = Probe::parse(port).map_err(|wrong| match wrong.hint {
-        Some(hint) => anyhow!("{}; {hint}", wrong.message),
-        None => anyhow!(wrong.message),
-    })?;
+    let probe = Probe::parse(port).map_err(|wrong| anyhow!("{wrong}"))?;
     let queries = model.questions(from, to, probe).map_err(|message| anyhow!(message))?;
     let occasion = occasion(model)?;
     Ok(queries.iter().map(|query| answer(model, query, &occasion)).collect())

@@ -67,10 +67,7 @@ impl TrialArgs {
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    values::duration(text).map_err(|wrong| match wrong.hint {
-        Some(hint) => format!("{}; {hint}", wrong.message),
-        None => wrong.message,
-    })
+    values::duration(text).map_err(|wrong| wrong.to_string())
 }
 
 impl ApplyArgs {

@@ -104,10 +104,7 @@ fn interface(text: &str) -> anyhow::Result<(String, Vec<IpNet>)> {
     let Some((name, networks)) = text.split_once('=') else {
         bail!("--interface {text}: write NAME=NETWORK,NETWORK such as eth1=10.1.0.0/24");
     };
-    let wrong = |wrong: values::Wrong| {
-        let hint = wrong.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-        anyhow::anyhow!("--interface {text}: {}{hint}", wrong.message)
-    };
+    let wrong = |wrong: values::Wrong| anyhow::anyhow!("--interface {text}: {wrong}");
     values::interface(name).map_err(wrong)?;
     let networks = networks.split(',').map(|network| values::network(network.trim()).map_err(wrong));
     Ok((name.to_owned(), networks.collect::<anyhow::Result<_>>()?))

@@ -67,10 +67,7 @@ pub enum Form {
 
 /// A duration on the command line.
 pub fn since(text: &str) -> Result<Duration, String> {
-    values::duration(text).map_err(|wrong| match wrong.hint {
-        Some(hint) => format!("{}; {hint}", wrong.message),
-        None => wrong.message,
-    })
+    values::duration(text).map_err(|wrong| wrong.to_string())
 }
 
 impl LearnArgs {

@@ -1,6 +1,7 @@
 //! The small languages inside strings: durations, networks, services, names. Each parser returns what is wrong
 //! and, where there is one, the hint that repairs it.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -25,6 +26,14 @@ pub struct Wrong {
     pub message: String,
     /// What helps.
     pub hint: Option<String>,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Wrong { message, hint } = self;
+        f.write_str(message)?;
+        hint.iter().try_for_each(|hint| write!(f, "; {hint}"))
+    }
 }
 
 fn wrong<T>(message: String, hint: &str) -> Result<T, Wrong> {

@@ -51,12 +51,10 @@ impl Wanted {
             };
             text.as_deref().map(parse).transpose()
         };
-        let probe = filter.port.as_deref().map(|text| {
-            Probe::parse(text).map_err(|wrong| {
-                let hint = wrong.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-                Refusal::error(format!("{}{hint}", wrong.message))
-            })
-        });
+        let probe = filter
+            .port
+            .as_deref()
+            .map(|text| Probe::parse(text).map_err(|wrong| Refusal::error(wrong.to_string())));
         let state = filter.state.as_deref().map(|text| {
             State::ALL.into_iter().find(|state| state.name() == text).ok_or_else(|| {
                 let names: Vec<_> = State::ALL.into_iter().map(State::name).collect();

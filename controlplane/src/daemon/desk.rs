@@ -125,7 +125,6 @@ impl Desk {
 }
 
 /// What was proved of whoever is at an address.
-#[derive(Default)]
 pub struct Proven {
     /// The user; `None` of a device alone.
     pub user: Option<String>,
@@ -135,12 +134,17 @@ pub struct Proven {
     pub factor: Option<(Duration, bool)>,
     /// The device, and what it says of its health.
     pub device: Option<(Device, Health)>,
-    /// How; by a password where nothing else is said.
-    pub proof: Option<Proof>,
-    /// How long it holds at most, if whoever proved it says; the policy's own limit holds besides.
-    pub lasts: Option<Duration>,
+    /// How.
+    pub proof: Proof,
     /// Whom an identity provider knows them as.
     pub origin: Option<Origin>,
+}
+
+impl Proven {
+    /// Nothing yet, by this.
+    fn by(proof: Proof) -> Proven {
+        Proven { user: None, groups: Vec::new(), factor: None, device: None, proof, origin: None }
+    }
 }
 
 /// Answers a question that came by a connection with this peer.
@@ -394,7 +398,7 @@ impl Visitor<'_> {
         let Ok(mac) = binding(&gateway.engine.snapshot().topology, self.address, None) else {
             return refused(Why::NoSegment);
         };
-        let Proven { user, groups, factor, device, proof, lasts, origin } = proven;
+        let Proven { user, groups, factor, device, proof, origin } = proven;
         let before = gateway.sessions.of(self.address, now);
         let is_mine = |before: &Session| self.session().is_some_and(|mine| mine.id == before.id);
         let is_other = |before: &&Arc<Session>| {
@@ -403,8 +407,7 @@ impl Visitor<'_> {
         };
         if let Some(other) = before.as_ref().filter(is_other) {
             self.desk().share(self.address);
-            let which = Which { address: Some(self.address), ..Which::default() };
-            if gateway.end_sessions(&which, None).is_err() {
+            if gateway.end_sessions(&Which::at(self.address), None).is_err() {
                 return refused(Why::Failed);
             }
             let name = |user: Option<&str>| user.map_or_else(|| "a device".to_owned(), quoted);
@@ -418,8 +421,7 @@ impl Visitor<'_> {
             ));
             return later(Why::Shared, SHARED);
         }
-        let limit = Duration::from_secs(model.sign_in.session_s.into());
-        let ends = sessions::later(now, lasts.map_or(limit, |lasts| lasts.min(limit)));
+        let ends = sessions::later(now, Duration::from_secs(model.sign_in.session_s.into()));
         let factor = factor
             .map(|(age, phishing_resistant)| Factor { shown: Moment::before(now, age), phishing_resistant });
         // Somebody signs in on the device that has said so itself: it is still there.
@@ -433,13 +435,12 @@ impl Visitor<'_> {
             None => known.unwrap_or_default(),
         };
         let claims = Claims { user, groups, factor, device, health, origin, ..Claims::default() };
-        let proof = proof.unwrap_or(Proof::Password);
         let new = New { address: self.address, mac, claims, proof, ends };
         match gateway.begin_session(new, None) {
             Ok(session) => self.welcome(&session),
-            Err(NotBegun::Refused(sessions::Refused::NoSegment)) => refused(Why::NoSegment),
-            Err(NotBegun::Refused(sessions::Refused::Full)) => refused(Why::Full),
-            Err(NotBegun::Refused(sessions::Refused::Workload)) => refused(Why::Failed),
+            Err(NotBegun::Refused(_, sessions::Refused::NoSegment)) => refused(Why::NoSegment),
+            Err(NotBegun::Refused(_, sessions::Refused::Full)) => refused(Why::Full),
+            Err(NotBegun::Refused(_, sessions::Refused::Workload)) => refused(Why::Failed),
             Err(NotBegun::Locked(_)) => refused(Why::Locked),
             Err(NotBegun::Denied(_) | NotBegun::Stuck(_)) => refused(Why::Failed),
         }
@@ -454,8 +455,7 @@ impl Visitor<'_> {
         if let Some(cookie) = &self.cookie {
             lock(&self.desk().cookies).remove(&Shadow::of(cookie));
         }
-        let which = Which { id: Some(session.id.clone()), ..Which::default() };
-        match self.gateway.end_sessions(&which, None) {
+        match self.gateway.end_sessions(&Which::one(&session), None) {
             Ok(_) => Answer::SignedOut,
             Err(_) => refused(Why::Failed),
         }
@@ -471,5 +471,5 @@ fn methods(user: &User) -> Vec<Method> {
 }
 
 fn proven(user: User, factor: Option<(Duration, bool)>) -> Proven {
-    Proven { user: Some(user.name), groups: user.groups, factor, ..Proven::default() }
+    Proven { user: Some(user.name), groups: user.groups, factor, ..Proven::by(Proof::Password) }
 }

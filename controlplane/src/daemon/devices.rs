@@ -9,7 +9,7 @@ use serde_json::json;
 use super::acts::operator;
 use super::gateway::Gateway;
 use super::log;
-use super::sessions::name_of;
+use super::sessions::{name_of, refused};
 use super::time::rfc3339;
 use crate::api::device::{self as api, Code, DeviceAct};
 use crate::api::server::Client;
@@ -65,7 +65,7 @@ pub fn change(
     }
     let (device, code) = match &act {
         DeviceAct::Enroll { tags, lasts } => {
-            let lasts_s = values::seconds(lasts).map_err(|wrong| worded("--for", wrong))?;
+            let lasts_s = values::seconds(lasts).map_err(|wrong| refused("--for", wrong))?;
             let before = before.unwrap_or_else(|| Device { name: name.to_owned(), ..Device::default() });
             let device = Device { tags: tags.clone(), lasts_s: lasts_s.into(), ..before };
             let code = book.invite(device.clone(), unix_s(SystemTime::now())).map_err(Refusal::error)?;
@@ -99,29 +99,20 @@ impl Gateway {
     /// Nothing is known any more of the device of a session; where nobody else is known, it ends.
     fn take_device(&self, session: &Session, by: &store::Who) -> Result<(), Refusal> {
         if session.claims.user.is_none() {
-            let which = Which { id: Some(session.id.clone()), ..Which::default() };
-            return self.end_sessions(&which, Some(by)).map(|_| ());
+            return self.end_sessions(&Which::one(session), Some(by)).map(drop);
         }
-        // What is taken away does not wait for the disk.
-        let taken = self.sessions.amend(session.address, &session.id, self.engine.now(), |claims| {
+        let taken = self.amend_unrecorded(session, Some(by), |claims| {
             (claims.device, claims.health) = (None, None);
-        });
-        let settled = self.engine.settle();
+        })?;
         if let Some(session) = taken {
             self.tell_changed(&session, "its device was revoked");
         }
-        settled.map_err(|error| Refusal::error(format!("the device is revoked, but {error}")))
+        Ok(())
     }
 }
 
-/// What is wrong with an option's value.
-fn worded(option: &str, wrong: values::Wrong) -> Refusal {
-    let hint = wrong.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-    Refusal::error(format!("{option}: {}{hint}", wrong.message))
-}
-
 fn check(name: &str, act: &DeviceAct, is_there: bool) -> Result<(), Refusal> {
-    values::identity(name, "device").map_err(|wrong| worded("the device", wrong))?;
+    values::identity(name, "device").map_err(|wrong| refused("the device", wrong))?;
     if !is_there && !matches!(act, DeviceAct::Enroll { .. }) {
         return Err(there_is_no(name));
     }
@@ -129,9 +120,9 @@ fn check(name: &str, act: &DeviceAct, is_there: bool) -> Result<(), Refusal> {
     if tags.len() > TAGS_MAX {
         return Err(Refusal::error(format!("--tag: a device may have {TAGS_MAX} tags")));
     }
-    tags.iter().try_for_each(|tag| values::identity(tag, "tag")).map_err(|wrong| worded("--tag", wrong))?;
+    tags.iter().try_for_each(|tag| values::identity(tag, "tag")).map_err(|wrong| refused("--tag", wrong))?;
     if let DeviceAct::Enroll { lasts, .. } = act {
-        values::seconds(lasts).map_err(|wrong| worded("--for", wrong))?;
+        values::seconds(lasts).map_err(|wrong| refused("--for", wrong))?;
     }
     Ok(())
 }

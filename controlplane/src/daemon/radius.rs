@@ -166,13 +166,13 @@ impl Ear<'_> {
         let new = New { address, mac: held, claims, proof: Proof::Radius, ends };
         match gateway.begin_session(new, None) {
             Ok(session) => Ok(Some(session.id.clone())),
-            Err(NotBegun::Refused(why)) => Err(why.to_string()),
+            Err(NotBegun::Refused(_, why)) => Err(why.to_string()),
             Err(NotBegun::Locked(why) | NotBegun::Denied(why) | NotBegun::Stuck(why)) => Err(why.message),
         }
     }
 
     fn end(&self, client: &Client, address: IpAddr, id: String) -> Result<(), String> {
-        let which = Which { id: Some(id), address: Some(address), ..Which::default() };
+        let which = Which { id: Some(id), ..Which::at(address) };
         let by = || By::Service(client.name.clone());
         let ended = self
             .gateway

@@ -11,7 +11,7 @@ use super::acts::operator;
 use super::gateway::Gateway;
 use super::lifecycle::{boottime, from_ms, since_1970_ms};
 use super::log;
-use super::sessions::name_of;
+use super::sessions::{name_of, refused};
 use super::time::rfc3339;
 use crate::api::operator::{Restrain, Restrained, RestraintRow, Whom};
 use crate::api::types::Refusal;
@@ -115,10 +115,9 @@ impl Gateway {
         }
         for session in self.sessions.list(&Which::default(), self.engine.now()) {
             if let Some(lock) = self.lock_of(&session) {
-                let which = Which { id: Some(session.id.clone()), ..Which::default() };
                 log::say(&format!("session {} ends: {}", session.id, why(&lock)));
                 // What is amiss, an alarm tells.
-                let _ = self.end_sessions(&which, None);
+                let _ = self.end_sessions(&Which::one(&session), None);
             }
         }
     }
@@ -147,8 +146,7 @@ impl Gateway {
         match kind {
             Kind::Lock => {
                 for session in &meant {
-                    let which = Which { id: Some(session.id.clone()), ..Which::default() };
-                    ended += self.end_sessions(&which, Some(by))?;
+                    ended += self.end_sessions(&Which::one(session), Some(by))?;
                 }
             }
             Kind::Quarantine => {
@@ -187,16 +185,15 @@ impl Gateway {
 
     /// What is asked for, checked.
     fn restraint(&self, wanted: &Restrain, by: &Who, clocks: Clocks) -> Result<Restraint, Refusal> {
-        let wrong = |option: &str, wrong: values::Wrong| {
-            let hint = wrong.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-            Refusal::error(format!("{option}: {}{hint}", wrong.message))
-        };
         if wanted.reason.as_ref().is_some_and(|reason| {
             reason.chars().count() > REASON_CHARS || reason.chars().any(char::is_control)
         }) {
             return Err(Refusal::error(format!("--reason: one line of at most {REASON_CHARS} characters")));
         }
-        let lasts = wanted.lasts.as_deref().map(|text| values::seconds(text).map_err(|w| wrong("--for", w)));
+        let lasts = wanted
+            .lasts
+            .as_deref()
+            .map(|text| values::seconds(text).map_err(|wrong| refused("--for", wrong)));
         let until_ms = lasts.transpose()?.map(|seconds| clocks.wall_ms + u64::from(seconds) * 1000);
         let subject = self.subject(&wanted.whom)?;
         if wanted.kind == Kind::Quarantine && matches!(subject, Subject::Group(_)) {
@@ -217,9 +214,7 @@ impl Gateway {
     fn subject(&self, whom: &Whom) -> Result<Subject, Refusal> {
         let name = |text: &String, what: &str| {
             let checked = values::identity(text, what);
-            checked
-                .map(|()| text.clone())
-                .map_err(|wrong| Refusal::error(format!("--{what}: {}", wrong.message)))
+            checked.map(|()| text.clone()).map_err(|wrong| refused(&format!("--{what}"), wrong))
         };
         Ok(match whom {
             Whom::User(text) => Subject::User(name(text, "user")?),

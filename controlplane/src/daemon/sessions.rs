@@ -49,10 +49,7 @@ pub fn begin(gateway: &Gateway, new: &NewSession, by: &store::Who) -> Result<api
     let now = gateway.engine.now();
     let claims = claims(new, &model, now)?;
     let new = New { address, mac, claims, proof: Proof::Operator, ends: sessions::later(now, lasts) };
-    let session = gateway.begin_session(new, Some(by)).map_err(|not| match not {
-        NotBegun::Refused(refused) => Refusal::error(format!("no session for {address}: {refused}")),
-        NotBegun::Locked(refusal) | NotBegun::Denied(refusal) | NotBegun::Stuck(refusal) => refusal,
-    })?;
+    let session = gateway.begin_session(new, Some(by))?;
     Ok(row(gateway, &model, &session, now))
 }
 
@@ -113,14 +110,25 @@ pub fn occasion(gateway: &Gateway, model: &Model, from: &str, asked: &Asked) -> 
 
 /// Why no packet may cross by a session.
 pub(super) enum NotBegun {
-    /// It has not begun.
-    Refused(sessions::Refused),
+    /// None can begin at this address.
+    Refused(IpAddr, sessions::Refused),
     /// Somebody or something of it is locked out.
     Locked(Refusal),
     /// It must not begin: it cannot be recorded, or there is no room in quarantine.
     Denied(Refusal),
-    /// It has, but a worker does not know.
+    /// It has begun or changed, but a worker does not know.
     Stuck(Refusal),
+}
+
+impl From<NotBegun> for Refusal {
+    fn from(not: NotBegun) -> Refusal {
+        match not {
+            NotBegun::Refused(address, refused) => {
+                Refusal::error(format!("no session for {address}: {refused}"))
+            }
+            NotBegun::Locked(refusal) | NotBegun::Denied(refusal) | NotBegun::Stuck(refusal) => refusal,
+        }
+    }
 }
 
 impl Gateway {
@@ -130,7 +138,10 @@ impl Gateway {
         let now = self.engine.now();
         // It is recorded before it opens anything, so its name is made before.
         let id = self.sessions.fresh_id();
-        let session = self.sessions.intended(&id, &new, now).map_err(NotBegun::Refused)?;
+        let session = self
+            .sessions
+            .intended(&id, &new, now)
+            .map_err(|refused| NotBegun::Refused(new.address, refused))?;
         if let Some(why) = self.locked(&session.claims, session.address) {
             let message = format!("no session for {}: {why}", session.address);
             return Err(NotBegun::Locked(Refusal::error(message)));
@@ -140,7 +151,7 @@ impl Gateway {
         let begun = self.sessions.begin_as(id, new, now).map_err(|refused| {
             let failed = session_changed(Kind::SessionFailed, &session, by).with("why", refused.to_string());
             self.done(failed);
-            NotBegun::Refused(refused)
+            NotBegun::Refused(session.address, refused)
         })?;
         let settled = self.engine.settle();
         if let Some(replaced) = &begun.replaced {
@@ -152,7 +163,7 @@ impl Gateway {
         self.tell("begun", &begun.session, by);
         self.settled(settled, "a session has begun").map_err(NotBegun::Stuck)?;
         // Whoever was locked out or put in quarantine since the look above has not seen this session.
-        self.still_free(&begun.session, by).map_err(NotBegun::Locked)?;
+        self.still_free(&begun.session, by)?;
         Ok(begun.session)
     }
 
@@ -167,7 +178,7 @@ impl Gateway {
         session: &Session,
         by: Option<&store::Who>,
         what: &str,
-        change: impl FnOnce(&mut Claims),
+        change: impl Fn(&mut Claims),
     ) -> Result<Option<Arc<Session>>, Refusal> {
         let entry = session_changed(Kind::SessionChanged, session, by).with("what", what);
         self.amend_session_as(session, by, entry, change)
@@ -179,15 +190,33 @@ impl Gateway {
         session: &Session,
         by: Option<&store::Who>,
         entry: Entry,
-        change: impl FnOnce(&mut Claims),
+        change: impl Fn(&mut Claims),
     ) -> Result<Option<Arc<Session>>, Refusal> {
         self.grant(entry)?;
+        let amended = self.amend_unrecorded(session, by, change)?;
+        if let Some(amended) = &amended {
+            self.tell("changed", amended, by);
+        }
+        Ok(amended)
+    }
+
+    /// As [`Gateway::amend_session`], neither recorded nor told: what takes something away does not wait for the disk, and
+    /// what a device says all the time is news only when it changes an answer.
+    pub(super) fn amend_unrecorded(
+        &self,
+        session: &Session,
+        by: Option<&store::Who>,
+        change: impl Fn(&mut Claims),
+    ) -> Result<Option<Arc<Session>>, NotBegun> {
+        let mut meant = session.clone();
+        change(&mut meant.claims);
+        // It may be of a group or on a device then that is locked out: seen before anything is opened by it.
+        self.still_free(&meant, by)?;
         let amended = self.sessions.amend(session.address, &session.id, self.engine.now(), change);
         let Some(amended) = amended else { return Ok(None) };
         let settled = self.engine.settle();
-        self.tell("changed", &amended, by);
-        self.settled(settled, "a session has changed")?;
-        // It may be of a group or on a device now that is locked out.
+        self.settled(settled, "a session has changed").map_err(NotBegun::Stuck)?;
+        // Whoever was locked out or put in quarantine since that look has not seen this change.
         self.still_free(&amended, by)?;
         Ok(Some(amended))
     }
@@ -198,14 +227,18 @@ impl Gateway {
         self.tell("changed", session, None);
     }
 
-    /// Ends a session again that has come to be somebody's who is locked out, and brings one into quarantine that is meant.
-    fn still_free(&self, session: &Session, by: Option<&store::Who>) -> Result<(), Refusal> {
-        if let Some(why) = self.locked(&session.claims, session.address) {
-            let which = Which { id: Some(session.id.clone()), ..Which::default() };
-            self.end_sessions(&which, by)?;
-            return Err(Refusal::error(format!("the session has ended: {why}")));
-        }
-        self.quarantine_of(&session.claims, session.address)
+    /// Ends a session that comes to be somebody's who is locked out, and brings one into quarantine that is meant; without
+    /// room there it ends, too.
+    fn still_free(&self, session: &Session, by: Option<&store::Who>) -> Result<(), NotBegun> {
+        let not = if let Some(why) = self.locked(&session.claims, session.address) {
+            NotBegun::Locked(Refusal::error(format!("the session has ended: {why}")))
+        } else if let Err(refusal) = self.quarantine_of(&session.claims, session.address) {
+            NotBegun::Denied(refusal)
+        } else {
+            return Ok(());
+        };
+        self.end_sessions(&Which::one(session), by).map_err(NotBegun::Stuck)?;
+        Err(not)
     }
 
     /// Ends sessions, records it and tells of it. Returns how many, when no packet crosses by them any more.
@@ -354,9 +387,9 @@ fn whose(session: &Session) -> String {
     }
 }
 
-fn refused(option: &str, wrong: values::Wrong) -> Refusal {
-    let hint = wrong.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-    Refusal::error(format!("{option}: {}{hint}", wrong.message))
+/// What is wrong with an option's value.
+pub(super) fn refused(option: &str, wrong: values::Wrong) -> Refusal {
+    Refusal::error(format!("{option}: {wrong}"))
 }
 
 fn address(text: &str) -> Result<IpAddr, Refusal> {

@@ -77,7 +77,7 @@ pub fn session(gateway: &Gateway, which: &str) -> Result<Shown, Refusal> {
 
 fn find(gateway: &Gateway, which: &str, now: Now) -> Result<Arc<Session>, Refusal> {
     let wanted = match which.parse::<IpAddr>() {
-        Ok(address) => Which { address: Some(address), ..Which::default() },
+        Ok(address) => Which::at(address),
         Err(_) => Which { id: Some(which.to_owned()), ..Which::default() },
     };
     gateway.sessions.list(&wanted, now).into_iter().next().ok_or_else(|| {

@@ -54,9 +54,9 @@ fn one(gateway: &Gateway, session: &Session, told: &Told, transmitter: &str) -> 
         session_changes(kind, session, By::Service(transmitter.to_owned())).with("what", what)
     };
     let end = || {
-        let which =
-            Which { id: Some(session.id.clone()), address: Some(session.address), ..Which::default() };
-        gateway.end_sessions_as(&which, None, |session| entry(Kind::SessionRevoked, session)).map(drop)
+        gateway
+            .end_sessions_as(&Which::one(session), None, |session| entry(Kind::SessionRevoked, session))
+            .map(drop)
     };
     let now = Moment::before(gateway.engine.now(), Duration::ZERO);
     let change = |claims: &mut Claims| match &told.effect {

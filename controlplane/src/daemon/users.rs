@@ -8,7 +8,7 @@ use serde_json::json;
 use super::acts::operator;
 use super::gateway::Gateway;
 use super::log;
-use super::sessions::name_of;
+use super::sessions::{name_of, refused};
 use super::time::rfc3339;
 use crate::api::server::Client;
 use crate::api::types::{Refusal, Reply};
@@ -68,14 +68,16 @@ pub fn change(gateway: &Gateway, name: &str, act: UserAct, by: &store::Who) -> R
     gateway.hub.told(json!({
         "ts": rfc3339(SystemTime::now()), "kind": "user", "change": what, "user": name, "by": name_of(by),
     }));
-    let which = Which { user: Some(name.to_owned()), ..Which::default() };
+    let which = Which::of_user(name);
     let sessions = if ends {
         gateway.end_sessions(&which, Some(by))?
     } else if regroups {
         let sessions = gateway.sessions.list(&which, gateway.engine.now());
         for session in &sessions {
             let groups = changed.user.groups.clone();
-            gateway.amend_session(session, Some(by), "other groups", |claims| claims.groups = groups)?;
+            gateway.amend_session(session, Some(by), "other groups", |claims| {
+                claims.groups.clone_from(&groups)
+            })?;
         }
         sessions.len() as u64
     } else {
@@ -105,11 +107,7 @@ fn what(act: &UserAct) -> &'static str {
 
 /// Whether the words make sense.
 fn check(gateway: &Gateway, name: &str, act: &UserAct) -> Result<(), Refusal> {
-    let wrong = |what: &str, wrong: values::Wrong| {
-        let hint = wrong.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-        Refusal::error(format!("{what}: {}{hint}", wrong.message))
-    };
-    values::identity(name, "user").map_err(|error| wrong("the user", error))?;
+    values::identity(name, "user").map_err(|error| refused("the user", error))?;
     let (groups, new) = match act {
         UserAct::Add { groups, password } => (&groups[..], password.as_ref()),
         UserAct::Groups { groups } => (&groups[..], None),
@@ -128,13 +126,7 @@ fn check(gateway: &Gateway, name: &str, act: &UserAct) -> Result<(), Refusal> {
         return Err(Refusal::error(format!("--group: a user may be in {GROUPS_MAX} groups")));
     }
     for group in groups {
-        values::identity(group, "group").map_err(|error| wrong("--group", error))?;
-        if !model.identities.may_be_told(group) {
-            let declared = model.identities.groups.iter().map(|group| group.name.as_str());
-            let hint = crate::config::diagnostics::nearest(group, declared);
-            let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-            return Err(Refusal::error(format!("--group: unknown group {}{hint}", quoted(group))));
-        }
+        model.identities.check_told(group).map_err(|wrong| refused("--group", wrong))?;
     }
     new.map_or(Ok(()), |new| password::check(name, new)).map_err(|unfit| Refusal::error(unfit.to_string()))
 }
@@ -198,7 +190,7 @@ fn apply(gateway: &Gateway, name: &str, act: UserAct) -> Result<Changed, Refusal
 }
 
 fn sessions_of(gateway: &Gateway, name: &str) -> u64 {
-    let which = Which { user: Some(name.to_owned()), ..Which::default() };
+    let which = Which::of_user(name);
     gateway.sessions.list(&which, gateway.engine.now()).len() as u64
 }
 

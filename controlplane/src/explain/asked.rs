@@ -65,10 +65,7 @@ impl Occasion {
 
 /// What is wrong with an option's value.
 fn option<T>(name: &str, result: Result<T, Wrong>) -> Result<T> {
-    result.map_err(|wrong| match wrong.hint {
-        Some(hint) => anyhow!("{name}: {}; {hint}", wrong.message),
-        None => anyhow!("{name}: {}", wrong.message),
-    })
+    result.map_err(|wrong| anyhow!("{name}: {wrong}"))
 }
 
 fn text(value: &str) -> Text {
@@ -87,12 +84,7 @@ pub fn written(asked: &Asked, model: &Model) -> Result<Written> {
         bail!("--group: `groups` of nobody; say whose with --user");
     }
     for group in &asked.groups {
-        option("--group", values::identity(group, "group"))?;
-        if !model.identities.may_be_told(group) {
-            let names = model.identities.groups.iter().map(|group| group.name.as_str());
-            let hint = nearest(group, names).map(|hint| format!("; {hint}")).unwrap_or_default();
-            bail!("--group: unknown group {}{hint}", quoted(group));
-        }
+        option("--group", model.identities.check_told(group))?;
     }
     if let Some(mfa) = &asked.mfa {
         option("--mfa", values::second_factor(mfa))?;

@@ -53,6 +53,11 @@ impl Device {
         self.enrolled_s.saturating_add(self.lasts_s)
     }
 
+    /// Whether this code enrolls it.
+    pub fn is_invited_by(&self, code: &Secret, now_s: u64) -> bool {
+        self.code.as_ref().is_some_and(|(kept, until_s)| *kept == digest(code) && now_s < *until_s)
+    }
+
     /// By what its signatures are verified.
     pub fn keys(&self) -> Option<Keys> {
         Key::of(self.key.as_ref()?.as_object()?).ok().map(Keys::one)
@@ -154,10 +159,8 @@ impl Book {
             return Ok(Err(NotEnrolled::Key));
         }
         self.change_device(name, |before| {
-            let is_its = |device: &Device| {
-                device.code.as_ref().is_some_and(|(kept, until_s)| *kept == digest(code) && now_s < *until_s)
-            };
-            let device = before.filter(is_its).ok_or(NotEnrolled::Code)?;
+            let device =
+                before.filter(|device| device.is_invited_by(code, now_s)).ok_or(NotEnrolled::Code)?;
             let device = Device {
                 key: Some(key.clone()),
                 kid: Some(kid.to_owned()),

@@ -10,9 +10,10 @@ use bulkhead_dataplane::policy::conditions::{
 
 use super::resolve::Resolver;
 use super::time::{Gate, Schedule};
-use crate::config::diagnostics::{At, quoted};
+use crate::config::diagnostics::{At, nearest, quoted};
 use crate::config::identity::{self, Asker as Written, Check, Require};
 use crate::config::schema::{Config, Rule, Text};
+use crate::config::values::{self, Wrong};
 
 /// The names behind the numbers in conditions.
 #[derive(Clone, Debug, Default)]
@@ -155,9 +156,18 @@ impl Identities {
         all.into_iter().collect()
     }
 
-    /// Whether the group can be told: where one is declared, all have to be.
-    pub fn may_be_told(&self, group: &str) -> bool {
-        self.group(group).is_some() || !self.groups.iter().any(|group| group.is_declared)
+    /// Whether somebody can be said to be in a group: where one is declared, all have to be.
+    ///
+    /// # Errors
+    ///
+    /// It is no name, or unknown, with the nearest one.
+    pub fn check_told(&self, group: &str) -> Result<(), Wrong> {
+        values::identity(group, "group")?;
+        if self.group(group).is_some() || !self.groups.iter().any(|group| group.is_declared) {
+            return Ok(());
+        }
+        let names = self.groups.iter().map(|group| group.name.as_str());
+        Err(Wrong { message: format!("unknown group {}", quoted(group)), hint: nearest(group, names) })
     }
 
     /// Who asks; postures of other names say nothing. `None` when something is said, but not of whom.

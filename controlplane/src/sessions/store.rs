@@ -117,6 +117,21 @@ pub struct Which {
 }
 
 impl Which {
+    /// This one, found by its address, and no other that has come there since.
+    pub fn one(session: &Session) -> Which {
+        Which { id: Some(session.id.clone()), ..Which::at(session.address) }
+    }
+
+    /// All of a user.
+    pub fn of_user(user: &str) -> Which {
+        Which { user: Some(user.to_owned()), ..Which::default() }
+    }
+
+    /// The one of an address.
+    pub fn at(address: IpAddr) -> Which {
+        Which { address: Some(address), ..Which::default() }
+    }
+
     fn means(&self, session: &Session) -> bool {
         self.id.as_ref().is_none_or(|id| *id == session.id)
             && self.user.as_ref().is_none_or(|user| session.claims.user.as_ref() == Some(user))

@@ -219,27 +219,19 @@ fn c5_wrong_passwords_wait_and_unknown_users_look_the_same() {
     assert!(output.contains("`alice`: wrong password") && !output.contains("nobody-at-all"), "{output}");
 }
 
+/// Enrolls the office's host as laptop-7.
+fn enroll(scene: &Scene, code: &str) -> Ran {
+    let (portal, fingerprint) = (portal(scene), fingerprint(scene));
+    let at = ["agent", "enroll", "--portal", &portal, "--fingerprint", &fingerprint];
+    at_office(scene, &[&at[..], &["--device", "laptop-7", "--code", code]].concat(), "")
+}
+
 #[test]
 fn n9_an_enrolled_device_is_known_while_it_is_heard_and_as_healthy_as_it_says() {
     let Some((scene, key)) = begin() else { return };
     let path = path(&scene);
     let made = scene.json(&["device", "enroll", "laptop-7", "--tag", "laptop"]);
-    let enroll = |code: &str| {
-        let (portal, fingerprint) = (portal(&scene), fingerprint(&scene));
-        let args = [
-            "agent",
-            "enroll",
-            "--portal",
-            &portal,
-            "--fingerprint",
-            &fingerprint,
-            "--device",
-            "laptop-7",
-            "--code",
-            code,
-        ];
-        at_office(&scene, &args, "")
-    };
+    let enroll = |code: &str| enroll(&scene, code);
     let guessed = enroll(&"A".repeat(43));
     assert!(guessed.code == 1 && guessed.stderr.contains("does not take it"), "{guessed:?}");
     let made = text(&made["code"], "code");
@@ -281,6 +273,42 @@ fn n9_an_enrolled_device_is_known_while_it_is_heard_and_as_healthy_as_it_says() 
     scene.stays_out("office", "servers", &path.udp(4004, 1433, b"revoked"));
     let refused = at_office(&scene, &healthy, "");
     assert!(refused.code == 1 && refused.stderr.contains("does not take it"), "{refused:?}");
+}
+
+#[test]
+fn a_locked_device_is_not_known_again_by_its_next_statement() {
+    let Some((scene, key)) = begin() else { return };
+    let path = path(&scene);
+    let code = text(&scene.json(&["device", "enroll", "laptop-7", "--tag", "laptop"])["code"], "code");
+    assert_eq!(enroll(&scene, &code).code, 0);
+    let healthy = ["agent", "run", "--once", "--fact", "disk_encrypted=true", "--fact", "os_patch_age=86400"];
+    scene.json(&["lock", "--device", "laptop-7", "--reason", "lost"]);
+    // Its user may sign in, on what nobody knows to be that device.
+    assert_eq!(login(&scene, &key, 0).code, 0);
+    scene.crosses("office", "servers", &path.udp(4000, 445, b"the user"));
+    let said = at_office(&scene, &healthy, "");
+    assert!(said.code == 1 && said.stderr.contains("locked"), "{said:?}");
+    scene.stays_out("office", "servers", &path.udp(4001, 1433, b"by the device"));
+    scene.stays_out("office", "servers", &path.udp(4000, 445, b"and now it is known where the user is"));
+    assert_eq!(scene.json(&["session", "list"])["sessions"], json!([]));
+    scene.json(&["unlock", "--device", "laptop-7"]);
+    assert_eq!(at_office(&scene, &healthy, "").code, 0);
+    scene.crosses("office", "servers", &path.udp(4002, 1433, b"found again"));
+}
+
+#[test]
+fn a_guessed_code_is_not_recorded_as_an_enrolment() {
+    let Some((scene, _)) = begin() else { return };
+    let code = text(&scene.json(&["device", "enroll", "laptop-7"])["code"], "code");
+    let changes = || {
+        let records = scene.json(&["audit", "log"])["records"].as_array().expect("records").clone();
+        let of = records.into_iter().filter(|record| record["kind"] == "device_changed");
+        of.map(|record| text(&record["what"], "change")).collect::<Vec<_>>()
+    };
+    assert_eq!(enroll(&scene, &"A".repeat(43)).code, 1);
+    assert_eq!(changes(), ["invited"]);
+    assert_eq!(enroll(&scene, &code).code, 0);
+    assert_eq!(changes(), ["invited", "enrolled"]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::config::diagnostics::quoted;
 use crate::config::identity::Check;
 use crate::daemon::gateway::lock;
 use crate::daemon::log;
+use crate::daemon::sessions::NotBegun;
 use crate::identity::authority::Authority;
 use crate::identity::devices::{self, Device, NotEnrolled};
 use crate::identity::unix_s;
@@ -96,19 +97,27 @@ impl Visitor<'_> {
             Err(why) => return self.broken(&why),
         };
         let jwk = jwk.into();
+        let known = match book.device(name) {
+            Ok(known) => known,
+            Err(why) => return self.broken(&why),
+        };
+        let wrong_code = |known: Option<&Device>| {
+            self.tell_device_refused(known.map(|device| device.name.as_str()), "wrong or used code")
+        };
+        let now_s = unix_s(SystemTime::now());
+        if !known.as_ref().is_some_and(|device| device.is_invited_by(code, now_s)) {
+            return wrong_code(known.as_ref());
+        }
         // Recorded before it counts.
-        let invited = book.device(name).ok().flatten().is_some_and(|device| device.code.is_some());
         let by = By::User { user: None, address: self.address };
         let entry = Entry::new(Kind::DeviceChanged, by).with("device", name).with("change", "enrolled");
-        if invited && self.gateway.grant(entry).is_err() {
+        if self.gateway.grant(entry).is_err() {
             return refused(Why::Failed);
         }
-        let enrolled = match book.enroll(name, code, &jwk, unix_s(SystemTime::now())) {
+        let enrolled = match book.enroll(name, code, &jwk, now_s) {
             Ok(Ok(device)) => device,
-            Ok(Err(NotEnrolled::Code)) => {
-                let known = book.device(name).ok().flatten().map(|device| device.name);
-                return self.tell_device_refused(known.as_deref(), "wrong or used code");
-            }
+            // Of two at once with one code only the first has it.
+            Ok(Err(NotEnrolled::Code)) => return wrong_code(known.as_ref()),
             Ok(Err(NotEnrolled::Key)) => return refused(Why::Wrong),
             Err(why) => return self.broken(&why),
         };
@@ -167,10 +176,7 @@ impl Visitor<'_> {
         };
         match self.gateway.sessions.of(self.address, now).filter(|session| self.is_on(session, name)) {
             Some(session) => self.heard(&session, device, health),
-            None => {
-                let (device, proof) = (Some((device, health)), Some(Proof::Device));
-                self.begin(Proven { device, proof, ..Proven::default() })
-            }
+            None => self.begin(Proven { device: Some((device, health)), ..Proven::by(Proof::Device) }),
         }
     }
 
@@ -189,16 +195,16 @@ impl Visitor<'_> {
     fn heard(&self, session: &Session, device: sessions::Device, health: Health) -> Answer {
         let gateway = self.gateway;
         let change = |claims: &mut Claims| {
-            claims.device = Some(device);
-            claims.health = Some(health);
+            claims.device = Some(device.clone());
+            claims.health = Some(health.clone());
+        };
+        let heard = match gateway.amend_unrecorded(session, None, change) {
+            Ok(Some(heard)) => heard,
+            Ok(None) => return refused(Why::NotSignedIn),
+            Err(NotBegun::Locked(_)) => return refused(Why::Locked),
+            Err(_) => return refused(Why::Failed),
         };
         let now = gateway.engine.now();
-        let Some(heard) = gateway.sessions.amend(session.address, &session.id, now, change) else {
-            return refused(Why::NotSignedIn);
-        };
-        if gateway.engine.settle().is_err() {
-            return refused(Why::Failed);
-        }
         let names = &gateway.in_force().model.identities;
         let stands = |session: &Session| {
             let known = sessions::identity(names, session, now);

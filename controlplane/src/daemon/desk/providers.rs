@@ -156,12 +156,5 @@ impl Visitor<'_> {
 
 fn proven(signed_in: SignedIn) -> Proven {
     let SignedIn { user, groups, factor, origin, .. } = signed_in;
-    Proven {
-        user: Some(user),
-        groups,
-        factor,
-        proof: Some(Proof::Provider),
-        origin: Some(origin),
-        ..Proven::default()
-    }
+    Proven { user: Some(user), groups, factor, origin: Some(origin), ..Proven::by(Proof::Provider) }
 }
