@@ -1,13 +1,16 @@
 //! The same provider behind a running gateway: from a browser in the office through the portal to what rules open, and by an
 //! event of the provider to its end.
 
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bulkhead::tokens::sign::Signer;
 use bulkhead_tests::config::{Config, allow};
 use bulkhead_tests::frames::Family;
+use bulkhead_tests::gateway::program;
 use bulkhead_tests::https::{Answer, NAME, ask, get};
 use bulkhead_tests::scene::{Scene, office_and_servers};
 use bulkhead_tests::wait_until;
@@ -163,6 +166,56 @@ fn n2_n6_from_a_browser_in_the_office_through_a_provider_to_a_server_and_to_the_
     let again = stage.push(&revoked, "Bearer push-s3cret");
     assert!(again.status == 400 && again.body.contains("received before"), "{again:?}");
     drop(connected);
+}
+
+#[test]
+fn n2_a_terminal_in_the_office_is_signed_in_by_a_browser_elsewhere_and_opens_what_the_rules_say() {
+    let Some(stage) = stage() else { return };
+    let office = stage.scene.host("office");
+    let home = stage.scene.state().with_file_name("alices-machine");
+    let portal = format!("https://{}", office.gateway_v4);
+    let fingerprint = stage.scene.status()["portal"]["fingerprint"].as_str().unwrap().to_owned();
+    let mut command = Command::new(program());
+    command.args(["login", "--provider", "corp", "--device-code", "--portal", &portal]);
+    command.args(["--fingerprint", &fingerprint, "--state"]).arg(&home).stderr(Stdio::piped());
+    let login = office.namespace.run(|| command.stdout(Stdio::piped()).spawn()).unwrap();
+    let mut login = Ended(login);
+    let mut lines = BufReader::new(login.0.stderr.take().unwrap()).lines();
+    let told = lines.next().expect("it says where to go").unwrap();
+    let (uri, code) = told
+        .split_once("open ")
+        .and_then(|(_, rest)| rest.split_once(" in a browser, anywhere, and type "))
+        .unwrap_or_else(|| panic!("{told}"));
+    assert!(stage.reaches(5432).is_none() && stage.sessions().is_empty(), "nobody has typed the code");
+    // Elsewhere: beside the provider, where the office's host is not.
+    let mut browser = stage.provider.browser("alice", "weak");
+    stage.scene.lab.gateway.run(|| browser.allow(uri, code));
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    let ended = login.0.wait().unwrap();
+    assert!(ended.success(), "{ended}: {rest:?}");
+    let sessions = stage.sessions();
+    let of = |key: &str| sessions[0][key].as_str().map(str::to_owned);
+    assert_eq!(of("user").as_deref(), Some("alice@example.org"), "{sessions:?}");
+    assert_eq!(of("address"), Some(office.v4[0].to_string()), "at the terminal's address, not the browser's");
+    assert!(stage.reaches(5432).is_some(), "dba, as the provider says");
+    let run = |args: &[&str]| {
+        let args = [args, &["--state", home.to_str().unwrap()]].concat();
+        office.namespace.run(|| bulkhead_tests::gateway::run(&args))
+    };
+    let who = run(&["whoami"]);
+    assert!(who.code == 0 && who.stdout.contains("alice@example.org"), "{who:?}");
+    assert_eq!(run(&["logout"]).code, 0);
+    assert!(stage.reaches(5432).is_none() && stage.sessions().is_empty());
+}
+
+/// A process that ends with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
