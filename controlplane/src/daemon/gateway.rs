@@ -253,6 +253,7 @@ impl Gateway {
         self.tell_placed(&placed);
         // Somebody may be in a group now that is locked out.
         self.keep_locked_out();
+        self.look_at_files(&self.in_force().model.sign_in);
         match published {
             Ok(published) => {
                 debug_assert_eq!(published.generation, generation);

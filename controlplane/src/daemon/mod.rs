@@ -16,6 +16,7 @@ mod counters;
 mod desk;
 mod devices;
 pub(crate) mod events;
+mod files;
 mod gateway;
 mod generations;
 mod lifecycle;
@@ -105,6 +106,7 @@ pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
     let (gateway, watcher) = begin(choice, file, stop)?;
     gateway.open_audit();
     gateway.remember_start(alarms);
+    gateway.look_at_files(&gateway.in_force().model.sign_in);
     gateway.recall_counters();
     log::say(&status::report(&gateway).map_err(|refusal| anyhow::anyhow!(refusal.message))?);
 

@@ -299,3 +299,33 @@ fn c11_what_is_not_for_us_or_not_theirs_changes_nothing_and_is_told_to_them() {
     scene.crosses("office", "servers", &alice.udp(4000, 5432, b"nothing has changed"));
     scene.nothing_arrived("servers", "office");
 }
+
+#[test]
+fn a_secret_that_cannot_be_used_is_told_when_the_policy_comes_and_not_when_a_user_waits() {
+    let Some(mut scene) = Scene::build(office_and_servers()) else { return };
+    let directory = scene.config().parent().unwrap().to_owned();
+    let lacking = directory.join("lacking");
+    let alarms = |scene: &Scene| scene.status()["alarms"].to_string();
+    let provider = |secret: &File| {
+        Config::new(format!(
+            "[portal]\nports = [\"office\"]\nname = \"portal.test\"\n\
+             [identity.providers.corp]\nissuer = \"{ISSUER}\"\nclient_id = \"bulkhead\"\nclient_secret_file = \"{}\"\n",
+            secret.display()
+        ))
+    };
+    // From the start on.
+    scene.run(&provider(&lacking));
+    let told = format!("nobody can sign in with the provider corp: {}: No such file", lacking.display());
+    assert!(alarms(&scene).contains(&told), "{}", alarms(&scene));
+    // With a reload, which comes in force all the same.
+    let open = directory.join("open");
+    write(&open, "s3cret");
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o644)).unwrap();
+    scene.reload(&provider(&open));
+    let told = format!("{}: others can read or change it", open.display());
+    assert!(alarms(&scene).contains(&told), "{}", alarms(&scene));
+    let shut = directory.join("shut");
+    write(&shut, "s3cret");
+    scene.reload(&provider(&shut));
+    assert!(!alarms(&scene).contains("shut"), "{}", alarms(&scene));
+}
