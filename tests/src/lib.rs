@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod guard;
 pub mod https;
 pub mod nft;
+pub mod passkey;
 pub mod peer;
 pub mod rogue;
 pub mod scene;

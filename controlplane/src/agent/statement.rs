@@ -19,6 +19,8 @@ pub fn words(why: Why) -> &'static str {
         Why::TooMany => "there were too many wrong tries",
         Why::Stale => "it took too long, or began at another address",
         Why::NotSignedIn => "nobody is signed in from here",
+        Why::NotFresh => "a second factor has to be shown first",
+        Why::NotAdded => "there is no room for it, or it is there already",
         Why::Locked => "the user, the device or the address is locked",
         Why::Shared => "two users have signed in from this address, which nothing tells apart",
         Why::NoSegment => "this address belongs to no segment of the gateway",

@@ -29,6 +29,11 @@ pub enum UserAct {
     Totp,
     /// Take its authenticator away. Ends the user's sessions.
     TotpOff,
+    /// Take one of its passkeys away. Ends the user's sessions.
+    PasskeyRemove {
+        /// The passkey's id.
+        id: String,
+    },
     /// It may not sign in any more. Ends its sessions.
     Disable,
     /// It may again.
@@ -48,6 +53,9 @@ pub struct User {
     pub password: bool,
     /// Whether it has an authenticator.
     pub totp: bool,
+    /// Its passkeys.
+    #[serde(default)]
+    pub passkeys: Vec<Passkey>,
     /// Whether it may not sign in.
     pub disabled: bool,
     /// When it was added.
@@ -57,6 +65,25 @@ pub struct User {
     /// A new authenticator: told this once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authenticator: Option<NewAuthenticator>,
+}
+
+/// A passkey.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passkey {
+    /// Its id, base64url.
+    pub id: String,
+    /// What its user calls it.
+    pub name: String,
+    /// When it was registered.
+    pub added: String,
+    /// When it was last shown.
+    pub used: Option<String>,
+    /// The greatest counter that it has shown; 0 of one that does not count.
+    pub sign_count: u32,
+    /// It is kept in several places.
+    pub synced: bool,
+    /// The authenticator's kind, 32 hexadecimal digits; all 0 of one that does not say.
+    pub aaguid: String,
 }
 
 /// A new authenticator.

@@ -13,6 +13,7 @@ use super::control::{ControlArgs, Table, said, unexpected};
 use super::{Exit, Format, OutputArgs, say, say_json};
 use crate::api::user::{NewAuthenticator, User, UserAct};
 use crate::api::{Reply, Request};
+use crate::config::diagnostics::quoted;
 use crate::identity::password::BYTES_MAX;
 use crate::portal::wire::Secret;
 
@@ -21,6 +22,7 @@ use crate::portal::wire::Secret;
 #[command(after_help = "Examples:\n  \
     bulkhead user add alice --group dba\n  \
     bulkhead user totp alice\n  \
+    bulkhead user passkeys alice\n  \
     bulkhead user list\n  \
     bulkhead user disable alice")]
 pub struct UserArgs {
@@ -50,6 +52,14 @@ enum Action {
     /// asked for six digits after the password.
     #[command(after_help = "Examples:\n  bulkhead user totp alice\n  bulkhead user totp alice --off")]
     Totp(TotpArgs),
+    /// Show a user's passkeys, or take one away and end the user's sessions
+    ///
+    /// Users add their own at the portal. Whoever has lost the only one signs in with what else there is after it is taken
+    /// away.
+    #[command(
+        after_help = "Examples:\n  bulkhead user passkeys alice\n  bulkhead user passkeys alice --remove mXhT…"
+    )]
+    Passkeys(PasskeysArgs),
     /// Set the groups that the store tells of a user; live sessions are judged by them at once
     ///
     /// Members that the policy declares are in their groups besides.
@@ -128,6 +138,19 @@ struct TotpArgs {
 }
 
 #[derive(Args)]
+struct PasskeysArgs {
+    /// Whose
+    name: String,
+    /// Take this one away instead
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
+    remove: Option<String>,
+    #[command(flatten)]
+    control: ControlArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Args)]
 struct GroupsArgs {
     /// Whose
     name: String,
@@ -168,6 +191,7 @@ impl UserArgs {
             Action::Totp(args) => {
                 change(&args.control, args.output, args.name, UserAct::Totp, "has a new authenticator")
             }
+            Action::Passkeys(args) => args.run(),
             Action::Groups(args) => {
                 let act = UserAct::Groups { groups: args.groups };
                 change(&args.control, args.output, args.name, act, "has other groups")
@@ -265,13 +289,54 @@ fn told(authenticator: &NewAuthenticator) -> Result<String> {
     Ok(format!("{picture}\n{uri}\nkey: {key}\nThis is shown once; whoever has it can make the codes."))
 }
 
+fn all(control: &ControlArgs) -> Result<Result<Vec<User>, Exit>> {
+    control.ask_all(&Request::Users, |reply| match reply {
+        Reply::User(user) => Ok(*user),
+        reply => Err(Box::new(reply)),
+    })
+}
+
+impl PasskeysArgs {
+    fn run(self) -> Result<Exit> {
+        let PasskeysArgs { name, remove, control, output } = self;
+        if let Some(id) = remove {
+            let act = UserAct::PasskeyRemove { id };
+            return change(&control, output, name, act, "has a passkey less");
+        }
+        let users = match all(&control)? {
+            Ok(users) => users,
+            Err(exit) => return Ok(exit),
+        };
+        let Some(user) = users.into_iter().find(|user| user.name == name) else {
+            bail!("there is no user {}; `bulkhead user list` shows them", quoted(&name));
+        };
+        if output.output == Format::Json {
+            say_json(&json!({ "user": user.name, "passkeys": user.passkeys }));
+            return Ok(Exit::Ok);
+        }
+        let mut table = Table::new(&["NAME", "ID", "ADDED", "LAST USED", "SYNCED", ">COUNTER"]);
+        for passkey in &user.passkeys {
+            table.row([
+                passkey.name.clone(),
+                passkey.id.clone(),
+                passkey.added.clone(),
+                passkey.used.clone().unwrap_or_else(|| "never".to_owned()),
+                yes(passkey.synced),
+                passkey.sign_count.to_string(),
+            ]);
+        }
+        say(&format!("{}\n{} passkey(s)", table.text(), user.passkeys.len()));
+        Ok(Exit::Ok)
+    }
+}
+
+fn yes(is: bool) -> String {
+    (if is { "yes" } else { "no" }).to_owned()
+}
+
 impl ListArgs {
     fn run(self) -> Result<Exit> {
-        let users = self.control.ask_all(&Request::Users, |reply| match reply {
-            Reply::User(user) => Ok(*user),
-            reply => Err(Box::new(reply)),
-        })?;
-        let users = match users {
+        let users = match all(&self.control)? {
             Ok(users) => users,
             Err(exit) => return Ok(exit),
         };
@@ -279,9 +344,16 @@ impl ListArgs {
             say_json(&json!({ "users": users }));
             return Ok(Exit::Ok);
         }
-        let mut table =
-            Table::new(&["USER", "GROUPS", "PASSWORD", "AUTHENTICATOR", "MAY SIGN IN", "ADDED", ">SESSIONS"]);
-        let yes = |is: bool| (if is { "yes" } else { "no" }).to_owned();
+        let mut table = Table::new(&[
+            "USER",
+            "GROUPS",
+            "PASSWORD",
+            "AUTHENTICATOR",
+            ">PASSKEYS",
+            "MAY SIGN IN",
+            "ADDED",
+            ">SESSIONS",
+        ]);
         for user in &users {
             let groups = if user.groups.is_empty() { "-".to_owned() } else { user.groups.join(",") };
             table.row([
@@ -289,6 +361,7 @@ impl ListArgs {
                 groups,
                 yes(user.password),
                 yes(user.totp),
+                user.passkeys.len().to_string(),
                 yes(!user.disabled),
                 user.added.clone(),
                 user.sessions.to_string(),

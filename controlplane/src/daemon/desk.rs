@@ -11,6 +11,7 @@
 //! there for [`SHARED`], so that neither ever acts as the other. Who signs out first makes room for the next.
 
 mod devices;
+pub mod passkeys;
 pub mod providers;
 
 use std::collections::HashMap;
@@ -36,6 +37,7 @@ use crate::identity::oidc::settings::Settings;
 use crate::identity::oidc::{Back, Providers};
 use crate::identity::signals::Receiver;
 use crate::identity::{Shadow, password, token, unix_s};
+use crate::model::Model;
 use crate::portal::wire::{Answer, Asked, Known, Method, Provider, Question, Secret, Standing, Why};
 use crate::sessions::{self, Claims, Device, Factor, Health, Moment, New, Origin, Proof, Session, Which};
 
@@ -59,6 +61,8 @@ pub struct Desk {
     limits: Mutex<Limits>,
     /// Users who have shown their password, and not yet a second factor.
     attempts: Mutex<Attempts<String>>,
+    /// What authenticators were asked for.
+    ceremonies: Mutex<Attempts<passkeys::Ceremony>>,
     /// For one statement of a device each.
     challenges: Mutex<Attempts<()>>,
     /// Issues devices' certificates; made when the first is enrolled.
@@ -79,6 +83,7 @@ impl Desk {
             book: Book::open(directory),
             limits: Mutex::default(),
             attempts: Mutex::default(),
+            ceremonies: Mutex::default(),
             challenges: Mutex::default(),
             authority: Mutex::default(),
             directory: directory.to_owned(),
@@ -155,6 +160,13 @@ pub fn answer(gateway: &Gateway, peer: IpAddr, asked: Asked) -> Answer {
         Question::Password { user, password } => visitor.password(&user, &password),
         Question::Totp { attempt: Some(attempt), code } => visitor.finish_with_code(&attempt, &code),
         Question::Totp { attempt: None, code } => visitor.step_up_with_code(&code),
+        Question::PasskeyBegin { attempt, step_up } => visitor.passkey_begin(attempt, step_up),
+        Question::PasskeyFinish { attempt, response } => visitor.passkey_finish(&attempt, &response),
+        Question::PasskeyRegisterBegin => visitor.passkey_register_begin(),
+        Question::PasskeyRegisterFinish { attempt, name, response } => {
+            visitor.passkey_register_finish(&attempt, &name, &response)
+        }
+        Question::PasskeyRemove { id } => visitor.passkey_remove(&id),
         Question::OidcBegin { provider, step_up } => visitor.oidc_begin(&provider, step_up),
         Question::OidcFinish { state, code, iss, error, binding } => {
             visitor.oidc_finish(&Back { state, code, iss, error, binding })
@@ -168,7 +180,6 @@ pub fn answer(gateway: &Gateway, peer: IpAddr, asked: Asked) -> Answer {
         Question::DeviceEnroll { device, code, key, token } => visitor.enroll(&device, &code, &key, &token),
         Question::Statement { device, token } => visitor.statement(&device, &token),
         Question::SignOut => visitor.sign_out(),
-        _ => refused(Why::Unknown),
     }
 }
 
@@ -237,6 +248,7 @@ impl Visitor<'_> {
             session: session.map(|session| self.known(session)),
             is_taken: session.is_none() && gateway.sessions.of(self.address, now).is_some(),
             passwords: model.sign_in.passwords && self.desk().book().is_ok_and(Book::is_used),
+            passkeys: passkeys::party(&model).map(|party| party.origin().to_owned()),
             providers: model.sign_in.providers.iter().map(named).collect(),
             reach: rows,
             is_partial,
@@ -245,8 +257,9 @@ impl Visitor<'_> {
 
     fn known(&self, session: &Session) -> Known {
         let (gateway, now) = (self.gateway, self.gateway.engine.now());
-        let row = told::row(gateway, &gateway.in_force().model, session, now);
-        let user = session.claims.user.as_deref().filter(|_| session.proof == Proof::Password);
+        let model = gateway.in_force().model;
+        let row = told::row(gateway, &model, session, now);
+        let user = session.claims.user.as_deref().filter(|_| session.proof.is_of_the_store());
         let user = user.and_then(|name| self.desk().book().ok()?.user(name).ok()?);
         Known {
             id: row.id,
@@ -256,7 +269,11 @@ impl Visitor<'_> {
             proof: row.proof,
             mfa_age_s: row.mfa.as_ref().map(|factor| factor.age_s),
             phishing_resistant: row.mfa.is_some_and(|factor| factor.phishing_resistant),
-            methods: user.as_ref().map(methods).unwrap_or_default(),
+            methods: user.as_ref().map(|user| methods(&model, user)).unwrap_or_default(),
+            is_fresh: user.as_ref().is_some_and(|user| self.is_fresh(session, user)),
+            passkeys: user
+                .filter(|_| passkeys::party(&model).is_some())
+                .map(|user| passkeys::told(&user, unix_s(SystemTime::now()))),
             provider: session.claims.origin.as_ref().map(|origin| origin.provider.clone()),
             postures: row.postures.into_iter().map(|posture| (posture.name, posture.state)).collect(),
             left_s: row.left_s,
@@ -312,7 +329,7 @@ impl Visitor<'_> {
             return refused(Why::Wrong);
         };
         lock(&self.desk().limits).right(name, self.address);
-        let methods = methods(&user);
+        let methods = methods(&self.gateway.in_force().model, &user);
         if methods.is_empty() {
             return self.begin(proven(user, None));
         }
@@ -355,7 +372,7 @@ impl Visitor<'_> {
 
     fn step_up_with_code(&self, code: &Secret) -> Answer {
         let Some(session) = self.session() else { return refused(Why::NotSignedIn) };
-        let Some(name) = session.claims.user.as_deref().filter(|_| session.proof == Proof::Password) else {
+        let Some(name) = session.claims.user.as_deref().filter(|_| session.proof.is_of_the_store()) else {
             return refused(Why::Unknown);
         };
         if let Err(no) = self.take_code(name, code) {
@@ -466,8 +483,11 @@ fn named(provider: &Settings) -> Provider {
     Provider { name: provider.name.clone(), label: provider.label.clone() }
 }
 
-fn methods(user: &User) -> Vec<Method> {
-    user.totp.iter().map(|_| Method::Totp).collect()
+/// The second factors of a user, the strongest first.
+fn methods(model: &Model, user: &User) -> Vec<Method> {
+    let passkey = !user.passkeys.is_empty() && passkeys::party(model).is_some();
+    let methods = [(passkey, Method::Passkey), (user.totp.is_some(), Method::Totp)];
+    methods.into_iter().filter(|(is_there, _)| *is_there).map(|(_, method)| method).collect()
 }
 
 fn proven(user: User, factor: Option<(Duration, bool)>) -> Proven {

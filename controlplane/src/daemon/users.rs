@@ -17,6 +17,7 @@ use crate::audit::{Entry, Kind};
 use crate::config::diagnostics::quoted;
 use crate::config::values;
 use crate::identity::book::{Authenticator, GROUPS_MAX, USERS_MAX, User};
+use crate::identity::passkeys::Passkey;
 use crate::identity::{password, totp, unix_s};
 use crate::portal::wire::Secret;
 use crate::sessions::Which;
@@ -47,10 +48,16 @@ pub fn change(gateway: &Gateway, name: &str, act: UserAct, by: &store::Who) -> R
     let ends = !matches!(act, UserAct::Add { .. } | UserAct::Groups { .. } | UserAct::Enable);
     let regroups = matches!(act, UserAct::Groups { .. });
     check(gateway, name, &act)?;
-    let grants = !matches!(act, UserAct::TotpOff | UserAct::Disable | UserAct::Remove);
+    let grants =
+        !matches!(act, UserAct::TotpOff | UserAct::PasskeyRemove { .. } | UserAct::Disable | UserAct::Remove);
+    let passkey = match &act {
+        UserAct::PasskeyRemove { id } => Some(id.clone()),
+        _ => None,
+    };
     let entry = |groups: &[String]| {
         let entry = Entry::new(Kind::UserChanged, operator(by)).with("user", name).with("change", what);
-        entry.with("groups", groups.to_vec())
+        let entry = entry.with("groups", groups.to_vec());
+        if let Some(id) = &passkey { entry.with("passkey_id", id.as_str()) } else { entry }
     };
     if grants {
         let groups: &[String] = match &act {
@@ -99,6 +106,7 @@ fn what(act: &UserAct) -> &'static str {
         UserAct::Groups { .. } => "given other groups",
         UserAct::Totp => "given a new authenticator",
         UserAct::TotpOff => "left without an authenticator",
+        UserAct::PasskeyRemove { .. } => "left without a passkey",
         UserAct::Disable => "disabled",
         UserAct::Enable => "enabled",
         UserAct::Remove => "removed",
@@ -137,6 +145,11 @@ fn there_is(name: &str) -> Refusal {
 
 fn there_is_no(name: &str) -> Refusal {
     Refusal::error(format!("there is no user {}; `bulkhead user list` shows them", quoted(name)))
+}
+
+fn there_is_no_passkey(name: &str, id: &str) -> Refusal {
+    let message = format!("user {} has no passkey {}", quoted(name), quoted(id));
+    Refusal::error(format!("{message}; `bulkhead user passkeys {name}` shows them"))
 }
 
 fn hashed(password: &Secret) -> Result<Option<Secret>, Refusal> {
@@ -179,6 +192,10 @@ fn apply(gateway: &Gateway, name: &str, act: UserAct) -> Result<Changed, Refusal
                 user.wrong_codes = 0;
             }
             UserAct::TotpOff => user.totp = None,
+            UserAct::PasskeyRemove { id } => {
+                let at = user.passkeys.iter().position(|passkey| passkey.id == id);
+                user.passkeys.remove(at.ok_or_else(|| there_is_no_passkey(name, &id))?);
+            }
             UserAct::Disable => user.disabled = true,
             UserAct::Enable => user.disabled = false,
             UserAct::Remove => return Ok((None, Changed { user, authenticator })),
@@ -195,13 +212,24 @@ fn sessions_of(gateway: &Gateway, name: &str) -> u64 {
 }
 
 fn row(user: &User, sessions: u64) -> api::User {
+    let at = |seconds| rfc3339(UNIX_EPOCH + Duration::from_secs(seconds));
+    let passkey = |passkey: &Passkey| api::Passkey {
+        id: passkey.id.clone(),
+        name: passkey.name.clone(),
+        added: at(passkey.added_s),
+        used: passkey.used_s.map(at),
+        sign_count: passkey.sign_count,
+        synced: passkey.is_synced,
+        aaguid: passkey.aaguid.clone(),
+    };
     api::User {
         name: user.name.clone(),
         groups: user.groups.clone(),
         password: user.password.is_some(),
         totp: user.totp.is_some(),
         disabled: user.disabled,
-        added: rfc3339(UNIX_EPOCH + Duration::from_secs(user.added_s)),
+        passkeys: user.passkeys.iter().map(passkey).collect(),
+        added: at(user.added_s),
         sessions,
         authenticator: None,
     }

@@ -14,6 +14,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Tab
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::passkeys::Passkey;
 use super::totp;
 use crate::portal::wire::Secret;
 
@@ -24,6 +25,8 @@ pub(super) type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
 /// By name, a [`User`] as JSON.
 const USERS: Table = TableDefinition::new("users");
+/// By a passkey's id, the name of the user whose it is, in UTF-8.
+const PASSKEYS: Table = TableDefinition::new("passkeys");
 /// The most users.
 pub const USERS_MAX: u64 = 1_000_000;
 /// Groups of a user.
@@ -60,6 +63,12 @@ pub struct User {
     /// When the last of them came.
     #[serde(default)]
     pub wrong_code_s: u64,
+    /// What authenticators know the user by, base64url: random, and made with the first passkey.
+    #[serde(default)]
+    pub handle: Option<String>,
+    /// Its passkeys.
+    #[serde(default)]
+    pub passkeys: Vec<Passkey>,
 }
 
 /// An authenticator app.
@@ -73,6 +82,10 @@ pub struct Authenticator {
 }
 
 impl User {
+    fn passkey_ids(&self) -> Vec<String> {
+        self.passkeys.iter().map(|passkey| passkey.id.clone()).collect()
+    }
+
     /// How long before the next code is looked at. A clock that was put back makes nobody wait longer than the wait itself.
     pub fn code_wait(&self, now_s: u64) -> Duration {
         let Some(over) = self.wrong_codes.checked_sub(FREE_CODES) else { return Duration::ZERO };
@@ -120,7 +133,8 @@ impl Book {
             .and_then(|file| redb::Builder::new().create_with_backend(file))
             .map_err(|error| broken(&error))?;
         let book = Book { database, path: path.clone() };
-        [USERS, super::devices::DEVICES].into_iter().try_for_each(|table| book.write(table, |_| Ok(())))?;
+        let tables = [USERS, PASSKEYS, super::devices::DEVICES];
+        tables.into_iter().try_for_each(|table| book.write(table, |_| Ok(())))?;
         if is_new {
             sync_directory(directory).map_err(|error| broken(&error))?;
         }
@@ -140,19 +154,26 @@ impl Book {
         act(&transaction.open_table(table).map_err(|error| self.broken(error))?)
     }
 
-    /// On the disk when it returns `Ok`.
+    /// On the disk when it returns `Ok`; else nothing of it is.
+    fn transact<T>(
+        &self,
+        act: impl FnOnce(&redb::WriteTransaction) -> Result<T, Broken>,
+    ) -> Result<T, Broken> {
+        let transaction = self.database.begin_write().map_err(|error| self.broken(error))?;
+        let done = act(&transaction)?;
+        transaction.commit().map_err(|error| self.broken(error))?;
+        Ok(done)
+    }
+
+    /// As [`Book::transact`], in one table.
     fn write<T>(
         &self,
         table: Table,
         act: impl FnOnce(&mut redb::Table<'_, &str, &[u8]>) -> Result<T, Broken>,
     ) -> Result<T, Broken> {
-        let transaction = self.database.begin_write().map_err(|error| self.broken(error))?;
-        let done = {
-            let mut table = transaction.open_table(table).map_err(|error| self.broken(error))?;
-            act(&mut table)?
-        };
-        transaction.commit().map_err(|error| self.broken(error))?;
-        Ok(done)
+        self.transact(|transaction| {
+            act(&mut transaction.open_table(table).map_err(|error| self.broken(error))?)
+        })
     }
 
     pub(super) fn parse<T: DeserializeOwned>(
@@ -222,7 +243,58 @@ impl Book {
         name: &str,
         change: impl FnOnce(Option<User>) -> Result<(Option<User>, T), E>,
     ) -> Result<Result<T, E>, Broken> {
-        self.change_record(USERS, "user", name, change)
+        self.transact(|transaction| {
+            let mut had = Vec::new();
+            let mut has = Vec::new();
+            let changed = {
+                let mut users = transaction.open_table(USERS).map_err(|error| self.broken(error))?;
+                self.change_in(&mut users, "user", name, |before: Option<User>| {
+                    had = before.as_ref().map(User::passkey_ids).unwrap_or_default();
+                    let (after, told) = change(before)?;
+                    has = after.as_ref().map(User::passkey_ids).unwrap_or_default();
+                    Ok((after, told))
+                })?
+            };
+            if changed.is_ok() && had != has {
+                self.index(transaction, name, &had, &has)?;
+            }
+            Ok(changed)
+        })
+    }
+
+    /// Whose a passkey is.
+    fn index(
+        &self,
+        transaction: &redb::WriteTransaction,
+        name: &str,
+        had: &[String],
+        has: &[String],
+    ) -> Result<(), Broken> {
+        let mut index = transaction.open_table(PASSKEYS).map_err(|error| self.broken(error))?;
+        for id in had.iter().filter(|id| !has.contains(id)) {
+            index.remove(id.as_str()).map_err(|error| self.broken(error))?;
+        }
+        for id in has.iter().filter(|id| !had.contains(id)) {
+            let other = index.insert(id.as_str(), name.as_bytes()).map_err(|error| self.broken(error))?;
+            if other.is_some() {
+                return Err(format!("a passkey of user {name:?} is another user's already"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The user who has a passkey with this id.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
+    pub fn owner(&self, id: &str) -> Result<Option<User>, Broken> {
+        let name = self.read(PASSKEYS, |index| {
+            let name = index.get(id).map_err(|error| self.broken(error))?;
+            Ok(name.map(|name| String::from_utf8_lossy(name.value()).into_owned()))
+        })?;
+        let user = name.map(|name| self.user(&name)).transpose()?.flatten();
+        Ok(user.filter(|user| user.passkeys.iter().any(|passkey| passkey.id == id)))
     }
 
     /// As [`Book::change`], of any kind of record.
@@ -233,25 +305,33 @@ impl Book {
         name: &str,
         change: impl FnOnce(Option<R>) -> Result<(Option<R>, T), E>,
     ) -> Result<Result<T, E>, Broken> {
-        self.write(table, |table| {
-            let before = table.get(name).map_err(|error| self.broken(error))?;
-            let before = before.map(|bytes| self.parse(what, name, bytes.value())).transpose()?;
-            let (after, told) = match change(before.clone()) {
-                Ok(done) => done,
-                Err(error) => return Ok(Err(error)),
-            };
-            if after != before {
-                match after {
-                    Some(record) => {
-                        let bytes = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
-                        let bytes = zeroize::Zeroizing::new(bytes);
-                        table.insert(name, bytes.as_slice()).map_err(|error| self.broken(error))?;
-                    }
-                    None => drop(table.remove(name).map_err(|error| self.broken(error))?),
+        self.write(table, |table| self.change_in(table, what, name, change))
+    }
+
+    fn change_in<R: Serialize + DeserializeOwned + Clone + PartialEq, T, E>(
+        &self,
+        table: &mut redb::Table<'_, &str, &[u8]>,
+        what: &str,
+        name: &str,
+        change: impl FnOnce(Option<R>) -> Result<(Option<R>, T), E>,
+    ) -> Result<Result<T, E>, Broken> {
+        let before = table.get(name).map_err(|error| self.broken(error))?;
+        let before = before.map(|bytes| self.parse(what, name, bytes.value())).transpose()?;
+        let (after, told) = match change(before.clone()) {
+            Ok(done) => done,
+            Err(error) => return Ok(Err(error)),
+        };
+        if after != before {
+            match after {
+                Some(record) => {
+                    let bytes = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
+                    let bytes = zeroize::Zeroizing::new(bytes);
+                    table.insert(name, bytes.as_slice()).map_err(|error| self.broken(error))?;
                 }
+                None => drop(table.remove(name).map_err(|error| self.broken(error))?),
             }
-            Ok(Ok(told))
-        })
+        }
+        Ok(Ok(told))
     }
 
     /// Takes a user's code in: each is taken once, and of those before it none any more. When it returns `Ok(Ok)`, that is

@@ -12,6 +12,7 @@ pub mod fetched;
 pub mod https;
 pub mod limits;
 pub mod oidc;
+pub mod passkeys;
 pub mod password;
 pub mod radius;
 pub mod seen;

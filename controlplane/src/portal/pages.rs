@@ -1,4 +1,6 @@
-//! The pages: plain HTML, one style sheet, no script. What users, rules and providers are called is escaped by maud.
+//! The pages: plain HTML, one style sheet, and no script but the one that asks authenticators for passkeys. What users, rules and providers are called is escaped by maud.
+
+pub mod passkeys;
 
 use http_body_util::Full;
 use hyper::StatusCode;
@@ -6,6 +8,7 @@ use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
 use maud::{DOCTYPE, Markup, html};
 
+use self::passkeys::For;
 use super::http::Response;
 use super::wire::{Known, Method, Reach, Refusal, Remedy, Secret, Standing, Why};
 
@@ -118,6 +121,10 @@ pub fn sign_in(status: StatusCode, standing: &Standing, told: Option<&str>, user
                 button class="button wide" type="submit" { "Sign in" }
             }
         }
+        @if let Some(at) = standing.passkeys.as_deref().filter(|_| standing.passwords) {
+            p class="or" aria-hidden="true" { span { "or" } }
+            (passkeys::show(at, For::SignIn))
+        }
         @if nobody {
             p { "Nobody can sign in here yet: this gateway has neither users of its own nor an identity provider." }
         }
@@ -130,16 +137,30 @@ pub fn sign_in(status: StatusCode, standing: &Standing, told: Option<&str>, user
     page(status, "Sign in", told, main)
 }
 
-/// The second factor of a sign-in.
-pub fn factor(status: StatusCode, attempt: &Secret, methods: &[Method], told: Option<&str>) -> Response {
+/// The second factor of a sign-in; `at` is where passkeys are shown.
+pub fn factor(
+    status: StatusCode,
+    at: &str,
+    attempt: &Secret,
+    methods: &[Method],
+    told: Option<&str>,
+) -> Response {
+    let (has_passkey, has_code) = (methods.contains(&Method::Passkey), methods.contains(&Method::Totp));
     let main = html! {
-        @if methods.contains(&Method::Totp) {
+        @if has_passkey {
+            (passkeys::show(at, For::Factor(attempt)))
+        }
+        @if has_passkey && has_code {
+            p class="or" aria-hidden="true" { span { "or" } }
+        }
+        @if has_code {
             form method="post" action="/factor" {
                 input type="hidden" name="attempt" value=(attempt.reveal());
+                @if has_passkey { input type="hidden" name="passkey" value="1"; }
                 (code_field())
                 button class="button wide" type="submit" { "Continue" }
             }
-        } @else {
+        } @else if !has_passkey {
             p { "This account has no factor that can be shown here. Ask your administrator." }
         }
         p { a href="/" { "Start again" } }
@@ -159,10 +180,16 @@ fn code_field() -> Markup {
 /// The form for a fresh second factor.
 pub fn step_up(status: StatusCode, standing: &Standing, told: Option<&str>) -> Response {
     let session = standing.session.as_ref();
-    let has_code = session.is_some_and(|session| session.methods.contains(&Method::Totp));
+    let has = |method| session.is_some_and(|session| session.methods.contains(&method));
+    let has_code = has(Method::Totp);
+    let at = standing.passkeys.as_deref().filter(|_| has(Method::Passkey));
     let provider = session.and_then(|session| session.provider.as_deref());
     let main = html! {
         p { "Some of what you may use wants to know that it is still you." }
+        @if let Some(at) = at {
+            (passkeys::show(at, For::StepUp))
+            @if has_code { p class="or" aria-hidden="true" { span { "or" } } }
+        }
         @if has_code {
             form method="post" action="/step-up" {
                 (code_field())
@@ -172,7 +199,7 @@ pub fn step_up(status: StatusCode, standing: &Standing, told: Option<&str>) -> R
         @if let Some(provider) = provider {
             p { a class="button wide" href={ "/step-up/with/" (provider) } { "Verify with " (label(standing, provider)) } }
         }
-        @if !has_code && provider.is_none() {
+        @if !has_code && at.is_none() && provider.is_none() {
             p class="note" { "This account has no second factor that can be shown here. Ask your administrator to set one up." }
         }
         p { a href="/" { "Back" } }
@@ -224,6 +251,9 @@ fn status(status: StatusCode, standing: &Standing, session: &Known, told: Option
             div class="actions" {
                 @if can_step_up {
                     a class="button quiet" href="/step-up" { "Verify it is you" }
+                }
+                @if session.passkeys.is_some() {
+                    a class="button quiet" href="/passkeys" { "Your passkeys" }
                 }
                 form method="post" action="/sign-out" {
                     button class="button quiet" type="submit" { "Sign out" }
@@ -314,6 +344,9 @@ fn why_shut(standing: &Standing, refusal: &Refusal) -> Markup {
         Some(Remedy::Passkey) if has(Some(Method::Passkey)) || elsewhere => {
             Some(("/step-up", "Use a passkey"))
         }
+        Some(Remedy::Passkey) if session.is_some_and(|session| session.passkeys.is_some()) => {
+            Some(("/passkeys", "Add a passkey"))
+        }
         _ => None,
     };
     html! {
@@ -349,6 +382,11 @@ pub fn why(why: Why, retry_after_s: Option<u32>) -> String {
         Why::TooMany => "Too many wrong tries.",
         Why::Stale => "This sign-in took too long, or began elsewhere. Start again.",
         Why::NotSignedIn => "You are not signed in here any more. Sign in again.",
+        Why::NotFresh => {
+            "To change your passkeys, first show that it is you: with a passkey if you have one, else with a code, or by \
+             signing in again."
+        }
+        Why::NotAdded => "This passkey is registered already, or there are as many as one account may have.",
         Why::Locked => "This account or address is locked. Ask your administrator.",
         Why::NoSegment => "This address belongs to no part of the network, so nobody can sign in from it.",
         Why::Shared => {
@@ -395,7 +433,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::portal::wire::Provider;
+    use crate::portal::wire::{Passkey, Provider};
 
     const HOSTILE: &str = "<script>alert(1)</script>\"'&";
 
@@ -427,7 +465,13 @@ mod tests {
             user: Some(HOSTILE.to_owned()),
             groups: vec![HOSTILE.to_owned()],
             device: Some(HOSTILE.to_owned()),
-            methods: vec![Method::Totp],
+            methods: vec![Method::Passkey, Method::Totp],
+            passkeys: Some(vec![Passkey {
+                id: HOSTILE.to_owned(),
+                name: HOSTILE.to_owned(),
+                ..Passkey::default()
+            }]),
+            is_fresh: true,
             provider: Some("idp".to_owned()),
             postures: vec![(HOSTILE.to_owned(), HOSTILE.to_owned())],
             mfa_age_s: Some(300),
@@ -439,6 +483,7 @@ mod tests {
             segment: Some(HOSTILE.to_owned()),
             session: is_signed_in.then_some(session),
             passwords: true,
+            passkeys: Some(HOSTILE.to_owned()),
             providers: vec![Provider { name: "idp".to_owned(), label: HOSTILE.to_owned() }],
             reach: vec![
                 row(HOSTILE, None),
@@ -455,8 +500,9 @@ mod tests {
         vec![
             text(home(StatusCode::OK, &known, None)),
             text(home(StatusCode::FORBIDDEN, &unknown, Some(HOSTILE))),
-            text(factor(StatusCode::OK, &attempt, &[Method::Totp], Some(HOSTILE))),
+            text(factor(StatusCode::OK, HOSTILE, &attempt, &[Method::Passkey, Method::Totp], Some(HOSTILE))),
             text(step_up(StatusCode::OK, &known, Some(HOSTILE))),
+            text(passkeys::list(StatusCode::OK, &known, known.session.as_ref().unwrap(), Some(HOSTILE))),
             text(trouble(StatusCode::NOT_FOUND, HOSTILE)),
         ]
     }
@@ -465,6 +511,7 @@ mod tests {
     fn nothing_that_others_have_named_becomes_markup() {
         for page in every_page() {
             assert!(page.contains("&lt;script&gt;"), "{page}");
+            let page = page.replace("<script src=\"/passkey.js\" defer></script>", "");
             assert!(
                 !page.contains("<script") && !page.contains("style=") && !page.contains("onclick"),
                 "{page}"

@@ -20,6 +20,9 @@ const FIELD_BYTES_MAX: usize = 1024;
 /// What is said of anything that none of the portal's forms sends.
 const NO_FORM: &str = "This is not what the form sends.";
 
+/// What is said of a passkey that does not hold.
+const NOT_TAKEN: &str = "This passkey was not accepted. Try again, or use another way.";
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route<'p> {
@@ -33,6 +36,14 @@ pub enum Route<'p> {
     StepUpForm,
     /// A fresh second factor.
     StepUp,
+    /// What an authenticator has said, of a sign-in or as a fresh second factor.
+    Passkey,
+    /// One's own passkeys.
+    Passkeys,
+    /// A new one.
+    PasskeyAdd,
+    /// One that goes.
+    PasskeyRemove,
     /// The end of the session.
     SignOut,
     /// To an identity provider: to sign in there, or to show a fresh second factor.
@@ -59,6 +70,13 @@ impl<'p> Route<'p> {
             ("/factor", _) => (Route::Factor, &[Method::POST]),
             ("/step-up", _) if *method == Method::POST => (Route::StepUp, &[Method::POST]),
             ("/step-up", _) => (Route::StepUpForm, &[Method::GET, Method::POST]),
+            ("/passkey", _) => (Route::Passkey, &[Method::POST]),
+            ("/passkeys", _) if *method == Method::POST => (Route::PasskeyAdd, &[Method::POST]),
+            ("/passkeys", _) => (Route::Passkeys, &[Method::GET, Method::POST]),
+            ("/passkeys/remove", _) => (Route::PasskeyRemove, &[Method::POST]),
+            ("/passkey.js", _) => {
+                (Route::File { media: "text/javascript", content: pages::passkeys::SCRIPT }, &[Method::GET])
+            }
             ("/sign-out", _) => (Route::SignOut, &[Method::POST]),
             ("/captive", _) => (Route::Captive, &[Method::GET]),
             ("/oidc/callback", _) => (Route::ProviderBack, &[Method::GET]),
@@ -168,6 +186,10 @@ impl Request<'_> {
                 answer => self.refused(answer).await,
             },
             Route::StepUp => self.step_up().await,
+            Route::Passkey => self.passkey().await,
+            Route::Passkeys => self.passkeys(StatusCode::OK, None).await,
+            Route::PasskeyAdd => self.passkey_add().await,
+            Route::PasskeyRemove => self.passkey_remove().await,
             Route::SignOut => self.sign_out().await,
             Route::Provider { name, step_up } => self.provider(name, step_up).await,
             Route::ProviderBack => self.provider_back().await,
@@ -198,7 +220,9 @@ impl Request<'_> {
             return no_form();
         };
         match self.ask(Question::Password { user: user.clone(), password }).await {
-            Answer::Factor { attempt, methods } => pages::factor(StatusCode::OK, &attempt, &methods, None),
+            Answer::Factor { attempt, methods } => {
+                pages::factor(StatusCode::OK, &self.origin(), &attempt, &methods, None)
+            }
             Answer::Refused { why: why @ (Why::Wrong | Why::TooMany), retry_after_s } => {
                 let (told, standing) = (pages::why(why, retry_after_s), self.standing().await);
                 // Also where somebody is signed in, or this would look as if it had worked.
@@ -222,8 +246,10 @@ impl Request<'_> {
         match self.ask(asked).await {
             Answer::Refused { why: why @ (Why::Wrong | Why::TooMany), retry_after_s } => {
                 let told = pages::why(why, retry_after_s);
-                let methods = [super::wire::Method::Totp];
-                refusing(pages::factor(status_of(why), &attempt, &methods, Some(&told)), retry_after_s)
+                let methods = [super::wire::Method::Passkey, super::wire::Method::Totp];
+                let methods = if form.secret("passkey").is_some() { &methods[..] } else { &methods[1..] };
+                let page = pages::factor(status_of(why), &self.origin(), &attempt, methods, Some(&told));
+                refusing(page, retry_after_s)
             }
             answer => self.begun_or(answer).await,
         }
@@ -248,13 +274,84 @@ impl Request<'_> {
     }
 
     async fn sign_out(&self) -> Response {
-        match self.ask(Question::SignOut).await {
-            Answer::SignedOut => {
-                let mut response = redirected(StatusCode::SEE_OTHER, "/");
-                if let Some(forget) = cookie::forget(cookie::SESSION) {
-                    response.headers_mut().append(header::SET_COOKIE, forget);
-                }
-                response
+        let answer = self.ask(Question::SignOut).await;
+        self.signed_out_or(answer).await
+    }
+
+    /// Signed out: the cookie is forgotten, and on to the first page. Else the refusal.
+    async fn signed_out_or(&self, answer: Answer) -> Response {
+        let Answer::SignedOut = answer else { return self.refused(answer).await };
+        let mut response = redirected(StatusCode::SEE_OTHER, "/");
+        if let Some(forget) = cookie::forget(cookie::SESSION) {
+            response.headers_mut().append(header::SET_COOKIE, forget);
+        }
+        response
+    }
+
+    async fn passkey(&self) -> Response {
+        let form = match self.form() {
+            Ok(form) => form,
+            Err(refused) => return *refused,
+        };
+        let (Some(attempt), Some(response)) = (form.secret("attempt"), form.secret("response")) else {
+            return no_form();
+        };
+        let asked = Question::PasskeyFinish { attempt, response: response.reveal().to_owned() };
+        match self.ask(asked).await {
+            Answer::Refused { why: why @ Why::Wrong, retry_after_s } => {
+                let page = pages::home(status_of(why), &self.standing().await, Some(NOT_TAKEN));
+                refusing(page, retry_after_s)
+            }
+            answer => self.begun_or(answer).await,
+        }
+    }
+
+    async fn passkeys(&self, status: StatusCode, told: Option<&str>) -> Response {
+        match self.ask(Question::Standing).await {
+            Answer::Standing(standing) => match &standing.session {
+                Some(session) => pages::passkeys::list(status, &standing, session, told),
+                None => redirected(StatusCode::SEE_OTHER, "/"),
+            },
+            answer => self.refused(answer).await,
+        }
+    }
+
+    async fn passkey_add(&self) -> Response {
+        let form = match self.form() {
+            Ok(form) => form,
+            Err(refused) => return *refused,
+        };
+        let (Some(attempt), Some(name), Some(response)) =
+            (form.secret("attempt"), form.text("name"), form.secret("response"))
+        else {
+            return no_form();
+        };
+        let response = response.reveal().to_owned();
+        match self.ask(Question::PasskeyRegisterFinish { attempt, name, response }).await {
+            Answer::Standing(_) => redirected(StatusCode::SEE_OTHER, "/passkeys"),
+            answer => self.not_changed(answer).await,
+        }
+    }
+
+    async fn passkey_remove(&self) -> Response {
+        let form = match self.form() {
+            Ok(form) => form,
+            Err(refused) => return *refused,
+        };
+        let Some(id) = form.text("id") else { return no_form() };
+        match self.ask(Question::PasskeyRemove { id }).await {
+            answer @ Answer::SignedOut => self.signed_out_or(answer).await,
+            answer => self.not_changed(answer).await,
+        }
+    }
+
+    /// Why one's passkeys are as they were, beside them.
+    async fn not_changed(&self, answer: Answer) -> Response {
+        match answer {
+            Answer::Refused { why: why @ (Why::Wrong | Why::NotFresh | Why::NotAdded), .. } => {
+                let words = pages::why(why, None);
+                let told = if why == Why::Wrong { NOT_TAKEN } else { &words };
+                self.passkeys(status_of(why), Some(told)).await
             }
             answer => self.refused(answer).await,
         }
@@ -301,11 +398,10 @@ impl Request<'_> {
 
     async fn captive(&self) -> Response {
         let standing = self.standing().await;
-        let host = format!("{}{}", self.shared.name, self.port());
         let left_s = standing.session.as_ref().map(|session| session.left_s);
         let json = serde_json::json!({
             "captive": !standing.is_taken && standing.session.is_none(),
-            "user-portal-url": format!("https://{host}/"),
+            "user-portal-url": format!("{}/", self.origin()),
             "seconds-remaining": left_s,
             "can-extend-session": left_s.map(|_| true),
         });
@@ -318,6 +414,11 @@ impl Request<'_> {
                 .collect(),
         );
         file("application/captive+json", &json.to_string())
+    }
+
+    /// Where the portal is, as browsers write it.
+    fn origin(&self) -> String {
+        format!("https://{}{}", self.shared.name, self.port())
     }
 
     fn port(&self) -> String {
@@ -381,7 +482,10 @@ fn refusing(mut response: Response, retry_after_s: Option<u32>) -> Response {
 pub fn status_of(why: Why) -> StatusCode {
     match why {
         Why::NotSignedIn => StatusCode::UNAUTHORIZED,
-        Why::Wrong | Why::Stale | Why::Locked | Why::NoSegment | Why::Shared => StatusCode::FORBIDDEN,
+        Why::NotAdded => StatusCode::CONFLICT,
+        Why::Wrong | Why::Stale | Why::NotFresh | Why::Locked | Why::NoSegment | Why::Shared => {
+            StatusCode::FORBIDDEN
+        }
         Why::TooMany => StatusCode::TOO_MANY_REQUESTS,
         Why::Unknown => StatusCode::NOT_FOUND,
         Why::Provider => StatusCode::BAD_GATEWAY,
@@ -394,7 +498,7 @@ pub fn status_of(why: Why) -> StatusCode {
 pub fn file(media: &'static str, content: &str) -> Response {
     let mut response = Response::new(Full::from(Bytes::copy_from_slice(content.as_bytes())));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
-    if matches!(media, "text/css" | "image/svg+xml") {
+    if matches!(media, "text/css" | "text/javascript" | "image/svg+xml") {
         let kept = HeaderValue::from_static("public, max-age=300");
         response.headers_mut().insert(header::CACHE_CONTROL, kept);
     }

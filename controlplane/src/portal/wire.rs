@@ -81,15 +81,18 @@ pub enum Question {
         /// Six digits.
         code: Secret,
     },
-    /// Begin to show a passkey; `attempt` as of [`Question::Totp`]. Answered with [`Answer::Passkey`].
+    /// Begin to show a passkey: to finish a sign-in, to step the cookie's session up, or else to sign in with nothing but
+    /// the passkey. Answered with [`Answer::Passkey`].
     PasskeyBegin {
-        /// The sign-in.
+        /// The sign-in, as [`Answer::Factor`] named it.
         attempt: Option<Secret>,
+        /// Step the session up.
+        step_up: bool,
     },
     /// Show a passkey. Answered with [`Answer::Begun`] or [`Answer::Refused`].
     PasskeyFinish {
-        /// The sign-in.
-        attempt: Option<Secret>,
+        /// As [`Answer::Passkey`] named it.
+        attempt: Secret,
         /// What `navigator.credentials.get` returned, as JSON.
         response: String,
     },
@@ -98,10 +101,18 @@ pub enum Question {
     PasskeyRegisterBegin,
     /// Register it. Answered with [`Answer::Standing`] or [`Answer::Refused`].
     PasskeyRegisterFinish {
+        /// As [`Answer::Passkey`] named it.
+        attempt: Secret,
         /// What people call it.
         name: String,
         /// What `navigator.credentials.create` returned, as JSON.
         response: String,
+    },
+    /// Take a passkey of the cookie's user away, which needs a second factor shown just now, and ends the user's sessions.
+    /// Answered with [`Answer::SignedOut`] or [`Answer::Refused`].
+    PasskeyRemove {
+        /// Its id.
+        id: String,
     },
     /// Begin to sign in at an identity provider, in the browser. Answered with [`Answer::Redirect`].
     OidcBegin {
@@ -201,6 +212,8 @@ pub enum Answer {
     },
     /// Options for `navigator.credentials`, as JSON.
     Passkey {
+        /// Names what was begun; it lasts five minutes, at this address only, and serves once.
+        attempt: Secret,
         /// `PublicKeyCredentialRequestOptions` or `PublicKeyCredentialCreationOptions` in their JSON form.
         options: String,
     },
@@ -316,6 +329,10 @@ pub enum Why {
     Stale,
     /// There is no session that this cookie opens at this address.
     NotSignedIn,
+    /// A second factor has to be shown first, just now: a passkey if the user has one; without any, the password.
+    NotFresh,
+    /// There is a limit of passkeys for a user, or this one is registered already.
+    NotAdded,
     /// The user or the address is locked.
     Locked,
     /// Two users have signed in from this address, which nothing tells apart.
@@ -348,6 +365,9 @@ pub struct Standing {
     pub is_taken: bool,
     /// Users may sign in with a password.
     pub passwords: bool,
+    /// Where users may sign in with a passkey, as browsers write it: `https://access.example.org`. Nowhere else, for a
+    /// passkey is of one name.
+    pub passkeys: Option<String>,
     /// Identity providers.
     pub providers: Vec<Provider>,
     /// What the rules say of the address's segment, for this session.
@@ -386,12 +406,32 @@ pub struct Known {
     pub phishing_resistant: bool,
     /// Second factors with which it can be stepped up here.
     pub methods: Vec<Method>,
+    /// The user's passkeys, if it is a user who can have some here.
+    pub passkeys: Option<Vec<Passkey>>,
+    /// They may be changed now: see [`Why::NotFresh`].
+    pub is_fresh: bool,
     /// The identity provider at which it can be stepped up.
     pub provider: Option<String>,
     /// Postures and how the device stands to them: `met`, `failed`, `unknown`.
     pub postures: Vec<(String, String)>,
     /// Until it ends, seconds.
     pub left_s: u64,
+}
+
+/// A passkey, for whom it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Passkey {
+    /// Its id: base64url.
+    pub id: String,
+    /// What its user calls it.
+    pub name: String,
+    /// When it was registered, seconds ago.
+    pub added_s: u64,
+    /// When it was last shown, seconds ago.
+    pub used_s: Option<u64>,
+    /// It is kept where several devices have it.
+    pub is_synced: bool,
 }
 
 /// What a rule says of one segment.

@@ -74,6 +74,8 @@ pub enum Proof {
     Provider,
     /// A password of the gateway's own store, with or without a second factor.
     Password,
+    /// A passkey of the gateway's own store, alone.
+    Passkey,
     /// The key of an enrolled device, of which no user is known.
     Device,
     /// The policy in force says so (`[[workload]]`).
@@ -81,6 +83,11 @@ pub enum Proof {
 }
 
 impl Proof {
+    /// Whether the user is one of the gateway's own store, who showed that here.
+    pub fn is_of_the_store(self) -> bool {
+        matches!(self, Proof::Password | Proof::Passkey)
+    }
+
     /// Its name in lists.
     pub fn name(self) -> &'static str {
         match self {
@@ -88,6 +95,7 @@ impl Proof {
             Proof::Radius => "radius",
             Proof::Provider => "provider",
             Proof::Password => "password",
+            Proof::Passkey => "passkey",
             Proof::Device => "device",
             Proof::Static => "static",
         }

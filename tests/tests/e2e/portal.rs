@@ -2,6 +2,8 @@
 
 mod browser;
 mod hostile;
+mod passkeys;
+mod passkeys_browser;
 mod rogue;
 mod sign_in;
 

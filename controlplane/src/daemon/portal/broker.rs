@@ -64,6 +64,7 @@ fn lane(question: &Question) -> usize {
         | Question::PasskeyFinish { .. }
         | Question::PasskeyRegisterBegin
         | Question::PasskeyRegisterFinish { .. }
+        | Question::PasskeyRemove { .. }
         | Question::SignOut
         | Question::Challenge
         | Question::DeviceEnroll { .. }

@@ -13,14 +13,14 @@ use super::sign_in;
 const ALICE: &str = "Signed in as alice";
 
 /// Where `.ci/run` puts playwright-core and axe-core.
-fn modules() -> PathBuf {
+pub fn modules() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
     cache.or_else(home).unwrap_or_default().join("bulkhead")
 }
 
 /// What is missing for it, if something is.
-fn missing() -> Option<String> {
+pub fn missing() -> Option<String> {
     let chromium = ["/usr/bin/chromium"].into_iter().find(|path| Path::new(path).exists());
     let has_node = Command::new("node").arg("--version").output().is_ok_and(|output| output.status.success());
     let lacks = |package: &str| !modules().join("node_modules").join(package).exists();
@@ -35,8 +35,8 @@ fn missing() -> Option<String> {
 }
 
 /// What the browser saw.
-fn drive(told: &Value, scene: &bulkhead_tests::scene::Scene) -> Value {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser/portal.mjs");
+pub fn drive(script: &str, told: &Value, scene: &bulkhead_tests::scene::Scene) -> Value {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser").join(script);
     let mut command = Command::new("node");
     command.arg(script).arg(told.to_string()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = scene.host("office").namespace.run(|| command.spawn()).expect("node starts");
@@ -61,7 +61,7 @@ fn people_sign_in_without_javascript_by_keyboard_and_on_a_phone() {
         "address": scene.host("office").gateway_v4, "shots": shots,
         "user": "alice", "password": sign_in::PASSWORD, "codes": [app.code(), app.code()],
     });
-    let report = drive(&told, &scene);
+    let report = drive("portal.mjs", &told, &scene);
     assert_eq!(report["problems"], json!([]), "{report:#}");
     let seen = &report["seen"];
     assert_eq!(seen["wrong"]["title"], "Problem: Sign in · Network access");

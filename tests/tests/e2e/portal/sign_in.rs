@@ -61,7 +61,7 @@ fn sign_in(scene: &Scene, family: Family, app: &mut Authenticator) -> String {
 }
 
 /// From the very host that signs in.
-fn path(scene: &Scene, family: Family) -> Path {
+pub fn path(scene: &Scene, family: Family) -> Path {
     let (office, source) = (scene.host("office"), scene.host_address("office", family));
     Path { from: office.mac, source, ..scene.path("office", "servers", family) }
 }
