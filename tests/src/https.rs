@@ -177,6 +177,45 @@ impl Client {
     }
 }
 
+/// A certificate that a client shows, and the key with which it signs: perhaps not the certificate's.
+pub struct Shown {
+    /// The chain, in PEM.
+    pub chain: Vec<u8>,
+    /// PKCS #8.
+    pub key: Vec<u8>,
+}
+
+/// Shows it at the door.
+///
+/// # Errors
+/// The handshake fails.
+///
+/// # Panics
+/// Panics when it is no certificate or no key.
+pub fn show(host: &Host, to: SocketAddr, shown: &Shown) -> io::Result<Answer> {
+    use rustls::client::ResolvesClientCert;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    use rustls::sign::{CertifiedKey, SingleCertAndKey};
+    let provider = Arc::new(ring::default_provider());
+    let chain = CertificateDer::pem_slice_iter(&shown.chain).map(|one| one.expect("a certificate")).collect();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(shown.key.clone()));
+    let key = ring::sign::any_supported_type(&key).expect("a key");
+    // Not asked whether they belong together, as an honest client would be.
+    let both: Arc<dyn ResolvesClientCert> = Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)));
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_client_cert_resolver(both);
+    let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
+    let connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+    let mut client = Client(StreamOwned::new(connection, dial(host, to)?));
+    client.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")?;
+    client.answer().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
 /// A TCP connection from a host.
 ///
 /// # Errors

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bulkhead::portal::doorman as door;
 use bulkhead::portal::orders::{Order, Word};
 use bulkhead::portal::wire::{self, Answer, Asked, Question, Secret};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -27,6 +28,33 @@ struct Rogue {
     answers: Mutex<Vec<(u64, Answer)>>,
     heard: AtomicU64,
     next: AtomicU64,
+}
+
+/// Runs in place of a doorman: the client says what it does with its connection.
+///
+/// # Panics
+/// Panics when the gateway does not speak to it as to a doorman.
+pub fn door() {
+    let pair = std::io::stdin().as_fd().try_clone_to_owned().expect("the pair");
+    let Ok(Some((door::Order::Begin(_), Some(connection)))) = wire::receive::<door::Order>(&pair) else {
+        panic!("no setup and no connection")
+    };
+    let mut stream = TcpStream::from(connection);
+    let mut line = String::new();
+    BufReader::new(stream.try_clone().expect("another handle")).read_line(&mut line).expect("a line");
+    let (misdeed, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+    let word = |text: &str| serde_json::from_str::<door::Word>(text).expect("a word");
+    match misdeed {
+        "say" => wire::send(&pair, &word(rest), None),
+        "twice" => wire::send(&pair, &word(rest), None).and_then(|()| wire::send(&pair, &word(rest), None)),
+        "with-connection" => wire::send(&pair, &word(rest), Some(stream.as_fd())),
+        "garbage" => wire::send(&pair, &Some("drop everything"), None),
+        other => panic!("{other}: no such misdeed"),
+    }
+    .expect("the gateway listens");
+    while let Ok(Some((order, _))) = wire::receive::<door::Order>(&pair) {
+        writeln!(stream, "{}", serde_json::to_string(&order).expect("an order is JSON")).expect("it is told");
+    }
 }
 
 /// Runs in place of the portal.

@@ -69,11 +69,19 @@ impl Scene {
     /// Panics when it does not come up.
     pub fn start_program(program: &str, config: &Config) -> Option<Scene> {
         let mut scene = Scene::build(office_and_servers())?;
-        scene.write(config);
-        let started =
-            Gateway::start_program(program, &scene.lab.gateway, Mounts::Private, &scene.config(), &[]);
-        scene.gateway = Some(started.unwrap_or_else(|failed| panic!("{}: {}", failed.status, failed.output)));
+        scene.run_program(program, config);
         Some(scene)
+    }
+
+    /// Runs another program in the gateway's place.
+    ///
+    /// # Panics
+    /// Panics when it does not come up.
+    pub fn run_program(&mut self, program: &str, config: &Config) {
+        self.write(config);
+        let started =
+            Gateway::start_program(program, &self.lab.gateway, Mounts::Private, &self.config(), &[]);
+        self.gateway = Some(started.unwrap_or_else(|failed| panic!("{}: {}", failed.status, failed.output)));
     }
 
     /// Zones without a running gateway; `None` as in [`Scene::start`].

@@ -63,7 +63,7 @@ impl Portal {
     }
 
     /// Host and port.
-    fn host_and_port(&self) -> (&str, u16) {
+    pub(super) fn host_and_port(&self) -> (&str, u16) {
         let (host, port) = match self.authority.rsplit_once(':') {
             // A colon inside brackets, or one of several without brackets, is part of an IPv6 address.
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => match port.parse() {
@@ -75,7 +75,7 @@ impl Portal {
         (host.trim_start_matches('[').trim_end_matches(']'), port)
     }
 
-    fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>> {
+    pub(super) fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>> {
         if let Some(fingerprint) = &self.fingerprint {
             return Ok(Arc::new(Pinned { fingerprint: fingerprint.clone(), provider: provider.clone() }));
         }
@@ -141,7 +141,7 @@ impl Portal {
     }
 
     /// What went wrong with the certificate, and what to do.
-    fn told(&self, error: std::io::Error) -> anyhow::Error {
+    pub(super) fn told(&self, error: std::io::Error) -> anyhow::Error {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         let authority = &self.authority;
         match inner {

@@ -4,7 +4,9 @@
 //! by its certificate's fingerprint or by an authority; what the gateway believes is what the key has signed for a challenge
 //! of its own.
 
+pub mod certificate;
 pub mod client;
 pub mod facts;
 pub mod home;
 pub mod statement;
+pub mod svid;

@@ -46,7 +46,7 @@ pub fn unexpected(answer: &Answer) -> anyhow::Error {
     }
 }
 
-fn challenge(portal: &Portal) -> Result<(String, Vec<String>, u32)> {
+pub(super) fn challenge(portal: &Portal) -> Result<(String, Vec<String>, u32)> {
     match portal.ask(&Question::Challenge, None)? {
         Answer::Challenge { nonce, processes, heartbeat_s } => Ok((nonce, processes, heartbeat_s)),
         other => Err(unexpected(&other)),

@@ -19,6 +19,15 @@ pub struct Portal {
     pub asked: u64,
     /// Of these, those for which there was no room.
     pub busy: u64,
+    /// Where clients show certificates.
+    #[serde(default)]
+    pub certificates: Vec<String>,
+    /// Clients that have made a handshake there.
+    #[serde(default)]
+    pub shown: u64,
+    /// Of these, those that were recognised.
+    #[serde(default)]
+    pub recognised: u64,
     /// What is wrong, if something is.
     pub trouble: Option<String>,
 }

@@ -74,6 +74,9 @@ pub struct Device {
     pub enrolled: bool,
     /// Its tags.
     pub tags: Vec<String>,
+    /// The certificate that it has shown: `certificate 5f3a…`, or a SPIFFE ID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
 }
 
 /// A second factor.

@@ -1,17 +1,24 @@
 //! `bulkhead agent`: what a device runs to be known by its key.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::fs::{OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use clap::{Args, Subcommand};
+use anyhow::{Context, Result, bail};
+use clap::{ArgGroup, Args, Subcommand};
 use serde_json::json;
+use zeroize::Zeroizing;
 
+use super::user::PasswordArgs;
 use super::{Exit, Format, OutputArgs, complain, say, say_json};
+use crate::agent::certificate::Certified;
 use crate::agent::client::Portal;
 use crate::agent::facts;
 use crate::agent::home::Home;
 use crate::agent::statement::{self, Heard};
+use crate::agent::svid::Files;
 use crate::portal::wire::Secret;
 use crate::sessions::health::Facts;
 
@@ -78,6 +85,58 @@ enum Action {
         after_help = "Examples:\n  bulkhead agent run\n  bulkhead agent run --fact screen_lock=true --once"
     )]
     Run(RunArgs),
+    /// Have a key certified with which a browser or curl shows that it is on this device
+    ///
+    /// The key is made for it here, and is worth something as long as this device's enrolment is. Shown at the gateway's
+    /// certificate port (`certificate_port` in [portal]), it has the address known as this device, without its health.
+    #[command(after_help = "Examples:\n  \
+        bulkhead agent certificate --pem laptop.pem && curl --cert laptop.pem https://access.example.org:8443/\n  \
+        bulkhead agent certificate --p12 laptop.p12")]
+    Certificate(CertificateArgs),
+    /// Show a workload's SPIFFE X.509-SVID to the gateway, again and again
+    ///
+    /// Shows it when it starts, whenever its files change, and before the session ends. Something else keeps the files new,
+    /// such as spiffe-helper beside a SPIRE agent.
+    #[command(after_help = "Examples:\n  \
+        bulkhead agent svid --cert svid.pem --key svid_key.pem --at access.example.org:8443")]
+    Svid(SvidArgs),
+}
+
+#[derive(Args)]
+#[command(group = ArgGroup::new("form").required(true))]
+struct CertificateArgs {
+    /// Write certificate and key into this file, in PEM
+    #[arg(long, value_name = "FILE", group = "form")]
+    pem: Option<PathBuf>,
+    /// Write them into this file as PKCS #12, which browsers import; asks for a password
+    #[arg(long, value_name = "FILE", group = "form")]
+    p12: Option<PathBuf>,
+    #[command(flatten)]
+    password: PasswordArgs,
+    #[command(flatten)]
+    home: HomeArgs,
+}
+
+#[derive(Args)]
+struct SvidArgs {
+    /// The certificate with its chain, in PEM
+    #[arg(long, value_name = "FILE")]
+    cert: PathBuf,
+    /// Its key, in PEM
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The gateway's certificate port
+    #[arg(long, value_name = "HOST:PORT")]
+    at: String,
+    /// SHA-256 of the portal's certificate, as `bulkhead status` on the gateway shows it
+    #[arg(long, value_name = "HEX")]
+    fingerprint: Option<String>,
+    /// File of the authorities by which the gateway may be known, in PEM [default: the system's]
+    #[arg(long, value_name = "FILE", conflicts_with = "fingerprint")]
+    ca: Option<PathBuf>,
+    /// Show it once, and end
+    #[arg(long)]
+    once: bool,
 }
 
 #[derive(Args)]
@@ -113,6 +172,8 @@ impl AgentArgs {
         match self.action {
             Action::Enroll(args) => args.run(),
             Action::Run(args) => args.run(),
+            Action::Certificate(args) => args.run(),
+            Action::Svid(args) => args.run(),
         }
     }
 }
@@ -135,6 +196,68 @@ impl EnrollArgs {
             home.path().display()
         ));
         Ok(Exit::Ok)
+    }
+}
+
+impl CertificateArgs {
+    fn run(self) -> Result<Exit> {
+        let home = Home::open(self.home.state)?;
+        let (path, bytes) = match (self.pem, self.p12) {
+            (Some(path), _) => (path, Zeroizing::new(Certified::new(&home)?.pem().as_bytes().to_vec())),
+            (None, Some(path)) => {
+                let password = self.password.read()?;
+                (path, Certified::new(&home)?.pkcs12(password.reveal())?)
+            }
+            (None, None) => bail!("say where to write it: --pem FILE or --p12 FILE"),
+        };
+        write_private(&path, &bytes).with_context(|| format!("writing {}", path.display()))?;
+        say(&format!("{} has a certificate of this device, and its key", path.display()));
+        Ok(Exit::Ok)
+    }
+}
+
+/// Writes a file that only its owner may read.
+fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl SvidArgs {
+    fn run(self) -> Result<Exit> {
+        let at = Portal::parse(&self.at, self.fingerprint.as_deref(), self.ca)?;
+        let files = Files { certificate: self.cert, key: self.key };
+        let mut retry = RETRY_MIN;
+        loop {
+            let shown = files.stamp();
+            let wait = match files.show(&at) {
+                Ok(known) => {
+                    say(&known.said);
+                    retry = RETRY_MIN;
+                    // In time, and not without end when little is left.
+                    (known.left / 2).max(RETRY_MIN)
+                }
+                Err(error) if self.once => return Err(error),
+                Err(error) => {
+                    complain(&format!("{error:#}; trying again in {} s", retry.as_secs()));
+                    let wait = retry;
+                    retry = (retry * 2).min(Duration::from_secs(60));
+                    wait
+                }
+            };
+            if self.once {
+                return Ok(Exit::Ok);
+            }
+            let until = Instant::now() + wait;
+            while Instant::now() < until && files.stamp() == shown {
+                std::thread::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
+            }
+        }
     }
 }
 

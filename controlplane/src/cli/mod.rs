@@ -14,6 +14,7 @@ mod control;
 mod demo;
 mod device;
 mod diff;
+mod doorman;
 mod drops;
 mod events;
 mod explain;
@@ -91,6 +92,7 @@ enum Verb {
     Run(run::RunArgs),
     Plan(plan::PlanArgs),
     Portal(portal::PortalArgs),
+    Doorman(doorman::DoormanArgs),
     Matrix(matrix::MatrixArgs),
     Reload(reload::ReloadArgs),
     Apply(apply::ApplyArgs),
@@ -135,6 +137,7 @@ impl Verb {
             Verb::Run(args) => args.run(),
             Verb::Plan(args) => args.run(),
             Verb::Portal(args) => args.run(),
+            Verb::Doorman(args) => args.run(),
             Verb::Matrix(args) => args.run(),
             Verb::Reload(args) => args.run(),
             Verb::Apply(args) => args.run(),

@@ -125,6 +125,14 @@ fn portal(portal: &Portal) -> Vec<String> {
     if !portal.fingerprint.is_empty() {
         lines.push(format!("             certificate SHA-256 {}", portal.fingerprint));
     }
+    if !portal.certificates.is_empty() {
+        lines.push(format!(
+            "             certificates are shown at {}: {} handshakes, {} recognised",
+            portal.certificates.join(", "),
+            portal.shown,
+            portal.recognised
+        ));
+    }
     lines.extend(portal.trouble.as_ref().map(|trouble| format!("             TROUBLE: {trouble}")));
     lines
 }

@@ -77,7 +77,7 @@ enum Action {
 }
 
 #[derive(Args)]
-struct PasswordArgs {
+pub(super) struct PasswordArgs {
     /// Read the password from standard input, of which a line break at the end is no part
     #[arg(long)]
     password_stdin: bool,
@@ -205,7 +205,7 @@ impl UserArgs {
 
 impl PasswordArgs {
     /// From the terminal or from standard input; never from the command line, which everybody can read.
-    fn read(&self) -> Result<Secret> {
+    pub(super) fn read(&self) -> Result<Secret> {
         if self.password_stdin {
             let mut text = Zeroizing::new(String::new());
             let limit = BYTES_MAX as u64 + 2;

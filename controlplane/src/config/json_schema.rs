@@ -168,6 +168,7 @@ const IDENTITY: Shape = Shape {
             "Whether users of the gateway's own store may sign in with a password. Default: true.",
         ),
         Key("providers", Named(&PROVIDER), "Identity providers at which people sign in."),
+        Key("trust_domains", Named(&TRUST_DOMAIN), "Trust domains of SPIFFE, whose workloads are believed."),
         Key("transmitters", Named(&TRANSMITTER), "Who tells of users and devices that became unsafe."),
         Key(
             "radius",
@@ -204,6 +205,16 @@ const PROVIDER: Shape = Shape {
         ),
         Key("phishing_resistant_amr", STRINGS, "Values of `amr` that tell of one that cannot be phished."),
     ],
+};
+
+const TRUST_DOMAIN: Shape = Shape {
+    what: "a trust domain",
+    required: &["bundle"],
+    keys: &[Key(
+        "bundle",
+        Text,
+        "Absolute path of its authorities (PEM), read again whenever an SVID is shown.",
+    )],
 };
 
 const RADIUS: Shape = Shape {
@@ -267,6 +278,11 @@ const PORTAL: Shape = Shape {
         Key("ports", OneOrMore(&Name), "At the gateway's own addresses on these ports it listens."),
         Key("port", Integer(1, 65535), "The TCP port. Default: 443."),
         Key("redirect_port", Integer(1, 65535), "A TCP port in the clear that sends browsers to the other."),
+        Key(
+            "certificate_port",
+            Integer(1, 65535),
+            "A TCP port at which devices and workloads show certificates. Default: none.",
+        ),
         Key("name", Text, "Its DNS name, for the certificate and for passkeys."),
         Key("certificate", Text, "Absolute path of its certificate chain (PEM). Default: one is made."),
         Key("key", Text, "Absolute path of the certificate's key (PEM)."),
@@ -452,10 +468,11 @@ const AUDIT: Shape = Shape {
 
 const WORKLOAD: Shape = Shape {
     what: "a workload",
-    required: &["name", "addresses"],
+    required: &["name"],
     keys: &[
         Key("name", Text, "What it is called as a device, in lists, logs and locks."),
         Key("addresses", STRINGS, "At which addresses it is."),
+        Key("spiffe", Text, "Its SPIFFE ID: it is where it shows an X.509-SVID with that."),
         Key("mac", Text, "From which MAC address its packets come. Default: from any."),
         Key("tags", STRINGS, "Its tags, for `devices` in rules."),
         Key("enrolled", Boolean, "It counts as enrolled. Default: false."),
@@ -611,7 +628,7 @@ mod tests {
     /// Every table there is, with nothing in it or little.
     const EVERY_TABLE: &str = r#"
         version = 1
-        identity = { session = 1, providers.p = {}, transmitters.t = {}, radius.clients.c = {} }
+        identity = { session = 1, providers.p = {}, transmitters.t = {}, trust_domains.t = {}, radius.clients.c = {} }
         gateway.local = "tcp/22"
         ports.p.interface = "eth1"
         segments.s = { require = { users = { users = "u" }, devices = {} } }

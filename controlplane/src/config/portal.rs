@@ -15,6 +15,8 @@ pub struct Portal {
     pub port: Option<Located<u64>>,
     /// `redirect_port`: of TCP, in the clear; it only sends browsers to the other one.
     pub redirect_port: Option<Located<u64>>,
+    /// `certificate_port`: of TCP, where clients show certificates.
+    pub certificate_port: Option<Located<u64>>,
     /// `name`: its DNS name.
     pub name: Option<Text>,
     /// `certificate`: a file.
@@ -39,7 +41,8 @@ pub(super) fn portal(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Opti
         at: table.at,
         ports: reader.strings(table.take("ports")).unwrap_or_default(),
         port: reader.integer(table.take("port"), numbers.clone()),
-        redirect_port: reader.integer(table.take("redirect_port"), numbers),
+        redirect_port: reader.integer(table.take("redirect_port"), numbers.clone()),
+        certificate_port: reader.integer(table.take("certificate_port"), numbers),
         name: reader.string(table.take("name")),
         certificate: reader.string(table.take("certificate")),
         key: reader.string(table.take("key")),

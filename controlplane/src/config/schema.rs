@@ -188,6 +188,8 @@ pub struct Workload {
     pub name: Option<Text>,
     /// `addresses`.
     pub addresses: Vec<Text>,
+    /// `spiffe`: a SPIFFE ID.
+    pub spiffe: Option<Text>,
     /// `mac`.
     pub mac: Option<Text>,
     /// `tags`.
@@ -599,21 +601,24 @@ fn audits(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Audit> {
 fn workloads(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<Workload> {
     let mut list = Vec::new();
     for mut table in reader.tables(value, "a workload") {
-        for key in ["name", "addresses"] {
-            if table.take(key).is_none() {
-                reader.report.error(table.at, format!("this workload has no `{key}`"));
-            }
+        if table.take("name").is_none() {
+            reader.report.error(table.at, "this workload has no `name`");
+        }
+        if table.take("addresses").is_none() && table.take("spiffe").is_none() {
+            let hint = "say where it is, or what it shows: `spiffe = \"spiffe://example.org/billing\"`";
+            reader.report.error(table.at, "this workload has no `addresses`").hint(hint);
         }
         list.push(Workload {
             at: table.at,
             name: reader.string(table.take("name")),
             addresses: reader.strings(table.take("addresses")).unwrap_or_default(),
+            spiffe: reader.string(table.take("spiffe")),
             mac: reader.string(table.take("mac")),
             tags: reader.strings(table.take("tags")).unwrap_or_default(),
             enrolled: reader.boolean(table.take("enrolled")),
         });
         reader.string(table.take("description"));
-        reader.finish(table, &["spiffe", "certificate", "posture", "expires", "user", "groups"]);
+        reader.finish(table, &["certificate", "posture", "expires", "user", "groups"]);
     }
     list
 }

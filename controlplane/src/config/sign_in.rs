@@ -2,7 +2,9 @@
 
 use super::diagnostics::{Located, quoted};
 use super::read::{Reader, Value};
-use super::trust::{Provider, Radius, Transmitter, providers, radius, transmitters};
+use super::trust::{
+    Provider, Radius, Transmitter, TrustDomain, providers, radius, transmitters, trust_domains,
+};
 
 /// The longest that a sign-in may last: a year, as `session add`.
 pub const SESSION_LIMIT_S: u32 = 365 * 86_400;
@@ -20,6 +22,8 @@ pub struct SignIn {
     pub providers: Vec<Provider>,
     /// `[identity.transmitters.NAME]`.
     pub transmitters: Vec<Transmitter>,
+    /// `[identity.trust_domains."NAME"]`.
+    pub trust_domains: Vec<TrustDomain>,
     /// `[identity.radius]`.
     pub radius: Option<Radius>,
 }
@@ -44,6 +48,7 @@ pub(super) fn sign_in(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Sig
         passwords: reader.boolean(table.take("passwords")),
         providers: providers(reader, table.take("providers")),
         transmitters: transmitters(reader, table.take("transmitters")),
+        trust_domains: trust_domains(reader, table.take("trust_domains")),
         radius: radius(reader, table.take("radius")),
     };
     reader.finish(table, &[]);

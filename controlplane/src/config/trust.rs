@@ -64,6 +64,15 @@ pub struct Transmitter {
     pub posture: Option<Text>,
 }
 
+/// `[identity.trust_domains."NAME"]`.
+#[derive(Clone, Debug)]
+pub struct TrustDomain {
+    /// Its name.
+    pub name: Text,
+    /// `bundle`: a file.
+    pub bundle: Option<Text>,
+}
+
 /// `[identity.radius]`.
 #[derive(Clone, Debug)]
 pub struct Radius {
@@ -165,6 +174,18 @@ pub(super) fn transmitters(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -
             poll_token_file: reader.absolute(table.take("poll_token_file")),
             posture: reader.string(table.take("posture")),
         });
+        reader.finish(table, &[]);
+    }
+    list
+}
+
+/// Reads `[identity.trust_domains]`.
+pub(super) fn trust_domains(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<TrustDomain> {
+    let mut list = Vec::new();
+    for (name, mut table) in reader.named(value, "a trust domain") {
+        let needed = [("bundle", "bundle = \"/etc/bulkhead/example.org.pem\"")];
+        need(reader, &mut table, "a trust domain", &needed);
+        list.push(TrustDomain { name, bundle: reader.absolute(table.take("bundle")) });
         reader.finish(table, &[]);
     }
     list

@@ -48,7 +48,7 @@ pub fn session_begins(session: &Session, by: Option<&Who>) -> Entry {
         serde_json::json!({ "age_s": factor.shown.age_s(now), "phishing_resistant": factor.phishing_resistant })
     });
     let device = device.as_ref().map(
-        |device| serde_json::json!({ "name": device.name, "enrolled": device.enrolled, "tags": device.tags }),
+        |device| serde_json::json!({ "name": device.name, "enrolled": device.enrolled, "tags": device.tags, "credential": device.credential }),
     );
     let reports: Vec<String> = reports.iter().map(|report| report.posture.clone()).collect();
     Entry::new(Kind::SessionBegun, vouched(session, by))

@@ -10,6 +10,7 @@
 //! address apart: if somebody else signs in from an address with a living session, both are out, and nobody may sign in from
 //! there for [`SHARED`], so that neither ever acts as the other. Who signs out first makes room for the next.
 
+pub mod certificates;
 mod devices;
 pub mod passkeys;
 pub mod providers;
@@ -32,6 +33,7 @@ use crate::config::diagnostics::quoted;
 use crate::identity::attempts::Attempts;
 use crate::identity::authority::Authority;
 use crate::identity::book::{Book, NotTaken, User};
+use crate::identity::certificates::Taken;
 use crate::identity::limits::Limits;
 use crate::identity::oidc::settings::Settings;
 use crate::identity::oidc::{Back, Providers};
@@ -67,6 +69,10 @@ pub struct Desk {
     challenges: Mutex<Attempts<()>>,
     /// Issues devices' certificates; made when the first is enrolled.
     authority: Mutex<Option<Authority>>,
+    /// Of clients that have shown a certificate.
+    handshakes: Mutex<Taken>,
+    /// The last alarm of a trust domain without authorities.
+    without_bundle: Mutex<Option<String>>,
     directory: PathBuf,
     cookies: Mutex<HashMap<Shadow, Opens>>,
     shared: Mutex<HashMap<IpAddr, Instant>>,
@@ -86,6 +92,8 @@ impl Desk {
             ceremonies: Mutex::default(),
             challenges: Mutex::default(),
             authority: Mutex::default(),
+            handshakes: Mutex::default(),
+            without_bundle: Mutex::default(),
             directory: directory.to_owned(),
             cookies: Mutex::default(),
             shared: Mutex::default(),
@@ -101,6 +109,16 @@ impl Desk {
     /// The store cannot be used; why.
     pub fn book(&self) -> Result<&Book, String> {
         self.book.as_ref().map_err(|why| format!("the store of users cannot be used: {why}"))
+    }
+
+    /// Asks the authority of devices, which is made when it is first asked.
+    fn with_authority<T>(&self, ask: impl FnOnce(&Authority) -> T) -> Result<T, String> {
+        let mut authority = lock(&self.authority);
+        let authority = match &mut *authority {
+            Some(authority) => authority,
+            none => none.insert(Authority::open(&self.directory)?),
+        };
+        Ok(ask(authority))
     }
 
     /// Whether two users have shared this address lately.
@@ -137,10 +155,12 @@ pub struct Proven {
     pub groups: Vec<String>,
     /// How long ago a second factor was shown, and whether it cannot be phished.
     pub factor: Option<(Duration, bool)>,
-    /// The device, and what it says of its health.
-    pub device: Option<(Device, Health)>,
+    /// The device, and what it says of its health, if it says something.
+    pub device: Option<(Device, Option<Health>)>,
     /// How.
     pub proof: Proof,
+    /// How long it holds at most, if whoever proved it says; the policy's own limit holds besides.
+    pub lasts: Option<Duration>,
     /// Whom an identity provider knows them as.
     pub origin: Option<Origin>,
 }
@@ -148,7 +168,15 @@ pub struct Proven {
 impl Proven {
     /// Nothing yet, by this.
     fn by(proof: Proof) -> Proven {
-        Proven { user: None, groups: Vec::new(), factor: None, device: None, proof, origin: None }
+        Proven {
+            user: None,
+            groups: Vec::new(),
+            factor: None,
+            device: None,
+            proof,
+            lasts: None,
+            origin: None,
+        }
     }
 }
 
@@ -178,6 +206,7 @@ pub fn answer(gateway: &Gateway, peer: IpAddr, asked: Asked) -> Answer {
         }
         Question::Challenge => visitor.challenge(),
         Question::DeviceEnroll { device, code, key, token } => visitor.enroll(&device, &code, &key, &token),
+        Question::DeviceCertificate { device, token } => visitor.certify(&device, &token),
         Question::Statement { device, token } => visitor.statement(&device, &token),
         Question::SignOut => visitor.sign_out(),
     }
@@ -415,12 +444,14 @@ impl Visitor<'_> {
         let Ok(mac) = binding(&gateway.engine.snapshot().topology, self.address, None) else {
             return refused(Why::NoSegment);
         };
-        let Proven { user, groups, factor, device, proof, origin } = proven;
+        let Proven { user, groups, factor, device, proof, lasts, origin } = proven;
         let before = gateway.sessions.of(self.address, now);
         let is_mine = |before: &Session| self.session().is_some_and(|mine| mine.id == before.id);
         let is_other = |before: &&Arc<Session>| {
             let is_same_user = user.is_some() && before.claims.user == user;
-            mac.is_none() && !is_same_user && !is_mine(before)
+            let is_same_device = (&user, &before.claims.user) == (&None, &None)
+                && is_named(before.claims.device.as_ref(), device.as_ref().map(|(device, _)| device));
+            mac.is_none() && !is_same_user && !is_same_device && !is_mine(before)
         };
         if let Some(other) = before.as_ref().filter(is_other) {
             self.desk().share(self.address);
@@ -438,7 +469,8 @@ impl Visitor<'_> {
             ));
             return later(Why::Shared, SHARED);
         }
-        let ends = sessions::later(now, Duration::from_secs(model.sign_in.session_s.into()));
+        let limit = Duration::from_secs(model.sign_in.session_s.into());
+        let ends = sessions::later(now, lasts.map_or(limit, |lasts| lasts.min(limit)));
         let factor = factor
             .map(|(age, phishing_resistant)| Factor { shown: Moment::before(now, age), phishing_resistant });
         // Somebody signs in on the device that has said so itself: it is still there.
@@ -448,7 +480,12 @@ impl Visitor<'_> {
         let known =
             before.filter(stays).map(|before| (before.claims.device.clone(), before.claims.health.clone()));
         let (device, health) = match device {
-            Some((device, health)) => (Some(device), Some(health)),
+            Some((device, None)) => {
+                // It has shown who it is, and what it has said of its health holds as long as it does.
+                let health = known.filter(|(before, _)| is_named(before.as_ref(), Some(&device)));
+                (Some(device), health.and_then(|(_, health)| health))
+            }
+            Some((device, health)) => (Some(device), health),
             None => known.unwrap_or_default(),
         };
         let claims = Claims { user, groups, factor, device, health, origin, ..Claims::default() };
@@ -488,6 +525,12 @@ fn methods(model: &Model, user: &User) -> Vec<Method> {
     let passkey = !user.passkeys.is_empty() && passkeys::party(model).is_some();
     let methods = [(passkey, Method::Passkey), (user.totp.is_some(), Method::Totp)];
     methods.into_iter().filter(|(is_there, _)| *is_there).map(|(_, method)| method).collect()
+}
+
+/// Whether these are one device, by its name.
+fn is_named(one: Option<&Device>, other: Option<&Device>) -> bool {
+    let name = |device: Option<&Device>| device.and_then(|device| device.name.clone());
+    name(one).is_some() && name(one) == name(other)
 }
 
 fn proven(user: User, factor: Option<(Duration, bool)>) -> Proven {

@@ -3,6 +3,7 @@
 //! They are read when they are needed, so a new secret counts at once. What cannot be used is told when the policy comes in
 //! force, and not only when somebody wants to sign in: but the policy comes in force, for it may have to keep somebody out.
 
+use super::desk::certificates::bundle;
 use super::gateway::Gateway;
 use crate::identity::https::Https;
 use crate::identity::oidc::settings::read_secret;
@@ -41,6 +42,9 @@ fn troubles(sign_in: &SignIn) -> Vec<String> {
             let keys = std::fs::read(path).map_err(|error| told(&error));
             look(whose(), keys.and_then(|bytes| Keys::parse_set(&bytes).map(drop).map_err(|why| told(&why))));
         }
+    }
+    for domain in &sign_in.trust_domains {
+        look(format!("no SVID of {} can be verified", domain.name), bundle(domain).map(drop));
     }
     for client in sign_in.radius.iter().flat_map(|radius| &radius.clients) {
         look(format!("RADIUS client {} is not heard", client.name), secret(&client.secret_file));

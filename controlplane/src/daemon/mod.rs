@@ -62,7 +62,7 @@ use gateway::{Gateway, StopRequest};
 use lifecycle::Lifecycle;
 use load::Loaded;
 use main_loop::{MainLoop, Signals};
-use portal::Portal;
+use portal::{Doorman, Portal};
 use radius::Listener;
 use signals::Pollers;
 use start::Choice;
@@ -116,6 +116,7 @@ pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
     let saver = Saver::start(&gateway)?;
     let recorder = Recorder::start(&gateway)?;
     let portal = Portal::start(&gateway)?;
+    let doorman = Doorman::start(&gateway)?;
     let answerer = gateway.clone();
     let socket = place.path().display().to_string();
     let server =
@@ -125,6 +126,7 @@ pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
     let mut request = MainLoop::new(&gateway, watcher, signals, stops, options.manage_forwarding).turn();
 
     notify::notify("STOPPING=1");
+    doorman.stop();
     portal.stop();
     let place = server.stop(CLIENT_PATIENCE);
     pollers.stop();

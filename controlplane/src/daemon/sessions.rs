@@ -104,6 +104,9 @@ pub fn occasion(gateway: &Gateway, model: &Model, from: &str, asked: &Asked) -> 
     let identity = sessions::identity(&model.identities, &session, now);
     let mut words: Vec<String> = session.claims.user.iter().map(|user| format!("user {user}")).collect();
     words.extend(groups(model, &identity).into_iter().map(|group| format!("in group {group}")));
+    let device = session.claims.device.as_ref();
+    words.extend(device.and_then(|device| device.name.as_ref()).map(|name| format!("device {name}")));
+    words.extend(device.and_then(|device| device.credential.clone()));
     words.push(format!("session {}", session.id));
     Some(Occasion { asker: Asker::Known(Box::new(identity)), words, ..Occasion::now() })
 }
@@ -419,7 +422,7 @@ fn claims(new: &NewSession, model: &Model, now: Now) -> Result<Claims, Refusal> 
     let device = written.device.map(|device| (device.enrolled, device.tags));
     let device = is_known.then(|| {
         let (enrolled, tags) = device.unwrap_or_default();
-        Device { name: new.device_name.clone(), enrolled, tags: texts(tags), until: None }
+        Device { name: new.device_name.clone(), enrolled, tags: texts(tags), ..Device::default() }
     });
     let factor = written.mfa_age_s.map(|age_s| Factor {
         shown: Moment::before(now, Duration::from_secs(age_s.into())),
@@ -493,6 +496,7 @@ pub(super) fn row(gateway: &Gateway, model: &Model, session: &Session, now: Now)
         name: device.name.clone(),
         enrolled: device.enrolled,
         tags: device.tags.clone(),
+        credential: device.credential.clone(),
     });
     let mfa = claims.factor.map(|factor| api::Factor {
         age_s: factor.shown.age_s(now),

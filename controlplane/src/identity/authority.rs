@@ -11,7 +11,8 @@ use std::time::SystemTime;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SerialNumber, SignatureAlgorithm,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PublicKeyData, SerialNumber,
+    SignatureAlgorithm,
 };
 use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
@@ -22,6 +23,8 @@ const KEY: &str = "device-ca.key";
 const CERTIFICATE: &str = "device-ca.crt";
 /// How long the authority's own certificate holds: longer than any device's.
 const LASTS: Duration = Duration::days(3650);
+/// The subject's serial number (X.520, section 6.2.9).
+const SERIAL_NUMBER: [u64; 4] = [2, 5, 4, 5];
 /// A device's clock may be so much behind.
 const SKEW: Duration = Duration::minutes(5);
 
@@ -31,16 +34,32 @@ pub struct Authority {
     certificate: String,
 }
 
-/// An Ed25519 public key (RFC 8032), as it stands in certificates.
-struct DeviceKey([u8; 32]);
+/// Whom a certificate is for.
+pub enum PublicKey {
+    /// A device's own Ed25519 key (RFC 8032).
+    Own([u8; 32]),
+    /// Another key, of which the device's own key has said that it is this device's.
+    Other {
+        /// A point on P-256, not compressed.
+        point: [u8; 65],
+        /// Of the device's own key: when that is replaced, this one is worth nothing any more.
+        mark: String,
+    },
+}
 
-impl PublicKeyData for DeviceKey {
+impl PublicKeyData for PublicKey {
     fn der_bytes(&self) -> &[u8] {
-        &self.0
+        match self {
+            PublicKey::Own(bytes) => bytes,
+            PublicKey::Other { point, .. } => point,
+        }
     }
 
     fn algorithm(&self) -> &'static SignatureAlgorithm {
-        &PKCS_ED25519
+        match self {
+            PublicKey::Own(_) => &PKCS_ED25519,
+            PublicKey::Other { .. } => &PKCS_ECDSA_P256_SHA256,
+        }
     }
 }
 
@@ -109,12 +128,15 @@ impl Authority {
     /// # Errors
     ///
     /// `until` is out of the range of certificates.
-    pub fn issue(&self, name: &str, key: [u8; 32], until: SystemTime) -> Result<String, String> {
+    pub fn issue(&self, name: &str, key: &PublicKey, until: SystemTime) -> Result<String, String> {
         let until = OffsetDateTime::from(until);
         if until.year() > 9999 {
             return Err("a certificate cannot hold beyond the year 9999".to_owned());
         }
         let mut params = params(name, until);
+        if let PublicKey::Other { mark, .. } = key {
+            params.distinguished_name.push(DnType::CustomDnType(SERIAL_NUMBER.to_vec()), mark.as_str());
+        }
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -124,8 +146,7 @@ impl Authority {
         serial[0] &= 0x7f;
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.use_authority_key_identifier_extension = true;
-        let certificate =
-            params.signed_by(&DeviceKey(key), &self.issuer).map_err(|error| error.to_string())?;
+        let certificate = params.signed_by(key, &self.issuer).map_err(|error| error.to_string())?;
         Ok(certificate.pem())
     }
 }

@@ -185,6 +185,7 @@ pub fn public(jwk: &Value) -> Option<[u8; 32]> {
 mod tests {
     use super::super::book::tests::Directory;
     use super::*;
+    use crate::identity::authority::PublicKey;
     use crate::tokens::sign::Signer;
 
     const NOW: u64 = 1_700_000_000;
@@ -242,7 +243,7 @@ mod tests {
         assert_eq!(authority.certificate(), again.certificate());
         let key = public(&jwk()).unwrap();
         let until = std::time::UNIX_EPOCH + std::time::Duration::from_secs(NOW);
-        let pem = again.issue("laptop", key, until).unwrap();
+        let pem = again.issue("laptop", &PublicKey::Own(key), until).unwrap();
         let der = data_encoding::BASE64
             .decode(pem.lines().filter(|line| !line.starts_with("-----")).collect::<String>().as_bytes())
             .unwrap();

@@ -7,6 +7,7 @@
 pub mod attempts;
 pub mod authority;
 pub mod book;
+pub mod certificates;
 pub mod devices;
 pub mod fetched;
 pub mod https;

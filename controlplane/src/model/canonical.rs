@@ -42,6 +42,7 @@ impl Model {
             json!({
                 "name": workload.name, "addresses": workload.addresses, "mac": workload.mac.map(mac_text),
                 "tags": workload.tags, "enrolled": workload.enrolled,
+                "spiffe": workload.spiffe.as_ref().map(|id| id.as_str()),
             })
         };
         self.workloads.iter().map(workload).collect()
@@ -68,19 +69,22 @@ impl Model {
         let portal = self.portal.as_ref()?;
         let ports: Vec<_> = portal.ports.iter().map(|&port| self.port_name(port)).collect();
         Some(json!({
-            "ports": ports, "port": portal.port, "redirect_port": portal.redirect_port, "name": portal.name,
+            "ports": ports, "port": portal.port, "redirect_port": portal.redirect_port,
+            "certificate_port": portal.certificate_port, "name": portal.name,
             "files": portal.files, "user": portal.user,
         }))
     }
 
     /// Nothing where it says nothing else than the defaults.
     fn canonical_sign_in(&self) -> Option<Value> {
-        let SignIn { session_s, heartbeat_s, passwords, providers, transmitters, radius } = &self.sign_in;
+        let SignIn { session_s, heartbeat_s, passwords, providers, transmitters, trust_domains, radius } =
+            &self.sign_in;
         let is_default = self.sign_in == SignIn::default();
         (!is_default).then(|| {
             json!({
                 "session_s": session_s, "heartbeat_s": heartbeat_s, "passwords": passwords,
-                "providers": providers, "transmitters": transmitters, "radius": radius,
+                "providers": providers, "transmitters": transmitters, "trust_domains": trust_domains,
+                "radius": radius,
             })
         })
     }

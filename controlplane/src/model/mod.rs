@@ -33,6 +33,7 @@ pub use conditions::{Asker, Group, Identities, Posture};
 pub use portal::Portal;
 pub use time::{Ending, Gate, Schedule};
 pub use trial::{TestResult, probe_text};
+pub use trust::TrustDomain;
 pub use workloads::Workload;
 
 use crate::config::{self, At, Config, Diagnostics, Loaded, Report, Sources};
@@ -147,6 +148,8 @@ pub struct SignIn {
     pub providers: Vec<Provider>,
     /// Transmitters of security events, by name.
     pub transmitters: Vec<Transmitter>,
+    /// Trust domains of SPIFFE, by name.
+    pub trust_domains: Vec<TrustDomain>,
     /// Who may tell of sessions by RADIUS, if anybody.
     pub radius: Option<Radius>,
 }
@@ -159,6 +162,7 @@ impl Default for SignIn {
             passwords: true,
             providers: Vec::new(),
             transmitters: Vec::new(),
+            trust_domains: Vec::new(),
             radius: None,
         }
     }

@@ -25,6 +25,8 @@ pub struct Portal {
     pub port: u16,
     /// Another TCP port, in the clear, from which browsers are sent to the first.
     pub redirect_port: Option<u16>,
+    /// Another TCP port, at which clients show certificates.
+    pub certificate_port: Option<u16>,
     /// Its DNS name, in lower case.
     pub name: String,
     /// Certificate chain and key, both PEM files; without them the gateway makes its own.
@@ -39,18 +41,28 @@ impl Resolver {
         let number = |given: &Option<Located<u64>>| given.as_ref().map(|number| number.value as u16);
         let port = number(&written.port).unwrap_or(HTTPS);
         let redirect_port = number(&written.redirect_port);
+        let certificate_port = number(&written.certificate_port);
         if let Some(redirect) =
             written.redirect_port.as_ref().filter(|redirect| redirect.value == u64::from(port))
         {
             let message = "`redirect_port` is the portal's own port";
             self.report.error(redirect.at, message).hint("usually it is 80, or left out");
         }
+        if let Some(twice) = written
+            .certificate_port
+            .as_ref()
+            .filter(|_| [Some(port), redirect_port].contains(&certificate_port))
+        {
+            let message = "`certificate_port` is another port of the portal already";
+            self.report.error(twice.at, message).hint("for example 8443");
+        }
         let mut ids = Vec::new();
         for name in &written.ports {
             match ports.binary_search_by(|p| p.name.as_str().cmp(&name.value)) {
                 Ok(index) => {
                     let local = &mut ports[index].local;
-                    local.extend([Some(port), redirect_port].into_iter().flatten().map(LocalService::Tcp));
+                    let numbers = [Some(port), redirect_port, certificate_port];
+                    local.extend(numbers.into_iter().flatten().map(LocalService::Tcp));
                     local.sort();
                     local.dedup();
                     ids.push(PortId(u8::try_from(index).unwrap_or(u8::MAX)));
@@ -75,7 +87,8 @@ impl Resolver {
         }
         let path = |text: &crate::config::schema::Text| PathBuf::from(&text.value);
         let files = written.certificate.as_ref().map(path).zip(written.key.as_ref().map(path));
-        Some(Portal { ports: ids, port, redirect_port, name: lower, files, user: user.to_owned() })
+        let user = user.to_owned();
+        Some(Portal { ports: ids, port, redirect_port, certificate_port, name: lower, files, user })
     }
 }
 
@@ -109,6 +122,7 @@ networks = ["10.1.0.0/24"]
 [portal]
 ports = ["lan"]
 redirect_port = 80
+certificate_port = 8443
 name = "Access.example.org"
 "#;
 
@@ -121,7 +135,7 @@ name = "Access.example.org"
     fn the_portals_ports_become_local_services_of_the_named_ports_only() {
         let model = model::parse("t.toml", TEXT).unwrap();
         let tcp = |ports: &[u16]| ports.iter().copied().map(LocalService::Tcp).collect::<Vec<_>>();
-        assert_eq!(model.ports[0].local, tcp(&[22, 80, 443]));
+        assert_eq!(model.ports[0].local, tcp(&[22, 80, 443, 8443]));
         assert_eq!(model.ports[1].local, []);
         let portal = model.portal.unwrap();
         assert_eq!((portal.name.as_str(), portal.user.as_str()), ("access.example.org", "nobody"));
@@ -145,6 +159,7 @@ name = "Access.example.org"
             (("Access.example.org", "a_b.example"), "is no DNS name"),
             (("redirect_port = 80", "redirect_port = 443"), "`redirect_port` is the portal's own port"),
             (("redirect_port = 80", "redirect_port = 0"), "from 1 to 65535"),
+            (("certificate_port = 8443", "certificate_port = 443"), "another port of the portal already"),
             (("redirect_port = 80", "user = \"root\""), "the portal does not run as root"),
             (("redirect_port = 80", "certificate = \"/c.pem\""), "`certificate` is given and `key` is not"),
             (("redirect_port = 80", "key = \"k.pem\""), "`k.pem` is no absolute path"),

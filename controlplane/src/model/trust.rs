@@ -5,12 +5,15 @@ use std::path::PathBuf;
 
 use bulkhead_dataplane::steering::LocalService;
 
+use serde::Serialize;
+
 use super::resolve::Resolver;
 use super::{Port, SignIn};
 use crate::config::Config;
 use crate::config::diagnostics::quoted;
 use crate::config::schema::Text;
 use crate::config::{trust as written, values};
+use crate::identity::certificates::spiffe::{Id, is_trust_domain};
 use crate::identity::https::is_https;
 use crate::identity::oidc::settings::Settings;
 use crate::identity::radius::{Client, Settings as Radius};
@@ -21,6 +24,15 @@ use crate::tokens::claims::Trusted;
 const ACCOUNTING: u16 = 1813;
 /// How long a session lasts that nobody stops, seconds: a long day.
 const LASTS_S: u32 = 12 * 3600;
+
+/// A trust domain of SPIFFE.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TrustDomain {
+    /// Its name.
+    pub name: String,
+    /// File of its authorities, in PEM.
+    pub bundle: PathBuf,
+}
 
 fn path(text: &Option<Text>) -> Option<PathBuf> {
     text.as_ref().map(|text| PathBuf::from(&text.value))
@@ -63,6 +75,7 @@ impl Resolver {
             heartbeat_s: written.heartbeat_s.as_ref().map_or(default.heartbeat_s, |v| v.value),
             passwords: written.passwords.as_ref().map_or(default.passwords, |v| v.value),
             providers: self.providers(&written.providers, has_portal),
+            trust_domains: self.trust_domains(config, has_portal),
             transmitters: self.transmitters(&written.transmitters, postures, has_portal),
             radius: written.radius.as_ref().map(|written| self.radius(written, ports)),
         }
@@ -119,6 +132,36 @@ impl Resolver {
                 phishing_resistant_amr: texts(&written.phishing_resistant_amr),
             },
         }
+    }
+
+    /// `[identity.trust_domains]`, by name. An id of another one could prove nothing.
+    fn trust_domains(&mut self, config: &Config, has_portal: bool) -> Vec<TrustDomain> {
+        let mut all = Vec::new();
+        let has_door = config.portal.as_ref().is_some_and(|portal| portal.certificate_port.is_some());
+        for written in &config.sign_in.trust_domains {
+            let name = &written.name;
+            if !is_trust_domain(&name.value) {
+                let message = format!("{} is no trust domain", quoted(&name.value));
+                self.report.error(name.at, message).hint("for example \"example.org\", in lower case");
+            }
+            if !has_portal || !has_door {
+                let message = format!("trust domain {} needs a place to show SVIDs", quoted(&name.value));
+                self.report.error(name.at, message).hint("add `certificate_port = 8443` to [portal]");
+            }
+            let bundle = path(&written.bundle).unwrap_or_default();
+            all.push(TrustDomain { name: name.value.clone(), bundle });
+        }
+        all.sort_by(|a: &TrustDomain, b| a.name.cmp(&b.name));
+        for workload in &config.workloads {
+            let Some(text) = &workload.spiffe else { continue };
+            let Ok(id) = Id::parse(&text.value) else { continue };
+            if !all.iter().any(|domain| domain.name == id.trust_domain()) {
+                let message = format!("nothing is said of the trust domain {}", quoted(id.trust_domain()));
+                let hint = format!("add [identity.trust_domains.\"{}\"] with `bundle`", id.trust_domain());
+                self.report.error(text.at, message).hint(hint);
+            }
+        }
+        all
     }
 
     /// `[identity.radius]`; its UDP port becomes a local service of its ports.

@@ -30,6 +30,7 @@ fn workloads(old: &Model, new: &Model) -> Vec<Setting> {
         let of = |workload: &crate::model::Workload| {
             let addresses: Vec<String> = workload.addresses.iter().map(ToString::to_string).collect();
             let mut values = Values::from([("addresses".to_owned(), addresses.join(", "))]);
+            values.extend(workload.spiffe.as_ref().map(|id| ("spiffe".to_owned(), id.to_string())));
             values.extend(workload.mac.map(|mac| ("mac".to_owned(), crate::config::values::mac_text(mac))));
             values.extend((!workload.tags.is_empty()).then(|| ("tags".to_owned(), workload.tags.join(", "))));
             values.extend(workload.enrolled.then(|| ("enrolled".to_owned(), "true".to_owned())));
@@ -115,6 +116,7 @@ fn gateway(old: &Model, new: &Model) -> Vec<Setting> {
         radius.map(|radius| radius.clients).unwrap_or_default()
     };
     settings.extend(trusted("RADIUS client", &clients(old), &clients(new)));
+    settings.extend(trusted("trust domain", &old.sign_in.trust_domains, &new.sign_in.trust_domains));
     settings.extend(trusted("transmitter", &old.sign_in.transmitters, &new.sign_in.transmitters));
     settings
 }
@@ -156,6 +158,7 @@ fn portal(old: &Model, new: &Model) -> Vec<Setting> {
             ("user".to_owned(), portal.user.clone()),
         ]);
         values.extend(portal.redirect_port.map(|port| ("redirect_port".to_owned(), port.to_string())));
+        values.extend(portal.certificate_port.map(|port| ("certificate_port".to_owned(), port.to_string())));
         if let Some((certificate, key)) = &portal.files {
             values.insert("certificate".to_owned(), certificate.display().to_string());
             values.insert("key".to_owned(), key.display().to_string());

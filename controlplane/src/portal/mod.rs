@@ -9,6 +9,7 @@
 mod api;
 mod ask;
 mod cookie;
+pub mod doorman;
 mod http;
 pub mod limits;
 pub mod orders;

@@ -160,6 +160,14 @@ pub enum Question {
         /// A compact JWS of type [`ENROLMENT`], signed by the key: an [`Enrolment`].
         token: Secret,
     },
+    /// Certify another key of a device, with which programs on it show who they are. Answered with [`Answer::Enrolled`] or
+    /// [`Answer::Refused`].
+    DeviceCertificate {
+        /// The device's name.
+        device: String,
+        /// A compact JWS of type [`CERTIFICATION`], signed by the device's own key: a [`Certification`].
+        token: Secret,
+    },
     /// A statement that a device's key has signed: that it is there, and its health. Answered with [`Answer::Standing`],
     /// [`Answer::Begun`] or [`Answer::Refused`].
     Statement {
@@ -284,6 +292,21 @@ pub enum Answer {
 pub const ENROLMENT: &str = "bulkhead-enrolment+jwt";
 /// `typ` of what a device signs to say that it is there.
 pub const STATEMENT: &str = "bulkhead-statement+jwt";
+
+/// `typ` of what a device signs to have another key of its own certified.
+pub const CERTIFICATION: &str = "bulkhead-certification+jwt";
+
+/// What a device signs to have another key of its own certified.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certification {
+    /// Its name.
+    pub device: String,
+    /// As [`Answer::Challenge`] gave it.
+    pub nonce: String,
+    /// The other key: a point on P-256, not compressed (SEC 1, section 2.3.3), in base64url.
+    pub key: String,
+}
 
 /// What a device signs to be enrolled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

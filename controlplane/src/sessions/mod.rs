@@ -78,6 +78,8 @@ pub enum Proof {
     Passkey,
     /// The key of an enrolled device, of which no user is known.
     Device,
+    /// A SPIFFE X.509-SVID of a workload.
+    Spiffe,
     /// The policy in force says so (`[[workload]]`).
     Static,
 }
@@ -97,6 +99,7 @@ impl Proof {
             Proof::Password => "password",
             Proof::Passkey => "passkey",
             Proof::Device => "device",
+            Proof::Spiffe => "spiffe",
             Proof::Static => "static",
         }
     }
@@ -111,6 +114,8 @@ pub struct Device {
     pub enrolled: bool,
     /// Its tags.
     pub tags: Vec<String>,
+    /// The certificate that it has shown, in words: its serial number, or a SPIFFE ID.
+    pub credential: Option<String>,
     /// From then on nothing is known of it any more: it has to say again and again that it is there. `None` when nobody
     /// expects that.
     pub until: Option<Now>,

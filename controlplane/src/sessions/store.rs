@@ -19,7 +19,8 @@ use bulkhead_dataplane::verdict::{Generation, Now, SegmentId};
 use super::describe::{Ages, Described, describe};
 use super::turns::Turns;
 use super::{Claims, Device, Proof, Session, later};
-use crate::model::Model;
+use crate::identity::certificates::spiffe::Id;
+use crate::model::{Model, Workload};
 
 /// Digits of an id: Crockford's base 32, in which nothing looks like anything else.
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -322,7 +323,7 @@ impl State {
         let mut wanted: HashMap<IpAddr, (Claims, Option<Mac>)> = HashMap::new();
         for workload in &model.workloads {
             let (name, enrolled) = (Some(workload.name.clone()), workload.enrolled);
-            let device = Some(Device { name, enrolled, tags: workload.tags.clone(), until: None });
+            let device = Some(Device { name, enrolled, tags: workload.tags.clone(), ..Device::default() });
             let claims = Claims { device, ..Claims::default() };
             let admitted = workload.addresses.iter().filter(|address| admits(&claims, **address));
             wanted.extend(admitted.map(|address| (*address, (claims.clone(), workload.mac))));
@@ -337,6 +338,8 @@ impl State {
                 (true, _) if is_same => None,
                 (true, _) => Some(Why::Unbound),
                 (false, Some(_)) => Some(Why::Bound),
+                // It has to show its document again.
+                (false, None) if !stands(model, session) => Some(Why::Unbound),
                 (false, None) => None,
             };
             placed.ended.extend(why.map(|why| Ended { session: session.clone(), why }));
@@ -381,6 +384,19 @@ impl State {
         let expired = self.remove_all(|session| session.ends <= now, forget);
         self.expired.extend(expired);
     }
+}
+
+/// Whether the model says of a workload what it said when that showed its SPIFFE ID; of anybody else it says nothing.
+fn stands(model: &Model, session: &Session) -> bool {
+    let Some(device) = session.claims.device.as_ref().filter(|_| session.proof == Proof::Spiffe) else {
+        return true;
+    };
+    let is_same = |workload: &Workload| {
+        workload.spiffe.as_ref().map(Id::as_str) == device.credential.as_deref()
+            && Some(&workload.name) == device.name.as_ref()
+            && (&workload.tags, workload.enrolled) == (&device.tags, device.enrolled)
+    };
+    model.workloads.iter().any(is_same)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

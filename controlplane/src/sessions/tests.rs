@@ -110,6 +110,7 @@ fn a_session_is_told_in_the_numbers_of_the_model() {
         name: None,
         enrolled: true,
         tags: vec!["laptop".to_owned(), "unheard-of".to_owned()],
+        credential: None,
         until: None,
     };
     let report = |posture: &str, state| Report {
@@ -235,7 +236,7 @@ prop_compose! {
             groups: Vec::new(),
             device: device.map(|(enrolled, tagged, until_ms)| Device {
                 name: None, enrolled, tags: tagged.then(|| "laptop".to_owned()).into_iter().collect(),
-                until: until_ms.map(|ms| later(BEGIN, Duration::from_millis(ms))),
+                credential: None, until: until_ms.map(|ms| later(BEGIN, Duration::from_millis(ms))),
             }),
             factor: factor.map(|(age_s, phishing_resistant)| Factor {
                 shown: Moment::before(BEGIN, seconds(age_s)), phishing_resistant,

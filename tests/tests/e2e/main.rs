@@ -3,6 +3,7 @@
 
 mod audit;
 mod audit_log;
+mod certificates;
 mod cli;
 mod clock;
 mod closed;

@@ -47,7 +47,8 @@ fn who(session: &Session) -> Vec<String> {
         } else {
             format!(", tagged {}", device.tags.join(", "))
         };
-        format!("{} ({enrolled}{tags})", or_dash(device.name.as_deref()))
+        let shown = device.credential.as_ref().map(|shown| format!(", by {shown}")).unwrap_or_default();
+        format!("{} ({enrolled}{tags}){shown}", or_dash(device.name.as_deref()))
     });
     let risk = session.risk.map(|risk| risk.to_string());
     let left = duration_s(u32::try_from(session.left_s).unwrap_or(u32::MAX));

@@ -175,3 +175,71 @@ fn clients_of_radius_have_an_address_and_a_secret_and_open_their_port() {
         ],
     );
 }
+
+const DOOR: &str = "[portal]\nports = \"lan\"\nname = \"access.example.org\"\ncertificate_port = 8443\n";
+const DOMAIN: &str = "[identity.trust_domains.\"example.org\"]\nbundle = \"/etc/bulkhead/example.org.pem\"\n";
+
+/// What is said of these lines, after a portal with a door and a trust domain. The first of them is line 25.
+fn refused_workload(text: &str, expected: &[&str]) {
+    append(&format!("{DOOR}{DOMAIN}[[workload]]\nname = \"a\"\n{text}"), expected);
+}
+
+#[test]
+fn a_workload_that_shows_a_spiffe_id_is_at_no_address() {
+    let text =
+        format!("{GOOD}{DOOR}{DOMAIN}[[workload]]\nname = \"a\"\nspiffe = \"spiffe://example.org/a/b\"\n");
+    let model = model::parse("t.toml", &text).unwrap();
+    let [workload] = &model.workloads[..] else { panic!("{:?}", model.workloads) };
+    assert_eq!(workload.spiffe.as_ref().map(|id| id.as_str()), Some("spiffe://example.org/a/b"));
+    assert_eq!((workload.addresses.len(), workload.mac), (0, None));
+    let [domain] = &model.sign_in.trust_domains[..] else { panic!("{:?}", model.sign_in) };
+    assert_eq!(domain.name, "example.org");
+    assert_eq!(domain.bundle, PathBuf::from("/etc/bulkhead/example.org.pem"));
+    assert!(model.ports.iter().any(|port| port.local.contains(&LocalService::Tcp(8443))));
+}
+
+#[test]
+fn a_workload_or_a_trust_domain_that_cannot_work_is_refused() {
+    refused_workload(
+        "",
+        &[
+            "25:1 this workload has no `addresses` | say where it is, or what it shows: `spiffe = \"spiffe://example.org/billing\"`",
+        ],
+    );
+    refused_workload(
+        "spiffe = \"spiffe://Example.org/a\"\n",
+        &[
+            "27:10 `spiffe://Example.org/a` is no SPIFFE ID: its trust domain has 1 to 255 lower-case letters, digits, dots, hyphens and underscores, and nothing else | for example \"spiffe://example.org/billing\"",
+        ],
+    );
+    refused_workload(
+        "spiffe = \"spiffe://example.com/a\"\n",
+        &[
+            "27:10 nothing is said of the trust domain `example.com` | add [identity.trust_domains.\"example.com\"] with `bundle`",
+        ],
+    );
+    refused_workload(
+        "spiffe = \"spiffe://example.org/a\"\nmac = \"02:00:00:00:00:01\"\n",
+        &[
+            "28:7 `mac` of a workload that shows a SPIFFE ID | it is known wherever it shows it: leave one of the two out",
+        ],
+    );
+    refused_workload(
+        "spiffe = \"spiffe://example.org/a\"\n[[workload]]\nname = \"b\"\nspiffe = \"spiffe://example.org/a\"\n",
+        &["30:10 `spiffe://example.org/a` is a workload already | 27:10 here"],
+    );
+    append(
+        &format!("{PORTAL}{DOMAIN}"),
+        &[
+            "22:25 trust domain `example.org` needs a place to show SVIDs | add `certificate_port = 8443` to [portal]",
+        ],
+    );
+    append(
+        &format!("{DOOR}[identity.trust_domains.\"Example.org\"]\nbundle = \"/example.org.pem\"\n"),
+        &["23:25 `Example.org` is no trust domain | for example \"example.org\", in lower case"],
+    );
+    append(
+        &format!("{DOOR}[identity.trust_domains.\"example.org\"]\nbundle = \"example.org.pem\"\n"),
+        &["24:10 `example.org.pem` is no absolute path | begin it with `/`"],
+    );
+}

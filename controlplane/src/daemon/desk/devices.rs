@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use data_encoding::BASE64URL_NOPAD;
+
 use super::{Proven, Visitor, refused};
 use crate::audit::{By, Entry, Kind};
 use crate::config::diagnostics::quoted;
@@ -12,10 +14,13 @@ use crate::config::identity::Check;
 use crate::daemon::gateway::lock;
 use crate::daemon::log;
 use crate::daemon::sessions::NotBegun;
-use crate::identity::authority::Authority;
+use crate::identity::authority::PublicKey;
+use crate::identity::certificates::device::mark;
 use crate::identity::devices::{self, Device, NotEnrolled};
 use crate::identity::unix_s;
-use crate::portal::wire::{Answer, ENROLMENT, Enrolment, STATEMENT, Secret, Statement, Why};
+use crate::portal::wire::{
+    Answer, CERTIFICATION, Certification, ENROLMENT, Enrolment, STATEMENT, Secret, Statement, Why,
+};
 use crate::sessions::health::is_bounded;
 use crate::sessions::{self, Claims, Health, Moment, Proof, Session};
 use crate::tokens::jws::{Typ, open};
@@ -122,7 +127,8 @@ impl Visitor<'_> {
             Err(why) => return self.broken(&why),
         };
         log::say(&format!("device {} enrolled at {}", quoted(name), self.address));
-        match self.certificates(&enrolled) {
+        let key = enrolled.key.as_ref().and_then(devices::public).map(PublicKey::Own);
+        match self.certificates(&enrolled, key) {
             Ok((certificate, authority)) => Answer::Enrolled { certificate, authority },
             Err(why) => {
                 self.gateway
@@ -132,38 +138,70 @@ impl Visitor<'_> {
         }
     }
 
-    fn certificates(&self, device: &Device) -> Result<(String, String), String> {
-        let mut authority = lock(&self.desk().authority);
-        let authority = match &mut *authority {
-            Some(authority) => authority,
-            none => none.insert(Authority::open(&self.desk().directory)?),
-        };
-        let key = device.key.as_ref().and_then(devices::public).ok_or("its key is of another kind")?;
+    fn certificates(&self, device: &Device, key: Option<PublicKey>) -> Result<(String, String), String> {
+        let key = key.ok_or("its key is of another kind")?;
         let until = UNIX_EPOCH + Duration::from_secs(device.ends_s());
-        Ok((authority.issue(&device.name, key, until)?, authority.certificate().to_owned()))
+        self.desk().with_authority(|authority| {
+            Ok((authority.issue(&device.name, &key, until)?, authority.certificate().to_owned()))
+        })?
+    }
+
+    /// A device has another key of its own certified.
+    pub(super) fn certify(&self, name: &str, token: &Secret) -> Answer {
+        let (device, said) = match self.stated(name, token, CERTIFICATION, |said: &Certification| &said.nonce)
+        {
+            Ok(stated) => stated,
+            Err(no) => return no,
+        };
+        let point = BASE64URL_NOPAD.decode(said.key.as_bytes()).ok().and_then(|key| key.try_into().ok());
+        let own = device.key.as_ref().and_then(devices::public);
+        // Not compressed (SEC 1, section 2.3.3).
+        let point = point.filter(|point: &[u8; 65]| said.device == name && point[0] == 4);
+        let (Some(point), Some(own)) = (point, own) else { return refused(Why::Wrong) };
+        let by = By::User { user: None, address: self.address };
+        let entry = Entry::new(Kind::DeviceChanged, by).with("device", name).with("change", "certified");
+        if self.gateway.grant(entry).is_err() {
+            return refused(Why::Failed);
+        }
+        log::say(&format!("device {} had another key certified at {}", quoted(name), self.address));
+        match self.certificates(&device, Some(PublicKey::Other { point, mark: mark(&own) })) {
+            Ok((certificate, authority)) => Answer::Enrolled { certificate, authority },
+            Err(why) => {
+                self.gateway.alarm(format!("device {} cannot have a key certified: {why}", quoted(name)));
+                refused(Why::Failed)
+            }
+        }
+    }
+
+    /// What an enrolled device has signed, with what the book knows of it.
+    fn stated<T: serde::de::DeserializeOwned>(
+        &self,
+        name: &str,
+        token: &Secret,
+        typ: &'static str,
+        nonce: impl FnOnce(&T) -> &str,
+    ) -> Result<(Device, T), Answer> {
+        self.may_begin()?;
+        let device =
+            self.desk().book().and_then(|book| book.device(name)).map_err(|why| self.broken(&why))?;
+        let device = device.and_then(|device| device.keys().map(|keys| (device, keys)));
+        let (device, keys) = device.ok_or_else(|| self.tell_device_refused(None, "it is not enrolled"))?;
+        let said = self.signed(token, &keys, typ, nonce);
+        let said = said.map_err(|why| self.tell_device_refused(Some(name), why))?;
+        if !device.is_enrolled(unix_s(SystemTime::now())) {
+            return Err(self.tell_device_refused(Some(name), "its enrolment was revoked or is over"));
+        }
+        Ok((device, said))
     }
 
     /// A device says that it is there, and how it is.
     pub(super) fn statement(&self, name: &str, token: &Secret) -> Answer {
-        if let Err(no) = self.may_begin() {
-            return no;
-        }
-        let device = match self.desk().book().and_then(|book| book.device(name)) {
-            Ok(device) => device,
-            Err(why) => return self.broken(&why),
-        };
-        let Some((device, keys)) = device.and_then(|device| device.keys().map(|keys| (device, keys))) else {
-            return self.tell_device_refused(None, "it is not enrolled");
-        };
-        let said = match self.signed(token, &keys, STATEMENT, |said: &Statement| said.nonce.as_str()) {
-            Ok(said) => said,
-            Err(why) => return self.tell_device_refused(Some(name), why),
+        let (device, said) = match self.stated(name, token, STATEMENT, |said: &Statement| &said.nonce) {
+            Ok(stated) => stated,
+            Err(no) => return no,
         };
         if said.device != name || !is_bounded(&said.facts) {
             return refused(Why::Wrong);
-        }
-        if !device.is_enrolled(unix_s(SystemTime::now())) {
-            return self.tell_device_refused(Some(name), "its enrolment was revoked or is over");
         }
         let now = self.gateway.engine.now();
         let heartbeat = Duration::from_secs(self.gateway.in_force().model.sign_in.heartbeat_s.into());
@@ -172,17 +210,18 @@ impl Visitor<'_> {
             name: Some(device.name),
             enrolled: true,
             tags: device.tags,
+            credential: None,
             until: Some(sessions::later(now, heartbeat)),
         };
         match self.gateway.sessions.of(self.address, now).filter(|session| self.is_on(session, name)) {
-            Some(session) => self.heard(&session, device, health),
-            None => self.begin(Proven { device: Some((device, health)), ..Proven::by(Proof::Device) }),
+            Some(session) => self.heard(&session, device, Some(health)),
+            None => self.begin(Proven { device: Some((device, Some(health))), ..Proven::by(Proof::Device) }),
         }
     }
 
     /// Whether a session of the address is on this device: its own, or that of whoever shows its cookie, or one that is bound
     /// to the MAC address of the very machine that speaks here, and of which no other device is known.
-    fn is_on(&self, session: &Session, name: &str) -> bool {
+    pub(super) fn is_on(&self, session: &Session, name: &str) -> bool {
         let other = session.claims.device.as_ref().and_then(|device| device.name.as_deref());
         if other.is_some_and(|other| other != name) {
             return false;
@@ -191,12 +230,20 @@ impl Visitor<'_> {
         is_opened || other.is_some() || session.mac.is_some()
     }
 
-    /// Takes in what a device says that is known already. Only what changes an answer is recorded and told.
-    fn heard(&self, session: &Session, device: sessions::Device, health: Health) -> Answer {
+    /// Takes in what a device says that is known already; what it does not say stays as it was. Only what changes an answer is
+    /// recorded and told.
+    pub(super) fn heard(
+        &self,
+        session: &Session,
+        device: sessions::Device,
+        health: Option<Health>,
+    ) -> Answer {
         let gateway = self.gateway;
         let change = |claims: &mut Claims| {
-            claims.device = Some(device.clone());
-            claims.health = Some(health.clone());
+            let before = claims.device.take().and_then(|device| device.credential);
+            let credential = device.credential.clone().or(before);
+            claims.device = Some(sessions::Device { credential, ..device.clone() });
+            claims.health = health.clone().or(claims.health.take());
         };
         let heard = match gateway.amend_unrecorded(session, None, change) {
             Ok(Some(heard)) => heard,

@@ -68,6 +68,7 @@ fn lane(question: &Question) -> usize {
         | Question::SignOut
         | Question::Challenge
         | Question::DeviceEnroll { .. }
+        | Question::DeviceCertificate { .. }
         | Question::Statement { .. } => 0,
     }
 }
@@ -195,10 +196,7 @@ impl<'b> Broker<'b> {
         self.counts.asked.fetch_add(1, Ordering::Relaxed);
         let topology = self.gateway.engine.snapshot().topology.clone();
         let spec = topology.spec();
-        let own = |address: IpAddr| {
-            spec.own_addresses.contains(&address)
-                || spec.ports.iter().flat_map(|port| &port.addresses).any(|net| net.addr() == address)
-        };
+        let own = |address: IpAddr| visitor::is_own(spec, address);
         let places = self.places.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let peer = match visitor::peer(connection, &places, own) {
             Ok(peer) => peer,

@@ -183,6 +183,7 @@ mod tests {
             ports: vec![PortId(0)],
             port: 443,
             redirect_port: None,
+            certificate_port: None,
             name: name.to_owned(),
             files,
             user: "nobody".to_owned(),

@@ -1,4 +1,4 @@
-//! One run of the portal's process: started, told how to begin, and ended.
+//! One run of a confined process, the portal's or a doorman's: started, told how to begin, and ended.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,6 +12,8 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, User};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::super::log;
 use super::certificate::Certificate;
@@ -38,7 +40,7 @@ impl Line {
     /// # Errors
     ///
     /// It is gone, or does not listen.
-    pub fn tell(&self, order: &Order, with: Option<&OwnedFd>) -> io::Result<()> {
+    pub fn tell(&self, order: &impl Serialize, with: Option<&OwnedFd>) -> io::Result<()> {
         wire::send(&*self.0, order, with.map(AsFd::as_fd))
     }
 }
@@ -51,20 +53,19 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts it, and returns when it has confined itself.
+    /// Starts `bulkhead` with this verb, which waits for its first message.
     ///
     /// # Errors
     ///
     /// Why it did not, in words.
-    pub fn start(portal: &Portal, certificate: &Certificate) -> Result<Child, String> {
-        let (uid, gid) = user(&portal.user)?;
+    pub fn spawn(verb: &'static str) -> Result<Child, String> {
         let start = || -> io::Result<Child> {
             let (ours, theirs) =
                 socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
             set_socket_timeout(&ours, Timeout::Send, Some(SEND_PATIENCE))?;
             // It needs no more than its end of the pair: no argument, no environment, no file.
             let process = Command::new("/proc/self/exe")
-                .arg("portal")
+                .arg(verb)
                 .env_clear()
                 .current_dir("/")
                 .stdin(Stdio::from(theirs))
@@ -75,9 +76,21 @@ impl Child {
         };
         let mut child = start().map_err(|error| format!("starting the process: {error}"))?;
         if let Some(said) = child.process.stderr.take() {
-            let relay = std::thread::Builder::new().name("portal-said".to_owned());
-            relay.spawn(move || relay_lines(said)).map_err(|error| format!("a thread for it: {error}"))?;
+            let relay = std::thread::Builder::new().name(format!("{verb}-said"));
+            let relayed = relay.spawn(move || relay_lines(verb, said));
+            relayed.map_err(|error| format!("a thread for it: {error}"))?;
         }
+        Ok(child)
+    }
+
+    /// Starts the portal, and returns when it has confined itself.
+    ///
+    /// # Errors
+    ///
+    /// Why it did not, in words.
+    pub fn start(portal: &Portal, certificate: &Certificate) -> Result<Child, String> {
+        let (uid, gid) = user(&portal.user)?;
+        let mut child = Child::spawn("portal")?;
         let setup = Setup {
             name: portal.name.clone(),
             port: portal.port,
@@ -113,12 +126,12 @@ impl Child {
     ///
     /// [`io::ErrorKind::WouldBlock`] when it says nothing for so long; [`io::ErrorKind::InvalidData`] when it is not to be
     /// believed.
-    pub fn hear(&self, patience: Duration) -> io::Result<Option<(Word, Option<OwnedFd>)>> {
+    pub fn hear<W: DeserializeOwned>(&self, patience: Duration) -> io::Result<Option<(W, Option<OwnedFd>)>> {
         let timeout = u16::try_from(patience.as_millis()).unwrap_or(u16::MAX);
         let mut fds = [PollFd::new(self.line.0.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::from(timeout)) {
             Ok(0) | Err(nix::errno::Errno::EINTR) => Err(io::ErrorKind::WouldBlock.into()),
-            Ok(_) => wire::receive::<Word>(&*self.line.0),
+            Ok(_) => wire::receive::<W>(&*self.line.0),
             Err(error) => Err(error.into()),
         }
     }
@@ -159,7 +172,7 @@ fn ending(status: ExitStatus) -> String {
 }
 
 /// The numbers of an unprivileged user, by name or number.
-fn user(name: &str) -> Result<(u32, u32), String> {
+pub(super) fn user(name: &str) -> Result<(u32, u32), String> {
     let found = match name.parse::<u32>() {
         Ok(uid) => User::from_uid(Uid::from_raw(uid))
             .map(|user| Some(user.map_or((uid, uid), |user| (uid, user.gid.as_raw())))),
@@ -178,7 +191,7 @@ fn user(name: &str) -> Result<(u32, u32), String> {
 }
 
 /// Logs what the process says, as long as it is short: it may be somebody else's by now.
-fn relay_lines(mut said: ChildStderr) {
+fn relay_lines(verb: &str, mut said: ChildStderr) {
     let (mut buffer, mut line, mut total) = ([0; 512], Vec::new(), 0);
     while let Ok(count) = said.read(&mut buffer) {
         if count == 0 {
@@ -191,7 +204,7 @@ fn relay_lines(mut said: ChildStderr) {
                 continue;
             }
             if *byte == b'\n' {
-                log_line(&line);
+                log_line(verb, &line);
                 line.clear();
             } else {
                 line.push(*byte);
@@ -199,12 +212,12 @@ fn relay_lines(mut said: ChildStderr) {
         }
     }
     if !line.is_empty() {
-        log_line(&line);
+        log_line(verb, &line);
     }
 }
 
-fn log_line(line: &[u8]) {
-    log::complain(&format!("portal: {}", String::from_utf8_lossy(line).escape_debug()));
+fn log_line(verb: &str, line: &[u8]) {
+    log::complain(&format!("{verb}: {}", String::from_utf8_lossy(line).escape_debug()));
 }
 
 #[cfg(test)]

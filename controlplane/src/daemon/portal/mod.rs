@@ -7,11 +7,13 @@
 mod broker;
 mod certificate;
 mod child;
+mod doorman;
 mod listen;
 mod visitor;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
@@ -25,6 +27,7 @@ use crate::portal::orders::Order;
 use broker::{Broker, Counts, Over, Waiting};
 use certificate::{Certificate, Stamp};
 use child::Child;
+pub use doorman::Doorman;
 use listen::Place;
 
 /// How long a look at the pair takes at most: a stop is seen this late.
@@ -42,6 +45,12 @@ const GOOD: Duration = Duration::from_secs(60);
 pub struct View {
     state: Mutex<State>,
     counts: Counts,
+    /// What came to the door.
+    door: doorman::Counts,
+    /// Where certificates are shown.
+    doors: Mutex<Vec<String>>,
+    /// Two threads want a certificate, and one makes it.
+    making: Mutex<()>,
 }
 
 #[derive(Clone, Default)]
@@ -69,7 +78,24 @@ impl View {
             asked: self.counts.asked.load(Ordering::Relaxed),
             busy: self.counts.busy.load(Ordering::Relaxed),
             trouble,
+            certificates: lock(&self.doors).clone(),
+            shown: self.door.shown.load(Ordering::Relaxed),
+            recognised: self.door.recognised.load(Ordering::Relaxed),
         })
+    }
+
+    fn tell_door(&self, listening: Vec<String>) {
+        *lock(&self.doors) = listening;
+    }
+
+    fn certificate(
+        &self,
+        settings: &Settings,
+        state: &Path,
+        addresses: &[IpAddr],
+    ) -> Result<Certificate, String> {
+        let _one = lock(&self.making);
+        certificate::of(settings, state, addresses)
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -168,7 +194,8 @@ impl Keeper {
         let addresses: BTreeSet<IpAddr> = places.iter().map(|place| place.address.ip()).collect();
         let addresses: Vec<IpAddr> = addresses.into_iter().collect();
         let stamp = certificate::stamp(settings);
-        let certificate = match certificate::of(settings, self.gateway.lifecycle.directory(), &addresses) {
+        let directory = self.gateway.lifecycle.directory();
+        let certificate = match self.gateway.portal.certificate(settings, directory, &addresses) {
             Ok(certificate) => certificate,
             Err(why) => return Ended::Failed(why),
         };
@@ -245,7 +272,8 @@ impl Keeper {
 
     /// Whether the certificate's files can be used; while they are being replaced, the old ones serve.
     fn is_good(&self, settings: &Settings) -> bool {
-        certificate::of(settings, self.gateway.lifecycle.directory(), &[]).is_ok()
+        let directory = self.gateway.lifecycle.directory();
+        self.gateway.portal.certificate(settings, directory, &[]).is_ok()
     }
 
     fn places(&self, model: &Model, settings: &Settings) -> BTreeSet<Place> {

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
+use bulkhead_dataplane::topology::TopologySpec;
 use nix::sys::socket::{getsockopt, sockopt::BindToDevice};
 use rustix::io::Errno;
 use rustix::net::{SocketType, getpeername, getsockname, ipproto, sockopt};
@@ -20,6 +21,12 @@ pub enum Not {
     Here,
     /// Nothing that an honest portal passes on, for this reason.
     Honest(&'static str),
+}
+
+/// Whether an address is one of the gateway's own.
+pub fn is_own(topology: &TopologySpec, address: IpAddr) -> bool {
+    topology.own_addresses.contains(&address)
+        || topology.ports.iter().flat_map(|port| &port.addresses).any(|net| net.addr() == address)
 }
 
 /// The peer of a connection to one of these places; `own` are the gateway's own addresses.
