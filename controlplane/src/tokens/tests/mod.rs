@@ -4,4 +4,5 @@ mod keys;
 mod properties;
 mod refusals;
 mod rfc;
+mod signatures;
 mod wycheproof;

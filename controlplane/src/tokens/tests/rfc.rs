@@ -31,6 +31,21 @@ fn rfc_7515_a_2_is_verified_by_its_rsa_key() {
     assert!(token.verify(&keys).unwrap().starts_with(b"{\"iss\":\"joe\""));
 }
 
+/// A shared secret, a curve that *ring* does not have, and no signature at all.
+#[test]
+fn rfc_7515_a_1_a_4_and_a_5_are_of_algorithms_that_are_not_taken() {
+    let secret =
+        format!("eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.{JOE}.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk");
+    let none = format!("eyJhbGciOiJub25lIn0.{JOE}.");
+    let es512 = "eyJhbGciOiJFUzUxMiJ9.UGF5bG9hZA.AA";
+    for token in [secret.as_str(), none.as_str(), es512] {
+        assert_eq!(Token::parse(token).err(), Some(Refused::Algorithm), "{token}");
+    }
+    let k = "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow";
+    let jwk = json!({ "kty": "oct", "k": k });
+    assert_eq!(Key::of(jwk.as_object().unwrap()), Err(BadKey::Symmetric));
+}
+
 #[test]
 fn rfc_7515_a_3_is_verified_by_its_point_and_by_no_other() {
     let signature = "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
