@@ -27,7 +27,25 @@ const BATCH_BYTES: usize = 1 << 20;
 struct Stamped {
     at: SystemTime,
     entry: Entry,
+    /// Of an act that is done only if it is recorded: whoever waits for that. Without one it is kept until the disk takes it.
+    waiting: Option<Arc<Outcome>>,
 }
+
+impl Stamped {
+    fn now(entry: Entry) -> Stamped {
+        Stamped { at: SystemTime::now(), entry, waiting: None }
+    }
+
+    fn tell(&self, outcome: Result<(), String>) {
+        if let Some(waiting) = &self.waiting {
+            *lock(&waiting.0) = Some(outcome);
+        }
+    }
+}
+
+/// Whether a record is on the disk; nothing until somebody has tried.
+#[derive(Default)]
+struct Outcome(Mutex<Option<Result<(), String>>>);
 
 /// What waits to be written.
 #[derive(Default)]
@@ -60,7 +78,9 @@ struct Writer {
 
 /// The log, open for writing. One process may have it open: the one that holds the state directory.
 ///
-/// Locks, in the order in which they are taken: the writer, what is pending. Who only adds what is pending waits for no disk.
+/// Locks, in the order in which they are taken: the writer, what is pending, an outcome. Who only adds what is pending waits
+/// for no disk. Records of many threads are written as a group: each puts its own among what is pending and waits for the
+/// writer's lock, and whoever gets that first writes, and brings to the disk, all that has gathered meanwhile.
 #[derive(Default)]
 pub struct Journal {
     writer: Mutex<Writer>,
@@ -99,11 +119,11 @@ impl Journal {
                 .with("bytes", torn.len())
                 .with("sha256", line::sha256(&torn))
                 .with("began", String::from_utf8_lossy(&torn[..torn.len().min(200)]).into_owned());
-            pending.entries.push_front(Stamped { at: SystemTime::now(), entry });
+            pending.entries.push_front(Stamped::now(entry));
         }
         for trouble in troubles {
             let entry = Entry::new(Kind::Damaged, By::Gateway).with("found", trouble.clone());
-            pending.entries.push_front(Stamped { at: SystemTime::now(), entry });
+            pending.entries.push_front(Stamped::now(entry));
             told.push(format!("{trouble}; `bulkhead audit verify` says where"));
         }
         Ok(told)
@@ -131,11 +151,17 @@ impl Journal {
     ///
     /// It is not recorded, in words; the act must not be done, or has to be undone.
     pub fn record(&self, entry: Entry) -> Result<(), String> {
+        let outcome = Arc::new(Outcome::default());
+        let stamped = Stamped { waiting: Some(outcome.clone()), ..Stamped::now(entry) };
+        lock(&self.pending).entries.push_back(stamped);
         let mut writer = lock(&self.writer);
-        self.write_pending(&mut writer)?;
-        // Nothing else was pending, or it is written; what came meanwhile comes behind this.
-        let mut own = VecDeque::from([Stamped { at: SystemTime::now(), entry }]);
-        writer.write(&mut own)
+        // Somebody has written it already, or could not.
+        let known = lock(&outcome.0).take();
+        let outcome = known.or_else(|| {
+            let _ = self.write_pending(&mut writer);
+            lock(&outcome.0).take()
+        });
+        outcome.unwrap_or_else(|| Err("whoever wrote the record did not come to an end".to_owned()))
     }
 
     /// Records an act that has been done whatever happens, for it takes something away. Returns when the record is on the
@@ -153,7 +179,7 @@ impl Journal {
     pub fn later(&self, entry: Entry) {
         let mut pending = lock(&self.pending);
         if pending.entries.len() < PENDING {
-            pending.entries.push_back(Stamped { at: SystemTime::now(), entry });
+            pending.entries.push_back(Stamped::now(entry));
         } else {
             pending.lost += 1;
         }
@@ -191,12 +217,17 @@ impl Journal {
             let mut batch = std::mem::take(&mut pending.entries);
             if pending.lost > 0 {
                 let entry = Entry::new(Kind::Lost, By::Gateway).with("records", pending.lost);
-                batch.push_back(Stamped { at: SystemTime::now(), entry });
+                batch.push_back(Stamped::now(entry));
                 pending.lost = 0;
             }
             batch
         };
         let written = writer.write(&mut batch);
+        if let Err(why) = &written {
+            // What is not recorded is not done, so it must not be recorded later.
+            batch.iter().for_each(|stamped| stamped.tell(Err(why.clone())));
+            batch.retain(|stamped| stamped.waiting.is_none());
+        }
         if !batch.is_empty() {
             let mut pending = lock(&self.pending);
             // Before what has come meanwhile.
@@ -217,7 +248,7 @@ impl Writer {
         while !entries.is_empty() {
             let written = place.make_room(&mut self.head).and_then(|()| {
                 let (mut text, mut head, mut count) = (String::new(), self.head.clone(), 0);
-                for Stamped { at, entry } in &*entries {
+                for Stamped { at, entry, .. } in &*entries {
                     let (line, next) = line::write(&head, *at, entry);
                     if count > 0 && text.len() + line.len() > BATCH_BYTES {
                         break;
@@ -231,7 +262,7 @@ impl Writer {
             match written {
                 Ok((head, count)) => {
                     self.head = head;
-                    drop(entries.drain(..count));
+                    entries.drain(..count).for_each(|stamped| stamped.tell(Ok(())));
                 }
                 Err(error) => {
                     let path = place.active();

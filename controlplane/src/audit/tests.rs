@@ -1,16 +1,18 @@
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
 use crate::store::tests::machine::{Fault, Machine};
-use crate::store::{Files, Who};
+use crate::store::{Disk, Files, Who};
 
 /// A directory of a test, removed with it.
 struct Directory(PathBuf);
@@ -360,6 +362,141 @@ fn what_grants_is_refused_while_the_disk_is_full_and_what_takes_away_is_kept_unt
         assert_eq!(told, ["session_begun", "session_revoked", "session_begun"], "step {step}");
         assert_eq!(journal.trouble(), (None, 0));
     }
+}
+
+/// A disk that takes its time to bring something there, in which others come.
+struct Slow {
+    disk: Machine,
+    syncs: AtomicU32,
+    fails: AtomicBool,
+    began: Barrier,
+}
+
+impl Slow {
+    fn over(disk: &Machine) -> Arc<Slow> {
+        let (syncs, fails, began) = (AtomicU32::new(0), AtomicBool::new(false), Barrier::new(2));
+        Arc::new(Slow { disk: disk.clone(), syncs, fails, began })
+    }
+}
+
+impl Disk for Slow {
+    fn make_directory(&self, directory: &Path) -> io::Result<()> {
+        self.disk.make_directory(directory)
+    }
+    fn list(&self, directory: &Path) -> io::Result<Vec<(String, u64)>> {
+        self.disk.list(directory)
+    }
+    fn read(&self, path: &Path, most: u64) -> io::Result<Vec<u8>> {
+        self.disk.read(path, most)
+    }
+    fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.disk.create(path, bytes)
+    }
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        match self.fails.load(Ordering::Relaxed) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => self.disk.append(path, bytes),
+        }
+    }
+    fn truncate(&self, path: &Path, bytes: u64) -> io::Result<()> {
+        self.disk.truncate(path, bytes)
+    }
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        if self.syncs.fetch_add(1, Ordering::Relaxed) == 0 {
+            // The first one lasts until everybody else has come.
+            self.began.wait();
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        self.disk.sync(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        self.disk.sync_directory(directory)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+}
+
+/// One record whose writing takes long, and those of as many threads that come meanwhile. Returns what became of theirs.
+fn beside_a_slow_one(journal: &Journal, slow: &Slow, threads: u64) -> Vec<Result<(), String>> {
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| journal.record(act(0)));
+        slow.began.wait();
+        let others: Vec<_> =
+            (1..=threads).map(|number| scope.spawn(move || journal.record(act(number)))).collect();
+        first.join().unwrap().unwrap();
+        others.into_iter().map(|other| other.join().unwrap()).collect()
+    })
+}
+
+fn ids(machine: &Machine) -> BTreeSet<String> {
+    on_disk(machine).iter().filter_map(|record| record.what["id"].as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn records_of_many_threads_reach_the_disk_together() {
+    let machine = Machine::default();
+    let (journal, slow) = (Journal::default(), Slow::over(&machine));
+    journal.open(slow.clone(), Path::new(STATE)).unwrap();
+    let others = beside_a_slow_one(&journal, &slow, 24);
+    assert!(others.iter().all(Result::is_ok), "{others:?}");
+    assert_eq!(ids(&machine).len(), 25);
+    // One would do for all 24, were they sure to come in time.
+    assert!(slow.syncs.load(Ordering::Relaxed) <= 6, "{:?}", slow.syncs);
+}
+
+#[test]
+fn whoever_is_in_a_group_that_is_not_written_is_told_and_none_of_it_is_written_later() {
+    let machine = Machine::default();
+    let (journal, slow) = (Journal::default(), Slow::over(&machine));
+    journal.open(slow.clone(), Path::new(STATE)).unwrap();
+    let others = std::thread::scope(|scope| {
+        let others = scope.spawn(|| beside_a_slow_one(&journal, &slow, 24));
+        // The first record is past this when it waits.
+        while slow.syncs.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        slow.fails.store(true, Ordering::Relaxed);
+        others.join().unwrap()
+    });
+    assert!(others.iter().all(Result::is_err), "{others:?}");
+    journal.later(Entry::new(Kind::SessionRevoked, By::Gateway).with("id", "r"));
+    assert!(journal.flush().is_err());
+    slow.fails.store(false, Ordering::Relaxed);
+    journal.record(act(99)).unwrap();
+    assert_eq!(ids(&machine), ["s0", "r", "s99"].map(str::to_owned).into());
+    assert_eq!(journal.trouble(), (None, 0));
+}
+
+#[test]
+fn a_power_failure_leaves_every_record_of_a_group_that_anybody_was_told_of() {
+    let mut stopped = 0;
+    for step in 0..40 {
+        let machine = Machine::default();
+        let journal = open_on(&machine);
+        machine.arm(Some(Fault::Stop(step)));
+        let told: BTreeSet<String> = std::thread::scope(|scope| {
+            let write = |thread: u64| {
+                let journal = &journal;
+                move || {
+                    let numbers = (1..=6).map(|number| 10 * thread + number);
+                    numbers.take_while(|number| journal.record(act(*number)).is_ok()).collect::<Vec<_>>()
+                }
+            };
+            let threads: Vec<_> = (0..4).map(|thread| scope.spawn(write(thread))).collect();
+            let told = threads.into_iter().flat_map(|thread| thread.join().unwrap());
+            told.map(|number| format!("s{number}")).collect()
+        });
+        stopped += usize::from(machine.has_struck());
+        for left in machine.after_power_failure() {
+            open_on(&left).record(act(99)).unwrap();
+            assert!(ids(&left).is_superset(&told), "step {step}: {told:?}, {:?}", ids(&left));
+        }
+    }
+    assert!(stopped >= 20, "{stopped}");
 }
 
 #[test]
