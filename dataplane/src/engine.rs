@@ -28,8 +28,10 @@ use crate::verdict::{Generation, MAX_PORTS, Now, PortId};
 use crate::worker::{Shared, Unresolved};
 
 mod thread;
+mod together;
 
 use thread::{Command, SocketCounters, Start};
+use together::Together;
 
 /// How long a publication waits for the workers.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -177,6 +179,7 @@ pub struct Engine {
     workers: Vec<WorkerHandle>,
     table: Arc<Table>,
     snapshot: Mutex<Arc<Snapshot>>,
+    settling: Together,
     stop: Arc<AtomicBool>,
     unresolved: Arc<EventFd>,
     started: Instant,
@@ -210,6 +213,7 @@ impl Engine {
             workers: Vec::new(),
             table,
             snapshot: Mutex::new(snapshot.clone()),
+            settling: Together::default(),
             stop: Arc::new(AtomicBool::new(false)),
             unresolved: Arc::new(event_fd().map_err(|e| Error::System(e.into()))?),
             started: Instant::now(),
@@ -337,14 +341,13 @@ impl Engine {
 
     /// Waits until every worker has begun another burst: what was written to the policy's
     /// [`identities`](crate::identity::Slots) before is what all packets from now on are judged by, those included that
-    /// were waiting.
+    /// were waiting. Many threads that wait at the same time wait together, for one publication.
     ///
     /// # Errors
     ///
     /// [`Error::WorkerStuck`]; it will judge by it as soon as it moves.
     pub fn settle(&self) -> Result<(), Error> {
-        let mut current = lock(&self.snapshot);
-        self.publish(&mut current, |_| {})
+        self.settling.publish(&self.snapshot, |current| self.publish(current, |_| {}))
     }
 
     /// Publishes a topology and waits until every worker routes by it.

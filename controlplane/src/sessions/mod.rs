@@ -10,6 +10,7 @@
 
 mod describe;
 pub mod health;
+mod roll;
 mod store;
 mod turns;
 

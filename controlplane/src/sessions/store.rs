@@ -17,6 +17,7 @@ use bulkhead_dataplane::topology::Mac;
 use bulkhead_dataplane::verdict::{Generation, Now, SegmentId};
 
 use super::describe::{Ages, Described, describe};
+use super::roll::Roll;
 use super::turns::Turns;
 use super::{Claims, Device, Proof, Session, later};
 use crate::identity::certificates::spiffe::Id;
@@ -172,27 +173,12 @@ impl View {
     }
 }
 
-struct Held {
-    session: Arc<Session>,
-    /// When it has to be described again.
-    again: Option<Now>,
-}
-
-impl Held {
-    /// The next moment at which something is to be done about it.
-    fn next(&self) -> Now {
-        self.again.map_or(self.session.ends, |again| again.min(self.session.ends))
-    }
-}
-
 #[derive(Default)]
 struct State {
-    held: HashMap<IpAddr, Held>,
+    held: Roll,
     views: Vec<View>,
     /// In force, or about to be.
     model: Option<Arc<Model>>,
-    /// Before that nothing is to be done by the clock.
-    next: Option<Now>,
     /// Ended by the clock, and not told of yet.
     expired: Vec<Arc<Session>>,
     /// Ids given out.
@@ -209,10 +195,6 @@ impl State {
         self.views.iter().filter_map(|view| Some((view.slots.upgrade()?, view))).collect()
     }
 
-    fn expect(&mut self, at: Now) {
-        self.next = Some(self.next.map_or(at, |next| next.min(at)));
-    }
-
     fn end(&mut self, address: IpAddr) -> Option<Arc<Session>> {
         self.remove(address, Slots::end)
     }
@@ -222,12 +204,12 @@ impl State {
     }
 
     fn remove(&mut self, address: IpAddr, from: impl Fn(&Slots, IpAddr) -> bool) -> Option<Arc<Session>> {
-        let held = self.held.remove(&address)?;
+        let session = self.held.remove(address)?;
         for (slots, _) in self.views() {
             // Where its segment has another name it is not.
             from(&slots, address);
         }
-        Some(held.session)
+        Some(session)
     }
 
     fn remove_all(
@@ -235,7 +217,7 @@ impl State {
         wanted: impl Fn(&Session) -> bool,
         from: impl Fn(&Slots, IpAddr) -> bool,
     ) -> Vec<Arc<Session>> {
-        let wanted = self.held.values().map(|held| &held.session).filter(|session| wanted(session));
+        let wanted = self.held.sessions().filter(|session| wanted(session));
         let addresses: Vec<IpAddr> = wanted.map(|session| session.address).collect();
         let mut removed: Vec<_> =
             addresses.into_iter().filter_map(|address| self.remove(address, &from)).collect();
@@ -245,7 +227,7 @@ impl State {
 
     /// Writes a session to all policies, or to none. Returns when it has to be described again.
     fn write(&mut self, session: &Arc<Session>, now: Now) -> Result<Option<Now>, TooManySessions> {
-        let before = self.held.get(&session.address).map(|held| held.session.clone());
+        let before = self.held.get(session.address).map(|held| held.session.clone());
         let views = self.views();
         let mine =
             |session: &Session, view: &View| view.segment(session.address) == Some(session.segment.as_str());
@@ -290,22 +272,22 @@ impl State {
             number: self.view_numbers,
             turns: self.turns.clone(),
         };
-        let (mut without_room, mut next) = (Vec::new(), self.next);
-        for (address, held) in &mut self.held {
-            if segment_name(model, policy.destination_segment(*address))
-                != Some(held.session.segment.as_str())
-            {
+        let (mut without_room, mut described) = (Vec::new(), Vec::new());
+        for session in self.held.sessions() {
+            let address = session.address;
+            if segment_name(model, policy.destination_segment(address)) != Some(session.segment.as_str()) {
                 continue;
             }
-            match view.write(&slots, &held.session, now) {
-                Ok(again) => {
-                    held.again = held.again.into_iter().chain(again).min();
-                    next = next.into_iter().chain(again).min();
-                }
-                Err(TooManySessions) => without_room.push(*address),
+            match view.write(&slots, session, now) {
+                Ok(None) => {}
+                Ok(Some(again)) => described.push((address, again)),
+                Err(TooManySessions) => without_room.push(address),
             }
         }
-        self.next = next;
+        for (address, again) in described {
+            let known = self.held.get(address).and_then(|held| held.again);
+            self.held.describe_again(address, known.into_iter().chain([again]).min());
+        }
         self.views.push(view);
         policy.set_identities(slots);
         without_room
@@ -329,11 +311,11 @@ impl State {
             wanted.extend(admitted.map(|address| (*address, (claims.clone(), workload.mac))));
         }
         let segment = |address| segment_name(model, reference::segment_of(&model.rules, address));
-        self.held.retain(|address, Held { session, .. }| {
-            let said = wanted.get(address);
+        for session in self.held.sessions() {
+            let said = wanted.get(&session.address);
             let is_static = session.proof == Proof::Static;
             let is_same = said.is_some_and(|(claims, mac)| (&session.claims, &session.mac) == (claims, mac))
-                && segment(*address) == Some(session.segment.as_str());
+                && segment(session.address) == Some(session.segment.as_str());
             let why = match (is_static, said) {
                 (true, _) if is_same => None,
                 (true, _) => Some(Why::Unbound),
@@ -343,16 +325,18 @@ impl State {
                 (false, None) => None,
             };
             placed.ended.extend(why.map(|why| Ended { session: session.clone(), why }));
-            why.is_none()
-        });
+        }
+        for ended in &placed.ended {
+            self.held.remove(ended.session.address);
+        }
         for (address, (claims, mac)) in wanted {
-            let Some(segment) = segment(address).filter(|_| !self.held.contains_key(&address)) else {
+            let Some(segment) = segment(address).filter(|_| self.held.get(address).is_none()) else {
                 continue;
             };
             let id = self.id(chance);
             let (segment, proof, ends) = (segment.to_owned(), Proof::Static, later(now, FOR_EVER));
             let session = Arc::new(Session { id, address, segment, mac, claims, proof, begun: now, ends });
-            self.held.insert(address, Held { session: session.clone(), again: None });
+            self.held.insert(session.clone(), None);
             placed.bound.push(session);
         }
         placed.bound.sort_unstable_by_key(|session| session.address);
@@ -364,7 +348,7 @@ impl State {
         let model = self.model.as_ref().ok_or(Refused::NoSegment)?;
         let segment = reference::segment_of(&model.rules, new.address);
         let segment = segment_name(model, segment).ok_or(Refused::NoSegment)?.to_owned();
-        if self.held.get(&new.address).is_some_and(|held| held.session.proof == Proof::Static) {
+        if self.held.get(new.address).is_some_and(|held| held.session.proof == Proof::Static) {
             return Err(Refused::Workload);
         }
         let New { address, mac, claims, proof, ends } = new;
@@ -380,9 +364,14 @@ impl State {
 
     /// Forgets those that have ended by the clock.
     fn expire(&mut self, now: Now) {
-        let forget = |slots: &Slots, address| slots.forget(address, now);
-        let expired = self.remove_all(|session| session.ends <= now, forget);
-        self.expired.extend(expired);
+        let due = self.held.due(now).into_iter();
+        let over = due.filter(|address| self.held.get(*address).is_some_and(|held| held.session.ends <= now));
+        let mut over: Vec<IpAddr> = over.collect();
+        over.sort_unstable();
+        for address in over {
+            let expired = self.remove(address, |slots, address| slots.forget(address, now));
+            self.expired.extend(expired);
+        }
     }
 }
 
@@ -463,8 +452,8 @@ impl Sessions {
         placed.ended.extend(moved.into_iter().map(|session| Ended { session, why: Why::Moved }));
         // What the policy says itself comes before what others have said.
         let excess = state.held.len().saturating_sub(self.capacity);
-        let others = state.held.values().filter(|held| held.session.proof != Proof::Static);
-        let mut no_room: Vec<IpAddr> = others.map(|held| held.session.address).take(excess).collect();
+        let others = state.held.sessions().filter(|session| session.proof != Proof::Static);
+        let mut no_room: Vec<IpAddr> = others.map(|session| session.address).take(excess).collect();
         no_room.extend(state.attach(model, policy, self.capacity, now));
         for address in no_room {
             placed.ended.extend(state.end(address).map(|session| Ended { session, why: Why::NoRoom }));
@@ -481,10 +470,8 @@ impl Sessions {
         let bound = state.rebind(&model, now, admits, &self.chance).bound;
         for session in &bound {
             // What does not fit is not there; it was told when the policy came in force.
-            if let Ok(again) = state.write(session, now)
-                && let Some(held) = state.held.get_mut(&session.address)
-            {
-                held.again = again;
+            if let Ok(again) = state.write(session, now) {
+                state.held.describe_again(session.address, again);
             }
         }
         bound
@@ -511,7 +498,7 @@ impl Sessions {
         if state.held.len() >= self.capacity {
             state.expire(now);
         }
-        if state.held.len() >= self.capacity && !state.held.contains_key(&new.address) {
+        if state.held.len() >= self.capacity && state.held.get(new.address).is_none() {
             return Err(Refused::Full);
         }
         state.intended(id.to_owned(), new.clone(), now)
@@ -539,14 +526,12 @@ impl Sessions {
         if state.held.len() >= self.capacity {
             state.expire(now);
         }
-        if state.held.len() >= self.capacity && !state.held.contains_key(&address) {
+        if state.held.len() >= self.capacity && state.held.get(address).is_none() {
             return Err(Refused::Full);
         }
         let session = Arc::new(session);
         let again = state.write(&session, now).map_err(|TooManySessions| Refused::Full)?;
-        let held = Held { session: session.clone(), again };
-        state.expect(held.next());
-        let before = state.held.insert(address, held).map(|held| held.session);
+        let before = state.held.insert(session.clone(), again);
         let (replaced, over) = before.into_iter().partition::<Vec<_>, _>(|before| before.ends > now);
         state.expired.extend(over);
         Ok(Begun { session, replaced: replaced.into_iter().next() })
@@ -563,7 +548,7 @@ impl Sessions {
         change: impl FnOnce(&mut Claims),
     ) -> Option<Arc<Session>> {
         let mut state = self.state();
-        let held = state.held.get(&address)?;
+        let held = state.held.get(address)?;
         if held.session.id != id || held.session.ends <= now {
             return None;
         }
@@ -572,9 +557,7 @@ impl Sessions {
         let session = Arc::new(session);
         // It has its places already.
         let again = state.write(&session, now).unwrap_or_default();
-        let held = Held { session: session.clone(), again };
-        state.expect(held.next());
-        state.held.insert(address, held);
+        state.held.insert(session.clone(), again);
         Some(session)
     }
 
@@ -585,7 +568,7 @@ impl Sessions {
         match which.address {
             None => state.end_all(|session| which.means(session)),
             Some(address) => {
-                let is_meant = state.held.get(&address).is_some_and(|held| which.means(&held.session));
+                let is_meant = state.held.get(address).is_some_and(|held| which.means(&held.session));
                 is_meant.then(|| state.end(address)).flatten().into_iter().collect()
             }
         }
@@ -594,7 +577,7 @@ impl Sessions {
     /// Those meant that have not ended, by address.
     pub fn list(&self, which: &Which, now: Now) -> Vec<Arc<Session>> {
         let state = self.state();
-        let all = state.held.values().map(|held| &held.session);
+        let all = state.held.sessions();
         let mut list: Vec<_> =
             all.filter(|session| session.ends > now && which.means(session)).cloned().collect();
         list.sort_unstable_by_key(|session| session.address);
@@ -622,7 +605,7 @@ impl Sessions {
         let held = || {
             let view = state.views.iter().find(|view| view.number == number)?;
             let is_current = view.slots.upgrade()?.bearer(address)?.turn() == bearer.turn();
-            state.held.get(&address).filter(|_| is_current).map(|held| held.session.clone())
+            state.held.get(address).filter(|_| is_current).map(|held| held.session.clone())
         };
         turns.whose(number, bearer.turn()).or_else(held)
     }
@@ -630,7 +613,7 @@ impl Sessions {
     /// The session of an address, if it has not ended.
     pub fn of(&self, address: IpAddr, now: Now) -> Option<Arc<Session>> {
         let state = self.state();
-        let held = state.held.get(&address)?;
+        let held = state.held.get(address)?;
         (held.session.ends > now).then(|| held.session.clone())
     }
 
@@ -638,20 +621,16 @@ impl Sessions {
     /// be. Cheap when nothing is due: to be called all the time.
     pub fn follow(&self, now: Now) -> Vec<Arc<Session>> {
         let mut state = self.state();
-        if state.next.is_none_or(|next| now < next) {
+        if state.held.is_quiet(now) {
             return std::mem::take(&mut state.expired);
         }
         state.expire(now);
-        let due = |held: &&Held| held.again.is_some_and(|again| again <= now);
-        let due: Vec<_> = state.held.values().filter(due).map(|held| held.session.clone()).collect();
-        for session in due {
+        for address in state.held.due(now) {
+            let Some(session) = state.held.get(address).map(|held| held.session.clone()) else { continue };
             // It has its places already.
             let again = state.write(&session, now).unwrap_or_default();
-            if let Some(held) = state.held.get_mut(&session.address) {
-                held.again = again;
-            }
+            state.held.describe_again(address, again);
         }
-        state.next = state.held.values().map(Held::next).min();
         std::mem::take(&mut state.expired)
     }
 }

@@ -260,6 +260,6 @@ impl Visitor<'_> {
         if stands(session) != stands(&heard) {
             gateway.tell_changed(&heard, "its device or how it stands to a posture");
         }
-        Answer::Standing(Box::new(self.stands(self.session().as_deref())))
+        Answer::Standing(Box::new(self.stands_briefly(self.session().as_deref())))
     }
 }
