@@ -54,6 +54,8 @@ struct Pending {
     lost: u64,
     /// Whoever writes shall end.
     over: bool,
+    /// One of those who wait for their records writes them all.
+    is_led: bool,
 }
 
 /// Where it is written.
@@ -79,13 +81,26 @@ struct Writer {
 /// The log, open for writing. One process may have it open: the one that holds the state directory.
 ///
 /// Locks, in the order in which they are taken: the writer, what is pending, an outcome. Who only adds what is pending waits
-/// for no disk. Records of many threads are written as a group: each puts its own among what is pending and waits for the
-/// writer's lock, and whoever gets that first writes, and brings to the disk, all that has gathered meanwhile.
+/// for no disk. Records of many threads are written as a group: each puts its own among what is pending, and one of them, who
+/// leads, writes and brings to the disk all that has gathered. Who comes meanwhile waits, and all wake together when that is
+/// done: were they to wait for the writer's lock, one would wake at a time, and find a group of one.
 #[derive(Default)]
 pub struct Journal {
     writer: Mutex<Writer>,
     pending: Mutex<Pending>,
     more: Condvar,
+    /// Something that somebody waits for was written, or could not be, or nobody leads any more.
+    written: Condvar,
+}
+
+/// Leads until it is dropped.
+struct Lead<'j>(&'j Journal);
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.pending).is_led = false;
+        self.0.written.notify_all();
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -153,15 +168,27 @@ impl Journal {
     pub fn record(&self, entry: Entry) -> Result<(), String> {
         let outcome = Arc::new(Outcome::default());
         let stamped = Stamped { waiting: Some(outcome.clone()), ..Stamped::now(entry) };
-        lock(&self.pending).entries.push_back(stamped);
-        let mut writer = lock(&self.writer);
-        // Somebody has written it already, or could not.
+        let mut pending = lock(&self.pending);
+        pending.entries.push_back(stamped);
+        while pending.is_led {
+            pending = self.written.wait(pending).unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = lock(&outcome.0).take() {
+                return known;
+            }
+        }
+        pending.is_led = true;
+        drop(pending);
+        let lead = Lead(self);
+        let _ = self.write_pending(&mut lock(&self.writer));
+        drop(lead);
         let known = lock(&outcome.0).take();
-        let outcome = known.or_else(|| {
-            let _ = self.write_pending(&mut writer);
-            lock(&outcome.0).take()
-        });
-        outcome.unwrap_or_else(|| Err("whoever wrote the record did not come to an end".to_owned()))
+        known.unwrap_or_else(|| Err("whoever wrote the record did not come to an end".to_owned()))
+    }
+
+    /// How many records wait.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        lock(&self.pending).entries.len()
     }
 
     /// Records an act that has been done whatever happens, for it takes something away. Returns when the record is on the
@@ -228,12 +255,12 @@ impl Journal {
             batch.iter().for_each(|stamped| stamped.tell(Err(why.clone())));
             batch.retain(|stamped| stamped.waiting.is_none());
         }
-        if !batch.is_empty() {
-            let mut pending = lock(&self.pending);
-            // Before what has come meanwhile.
-            batch.append(&mut pending.entries);
-            pending.entries = batch;
-        }
+        let mut pending = lock(&self.pending);
+        // Before what has come meanwhile.
+        batch.append(&mut pending.entries);
+        pending.entries = batch;
+        drop(pending);
+        self.written.notify_all();
         written
     }
 }

@@ -370,12 +370,16 @@ struct Slow {
     syncs: AtomicU32,
     fails: AtomicBool,
     began: Barrier,
+    goes_on: AtomicBool,
+    /// What comes behind the first one fails.
+    then_fails: bool,
 }
 
 impl Slow {
-    fn over(disk: &Machine) -> Arc<Slow> {
-        let (syncs, fails, began) = (AtomicU32::new(0), AtomicBool::new(false), Barrier::new(2));
-        Arc::new(Slow { disk: disk.clone(), syncs, fails, began })
+    fn over(disk: &Machine, then_fails: bool) -> Arc<Slow> {
+        let (fails, goes_on) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (syncs, began) = (AtomicU32::new(0), Barrier::new(2));
+        Arc::new(Slow { disk: disk.clone(), syncs, fails, began, goes_on, then_fails })
     }
 }
 
@@ -405,7 +409,10 @@ impl Disk for Slow {
         if self.syncs.fetch_add(1, Ordering::Relaxed) == 0 {
             // The first one lasts until everybody else has come.
             self.began.wait();
-            std::thread::sleep(Duration::from_millis(100));
+            while !self.goes_on.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            self.fails.store(self.then_fails, Ordering::Relaxed);
         }
         self.disk.sync(path)
     }
@@ -427,6 +434,10 @@ fn beside_a_slow_one(journal: &Journal, slow: &Slow, threads: u64) -> Vec<Result
         slow.began.wait();
         let others: Vec<_> =
             (1..=threads).map(|number| scope.spawn(move || journal.record(act(number)))).collect();
+        while journal.waiting() < threads as usize {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        slow.goes_on.store(true, Ordering::Relaxed);
         first.join().unwrap().unwrap();
         others.into_iter().map(|other| other.join().unwrap()).collect()
     })
@@ -439,29 +450,20 @@ fn ids(machine: &Machine) -> BTreeSet<String> {
 #[test]
 fn records_of_many_threads_reach_the_disk_together() {
     let machine = Machine::default();
-    let (journal, slow) = (Journal::default(), Slow::over(&machine));
+    let (journal, slow) = (Journal::default(), Slow::over(&machine, false));
     journal.open(slow.clone(), Path::new(STATE)).unwrap();
     let others = beside_a_slow_one(&journal, &slow, 24);
     assert!(others.iter().all(Result::is_ok), "{others:?}");
     assert_eq!(ids(&machine).len(), 25);
-    // One would do for all 24, were they sure to come in time.
-    assert!(slow.syncs.load(Ordering::Relaxed) <= 6, "{:?}", slow.syncs);
+    assert_eq!(slow.syncs.load(Ordering::Relaxed), 2, "one for the first, and one for all the others");
 }
 
 #[test]
 fn whoever_is_in_a_group_that_is_not_written_is_told_and_none_of_it_is_written_later() {
     let machine = Machine::default();
-    let (journal, slow) = (Journal::default(), Slow::over(&machine));
+    let (journal, slow) = (Journal::default(), Slow::over(&machine, true));
     journal.open(slow.clone(), Path::new(STATE)).unwrap();
-    let others = std::thread::scope(|scope| {
-        let others = scope.spawn(|| beside_a_slow_one(&journal, &slow, 24));
-        // The first record is past this when it waits.
-        while slow.syncs.load(Ordering::Relaxed) == 0 {
-            std::thread::yield_now();
-        }
-        slow.fails.store(true, Ordering::Relaxed);
-        others.join().unwrap()
-    });
+    let others = beside_a_slow_one(&journal, &slow, 24);
     assert!(others.iter().all(Result::is_err), "{others:?}");
     journal.later(Entry::new(Kind::SessionRevoked, By::Gateway).with("id", "r"));
     assert!(journal.flush().is_err());
