@@ -270,15 +270,24 @@ impl Visitor<'_> {
             self.tell_refused(Some(&user.name), &format!("new passkey: {why}"));
             refused(Why::Wrong)
         })?;
-        let entry = self.changed(&user, "given a passkey", &made.passkey);
-        let (called, id) = (made.passkey.name.clone(), made.passkey.id.clone());
+        let passkey = made.passkey.clone();
+        // Before it is recorded as added.
+        let owner = self.store()?.owner(&passkey.id).map_err(|why| self.broken(&why))?;
+        if owner.is_some() {
+            return Err(refused(Why::NotAdded));
+        }
+        let entry = self.changed(&user, "given a passkey", &passkey);
         self.gateway.grant(entry).map_err(|_| refused(Why::Failed))?;
         let added = self.store()?.add_passkey(&user.name, made).map_err(|why| self.broken(&why))?;
-        added.map_err(|not| match not {
-            NotAdded::Full => refused(Why::NotAdded),
-            NotAdded::Gone => refused(Why::Stale),
+        added.map_err(|not| {
+            // Of two at once the other one was faster.
+            self.gateway.done(self.changed(&user, "not given that passkey after all", &passkey));
+            match not {
+                NotAdded::Full => refused(Why::NotAdded),
+                NotAdded::Gone => refused(Why::Stale),
+            }
         })?;
-        self.tell_passkey(&user, "given a passkey", &called, &id);
+        self.tell_passkey(&user, "given a passkey", &passkey.name, &passkey.id);
         Ok(Answer::Standing(Box::new(self.stands(Some(&session)))))
     }
 
@@ -296,8 +305,7 @@ impl Visitor<'_> {
         self.gateway.done(self.changed(&user, "left without a passkey", &removed));
         self.tell_passkey(&user, "left without a passkey", &removed.name, &removed.id);
         // What it has proved ends with it; which session that was nobody keeps.
-        let which = Which { user: Some(user.name), ..Which::default() };
-        match self.gateway.end_sessions(&which, None) {
+        match self.gateway.end_sessions(&Which::of_user(&user.name), None) {
             Ok(_) => Ok(Answer::SignedOut),
             Err(_) => Err(refused(Why::Failed)),
         }

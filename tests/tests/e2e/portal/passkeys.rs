@@ -203,6 +203,24 @@ fn n6_an_operator_takes_a_lost_passkey_away_and_what_it_proved_ends() {
 }
 
 #[test]
+fn a_passkey_that_is_there_already_is_not_recorded_as_added_again() {
+    let Some((scene, _)) = scene() else { return };
+    let mut bob = Browser::new(&scene);
+    assert_eq!(bob.password("bob")["say"], "begun");
+    let (mut key, added) = bob.register("blue key");
+    assert_eq!(added["say"], "standing", "{added}");
+    assert_eq!(bob.show(&mut key, &Value::Null, true)["say"], "begun");
+    let (ceremony, options) = options(&bob.ask("passkey_register_begin", &json!({})));
+    // A browser would not: it is told which there are.
+    let fields = json!({ "attempt": ceremony, "name": "again", "response": key.made(&options) });
+    is_refused(&bob.ask("passkey_register_finish", &fields), "not_added");
+    let given =
+        log(&scene, "user_changed").iter().filter(|what| what.to_string().contains("blue key")).count();
+    let again = log(&scene, "user_changed").iter().filter(|what| what.to_string().contains("again")).count();
+    assert_eq!((given, again), (1, 0));
+}
+
+#[test]
 fn n7_nobody_adds_a_passkey_with_a_password_a_cookie_or_a_code_that_may_have_been_phished() {
     let Some((scene, mut app)) = scene() else { return };
     let register = |browser: &mut Browser| browser.ask("passkey_register_begin", &json!({}));
