@@ -1,23 +1,9 @@
 // Passkeys in a headless Chromium with a virtual authenticator (WebDriver's of Web Authentication, over CDP). Called by
-// `tests/e2e/portal/passkeys_browser.rs` as `portal.mjs` is; prints what it saw as JSON.
-import { createRequire } from 'node:module';
-import { readFileSync } from 'node:fs';
+// `tests/e2e/portal/passkeys_browser.rs`.
+import { audit, base, code, end, launch, problems, shot, told } from './common.mjs';
 
-const told = JSON.parse(process.argv[2]);
-const require = createRequire(`${told.modules}/`);
-const { chromium } = require('playwright-core');
-const axe = readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
-const base = `https://${told.name}/`;
-const codes = [...told.codes];
-
-const browser = await chromium.launch({
-  executablePath: told.chromium,
-  // Without a certificate that the browser believes there are no passkeys, whatever a context ignores.
-  args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--ignore-certificate-errors',
-    '--disable-background-networking', '--disable-component-update', '--disable-sync',
-    `--host-resolver-rules=MAP ${told.name} ${told.address}, MAP * ~NOTFOUND, EXCLUDE ${told.address}`],
-});
-const problems = [];
+// Without a certificate that the browser believes there are no passkeys, whatever a context ignores.
+const browser = await launch('--ignore-certificate-errors');
 const seen = { csp: [] };
 let last;
 
@@ -47,10 +33,6 @@ async function authenticator(context, page) {
   return { cdp, authenticatorId };
 }
 
-async function shot(page, name) {
-  await page.screenshot({ path: `${told.shots}/${name}.png`, fullPage: true });
-}
-
 const heading = (page) => page.textContent('h1');
 const vault = (page) => page.locator('.reach li', { hasText: 'tcp/8200' }).innerText();
 const shown = (page) => page.click('form[data-passkey] button');
@@ -67,7 +49,7 @@ async function whole() {
   await page.goto(base);
   await shot(page, 'passkey-sign-in');
   await password(page);
-  await page.fill('#code', codes.shift());
+  await page.fill('#code', await code());
   await page.click('form[action="/factor"] button');
   seen.withCode = await heading(page);
   seen.vaultBefore = await vault(page);
@@ -131,21 +113,15 @@ async function audits() {
   for (const [name, options] of [['desk', { viewport: { width: 1100, height: 900 } }],
     ['phone-light', { ...phone, colorScheme: 'light' }], ['phone-dark', { ...phone, colorScheme: 'dark' }]]) {
     const { context, page } = await open({ ...options, bypassCSP: true, storageState: seen.state });
-    const audit = async (path) => {
+    const look = async (path) => {
       await page.goto(base + path);
       const what = `${name}-${path || (await context.cookies()).length}`;
-      await page.evaluate(axe);
-      const found = await page.evaluate(() => window.axe.run());
-      for (const violation of found.violations) {
-        problems.push(`${what}: ${violation.id}: ${violation.nodes.map((node) => node.html).join(' ')}`);
-      }
-      const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
-      if (wide > 0) problems.push(`${what}: ${wide} pixels wider than the window`);
+      await audit(page, what);
       await shot(page, `passkeys-${what}`);
     };
-    for (const path of ['passkeys', 'step-up', '']) await audit(path);
+    for (const path of ['passkeys', 'step-up', '']) await look(path);
     await context.clearCookies();
-    await audit('');
+    await look('');
     await context.close();
   }
 }
@@ -171,6 +147,5 @@ try {
 } catch (error) {
   problems.push(`${error.stack}`, await last.locator('main').innerText().catch(() => 'the page is gone'));
 } finally {
-  await browser.close();
+  await end(browser, seen);
 }
-console.log(JSON.stringify({ problems, seen }));

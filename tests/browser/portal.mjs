@@ -1,22 +1,8 @@
 // Drives the portal in a headless Chromium, as people do: without JavaScript, by keyboard, on a phone. Called by
-// `tests/e2e/portal/browser.rs` inside a host's network namespace, with one argument of JSON; prints what it saw as JSON.
-import { createRequire } from 'node:module';
-import { readFileSync } from 'node:fs';
+// `tests/e2e/portal/browser.rs`.
+import { audit, base, code, end, launch, problems, shot, told } from './common.mjs';
 
-const told = JSON.parse(process.argv[2]);
-const require = createRequire(`${told.modules}/`);
-const { chromium } = require('playwright-core');
-const axe = readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
-const base = `https://${told.name}/`;
-const codes = [...told.codes];
-
-const browser = await chromium.launch({
-  executablePath: told.chromium,
-  args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-    '--disable-background-networking', '--disable-component-update', '--disable-sync',
-    `--host-resolver-rules=MAP ${told.name} ${told.address}, MAP * ~NOTFOUND`],
-});
-const problems = [];
+const browser = await launch();
 const seen = {};
 
 async function open(options) {
@@ -29,21 +15,6 @@ async function open(options) {
   page.on('pageerror', (error) => problems.push(`page: ${error.message}`));
   page.on('requestfailed', (request) => problems.push(`failed: ${request.url()}`));
   return { context, page };
-}
-
-async function shot(page, name) {
-  await page.screenshot({ path: `${told.shots}/${name}.png`, fullPage: true });
-}
-
-// What an auditor of accessibility finds, and whether the page is wider than its window.
-async function audit(page, name) {
-  await page.evaluate(axe);
-  const found = await page.evaluate(() => window.axe.run());
-  for (const violation of found.violations) {
-    problems.push(`${name}: ${violation.id}: ${violation.help}: ${violation.nodes.map((node) => node.html).join(' ')}`);
-  }
-  const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
-  if (wide > 0) problems.push(`${name}: ${wide} pixels wider than the window`);
 }
 
 async function withoutJavaScript() {
@@ -60,7 +31,7 @@ async function withoutJavaScript() {
   await page.click('button[type=submit]');
   seen.second = await page.textContent('h1');
   await shot(page, 'second-step');
-  await page.fill('#code', codes.shift());
+  await page.fill('#code', await code());
   await page.click('button[type=submit]');
   seen.status = await page.textContent('h1');
   seen.reach = await page.locator('.reach li').allInnerTexts();
@@ -94,7 +65,7 @@ async function byKeyboard() {
   await Promise.all([page.waitForNavigation(), page.keyboard.press('Enter')]);
   await audit(page, 'second-step');
   seen.focusOfCode = await focus();
-  await page.keyboard.type(codes.shift());
+  await page.keyboard.type(await code());
   await Promise.all([page.waitForNavigation(), page.keyboard.press('Enter')]);
   seen.byKeyboard = await page.textContent('h1');
   await audit(page, 'status');
@@ -136,6 +107,5 @@ try {
 } catch (error) {
   problems.push(`${error.stack}`);
 } finally {
-  await browser.close();
+  await end(browser, seen);
 }
-console.log(JSON.stringify({ problems, seen }));

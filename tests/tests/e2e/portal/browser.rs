@@ -1,11 +1,13 @@
 //! The portal in a real browser: headless Chromium, driven by `tests/browser/portal.mjs`.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use bulkhead_tests::authenticator::Authenticator;
 use bulkhead_tests::https;
+use bulkhead_tests::scene::Scene;
 use serde_json::{Value, json};
 
 use super::sign_in;
@@ -13,14 +15,14 @@ use super::sign_in;
 const ALICE: &str = "Signed in as alice";
 
 /// Where `.ci/run` puts playwright-core and axe-core.
-pub fn modules() -> PathBuf {
+fn modules() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
     cache.or_else(home).unwrap_or_default().join("bulkhead")
 }
 
 /// What is missing for it, if something is.
-pub fn missing() -> Option<String> {
+fn missing() -> Option<String> {
     let chromium = ["/usr/bin/chromium"].into_iter().find(|path| Path::new(path).exists());
     let has_node = Command::new("node").arg("--version").output().is_ok_and(|output| output.status.success());
     let lacks = |package: &str| !modules().join("node_modules").join(package).exists();
@@ -34,34 +36,50 @@ pub fn missing() -> Option<String> {
     }
 }
 
-/// What the browser saw.
-pub fn drive(script: &str, told: &Value, scene: &bulkhead_tests::scene::Scene) -> Value {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser").join(script);
-    let mut command = Command::new("node");
-    command.arg(script).arg(told.to_string()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = scene.host("office").namespace.run(|| command.spawn()).expect("node starts");
-    let output = child.wait_with_output().expect("it ends");
-    let (said, complained) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}{complained}"))
+/// Whether the test cannot run here, which is said then.
+pub fn is_skipped(test: &str) -> bool {
+    let missing = missing();
+    if let Some(missing) = &missing {
+        let _ = writeln!(std::io::stderr(), "SKIP {test}: there is no {missing}");
+    }
+    missing.is_some()
 }
 
-#[test]
-fn people_sign_in_without_javascript_by_keyboard_and_on_a_phone() {
-    if let Some(missing) = missing() {
-        let _ = writeln!(std::io::stderr(), "SKIP people_sign_in_without_javascript: there is no {missing}");
-        return;
-    }
-    let Some((scene, mut app)) = sign_in::scene() else { return };
+/// What the browser saw as alice, to whom the app shows a code when it is to be typed.
+pub fn drive(script: &str, scene: &Scene, app: &mut Authenticator) -> Value {
     let shots = std::env::var_os("BULKHEAD_SHOTS")
         .map_or_else(|| scene.state().with_file_name("shots"), PathBuf::from);
     fs::create_dir_all(&shots).expect("a directory for pictures");
     let told = json!({
         "modules": modules(), "chromium": "/usr/bin/chromium", "name": https::NAME,
         "address": scene.host("office").gateway_v4, "shots": shots,
-        "user": "alice", "password": sign_in::PASSWORD, "codes": [app.code(), app.code()],
+        "user": "alice", "password": sign_in::PASSWORD,
     });
-    let report = drive("portal.mjs", &told, &scene);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser").join(script);
+    let mut command = Command::new("node");
+    command.arg(script).arg(told.to_string());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = scene.host("office").namespace.run(|| command.spawn()).expect("node starts");
+    let mut typed = child.stdin.take().expect("it is piped");
+    let mut said = String::new();
+    for line in BufReader::new(child.stdout.take().expect("it is piped")).lines() {
+        said = line.expect("it is text");
+        if said == "code" {
+            writeln!(typed, "{}", app.code()).expect("it waits for it");
+        }
+    }
+    let output = child.wait_with_output().expect("it ends");
+    let complained = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}{complained}"))
+}
+
+#[test]
+fn people_sign_in_without_javascript_by_keyboard_and_on_a_phone() {
+    if is_skipped("people_sign_in_without_javascript") {
+        return;
+    }
+    let Some((scene, mut app)) = sign_in::scene() else { return };
+    let report = drive("portal.mjs", &scene, &mut app);
     assert_eq!(report["problems"], json!([]), "{report:#}");
     let seen = &report["seen"];
     assert_eq!(seen["wrong"]["title"], "Problem: Sign in · Network access");

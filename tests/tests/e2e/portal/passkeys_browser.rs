@@ -1,34 +1,19 @@
 //! Passkeys in a real browser with a virtual authenticator: `tests/browser/passkeys.mjs`.
 
-use std::fs;
-use std::io::Write;
-use std::path::PathBuf;
-
 use bulkhead_tests::frames::Family;
-use bulkhead_tests::https;
 use serde_json::json;
 
-use super::browser::{drive, missing, modules};
+use super::browser::{drive, is_skipped};
 use super::passkeys::scene;
 use super::sign_in;
 
 #[test]
 fn people_add_show_and_remove_passkeys_in_a_real_browser() {
-    if let Some(missing) = missing() {
-        let _ =
-            writeln!(std::io::stderr(), "SKIP people_add_show_and_remove_passkeys: there is no {missing}");
+    if is_skipped("people_add_show_and_remove_passkeys") {
         return;
     }
     let Some((scene, mut app)) = scene() else { return };
-    let shots = std::env::var_os("BULKHEAD_SHOTS")
-        .map_or_else(|| scene.state().with_file_name("shots"), PathBuf::from);
-    fs::create_dir_all(&shots).expect("a directory for pictures");
-    let told = json!({
-        "modules": modules(), "chromium": "/usr/bin/chromium", "name": https::NAME,
-        "address": scene.host("office").gateway_v4, "shots": shots,
-        "user": "alice", "password": sign_in::PASSWORD, "codes": [app.code()],
-    });
-    let report = drive("passkeys.mjs", &told, &scene);
+    let report = drive("passkeys.mjs", &scene, &mut app);
     assert_eq!(report["problems"], json!([]), "{report:#}");
     let seen = &report["seen"];
     let alice = "Signed in as alice";
