@@ -17,11 +17,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::portal::wire::{Answer, MESSAGE_BYTES_MAX, Question, Secret};
+use crate::store::sha256;
 
 /// The longest that a question may take, until its answer is here.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -176,7 +176,7 @@ impl ServerCertVerifier for Pinned {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if data_encoding::HEXLOWER.encode(&Sha256::digest(end_entity)) == self.fingerprint {
+        if sha256(end_entity) == self.fingerprint {
             return Ok(ServerCertVerified::assertion());
         }
         Err(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
@@ -246,7 +246,7 @@ mod tests {
                 .verify_server_cert(der, &[], &name, &[], UnixTime::since_unix_epoch(Duration::ZERO))
                 .is_ok()
         };
-        assert!(check(data_encoding::HEXLOWER.encode(&Sha256::digest(der))));
+        assert!(check(sha256(der)));
         assert!(!check("00".repeat(32)));
     }
 

@@ -1,12 +1,10 @@
 //! A certificate that is shown to the gateway from files: a workload's SVID, which somebody else renews.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use std::{fs, io};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustls::crypto::ring;
@@ -18,6 +16,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::client::Portal;
 use crate::identity::unix_s;
 use crate::portal::doorman::LEFT;
+use crate::store::Stamp;
 
 /// For a connection, a read or a write.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,9 +32,6 @@ pub struct Files {
     pub key: PathBuf,
 }
 
-/// What of the files tells that they have been replaced.
-pub type Stamp = Vec<Option<(u64, i64, i64, u64)>>;
-
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
@@ -48,11 +44,7 @@ pub struct Known {
 impl Files {
     /// How they are now.
     pub fn stamp(&self) -> Stamp {
-        let of = |path: &Path| {
-            let about = fs::metadata(path).ok()?;
-            Some((about.ino(), about.mtime(), about.mtime_nsec(), about.len()))
-        };
-        vec![of(&self.certificate), of(&self.key)]
+        Stamp::of([self.certificate.as_path(), self.key.as_path()])
     }
 
     fn chain(&self) -> Result<Vec<CertificateDer<'static>>> {

@@ -12,10 +12,10 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::Entry;
 use crate::daemon::time::rfc3339;
+pub(super) use crate::store::sha256;
 
 /// `,"hash":"` before the digits.
 const BEFORE: &str = ",\"hash\":\"";
@@ -82,15 +82,6 @@ impl Record {
     pub fn head(&self) -> Head {
         Head { seq: self.seq, hash: self.hash.clone() }
     }
-}
-
-/// Hexadecimal SHA-256.
-pub(super) fn sha256(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(DIGITS), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 /// The line behind this record, with its line break, and the new head.

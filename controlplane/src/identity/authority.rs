@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 /// Its key, in the state directory.
 const KEY: &str = "device-ca.key";
 /// Its certificate, beside it.
-const CERTIFICATE: &str = "device-ca.crt";
+pub const CERTIFICATE: &str = "device-ca.crt";
 /// How long the authority's own certificate holds: longer than any device's.
 const LASTS: Duration = Duration::days(3650);
 /// The subject's serial number (X.520, section 6.2.9).

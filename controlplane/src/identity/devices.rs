@@ -6,11 +6,11 @@
 use redb::{ReadableTable, ReadableTableMetadata, TableDefinition};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::book::{Book, Broken, Table};
 use super::token;
 use crate::portal::wire::Secret;
+use crate::store::sha256;
 use crate::tokens::key::{Key, Keys};
 
 /// By name, a [`Device`] as JSON.
@@ -74,7 +74,7 @@ pub enum NotEnrolled {
 }
 
 fn digest(code: &Secret) -> String {
-    data_encoding::HEXLOWER.encode(&Sha256::digest(code.reveal()))
+    sha256(code.reveal().as_bytes())
 }
 
 impl Book {

@@ -19,6 +19,7 @@
 mod counters;
 pub(crate) mod disk;
 pub(crate) mod record;
+mod stamp;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -33,9 +34,11 @@ use crate::api::server::{self, Locked};
 pub use counters::{Counted, CounterFile, Counters};
 pub use disk::{Disk, Files};
 pub(crate) use disk::{UNFINISHED, replace};
+pub(crate) use record::sha256;
 pub use record::{
     About, Cause, Current, Mark, Note, Pending, Said, Seen, Stored, Text, Who, digest_of, read_revision,
 };
+pub use stamp::Stamp;
 
 /// So many revisions are kept, and those that are needed besides.
 pub const KEPT: usize = 100;

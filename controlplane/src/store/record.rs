@@ -13,8 +13,8 @@
 //! `current` and `counters` are the same with other first lines and no texts.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
+use data_encoding::HEXLOWER;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -191,15 +191,9 @@ pub struct Stored {
     pub files: Vec<Text>,
 }
 
-fn hexadecimal(hash: Sha256) -> String {
-    hash.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    hexadecimal(Sha256::new_with_prefix(bytes))
+/// SHA-256, hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    HEXLOWER.encode(&Sha256::digest(bytes))
 }
 
 /// SHA-256 of texts in their order, wherever the files lie.
@@ -209,7 +203,7 @@ pub fn digest_of<'t>(texts: impl IntoIterator<Item = &'t str>) -> String {
         hash.update((text.len() as u64).to_le_bytes());
         hash.update(text);
     }
-    hexadecimal(hash)
+    HEXLOWER.encode(&hash.finalize())
 }
 
 /// The first three lines.

@@ -78,10 +78,9 @@ fn said_no(answer: &Answer) -> Said {
 }
 
 /// The names of the authorities by which clients can be known, in DER.
-pub fn authorities(gateway: &Gateway) -> Vec<Vec<u8>> {
-    let model = gateway.in_force().model;
+pub fn authorities(gateway: &Gateway, domains: &[TrustDomain]) -> Vec<Vec<u8>> {
     let mut all = gateway.desk.device_authority().into_iter().collect::<Vec<_>>();
-    all.extend(model.sign_in.trust_domains.iter().filter_map(|domain| bundle(domain).ok()).flatten());
+    all.extend(domains.iter().filter_map(|domain| bundle(domain).ok()).flatten());
     let name = |authority: &CertificateDer<'static>| {
         let anchor = webpki::anchor_from_trusted_cert(authority).ok()?;
         Some(DistinguishedName::in_sequence(anchor.subject.as_ref()).as_ref().to_vec())

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use jiff::{Timestamp, ToSpan, tz};
@@ -41,18 +40,9 @@ pub struct Certificate {
     pub is_own: bool,
 }
 
-/// What of the files tells that they have been replaced.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stamp(Vec<Option<(u64, i64, i64, u64)>>);
-
-/// How the files are now.
-pub fn stamp(portal: &Portal) -> Stamp {
-    let of = |path: &Path| {
-        let about = fs::metadata(path).ok()?;
-        Some((about.ino(), about.mtime(), about.mtime_nsec(), about.len()))
-    };
-    let files = portal.files.iter().flat_map(|(certificate, key)| [certificate, key]);
-    Stamp(files.map(|path| of(path)).collect())
+/// The files of the certificate, unless it is of our own making.
+pub fn files(portal: &Portal) -> impl Iterator<Item = &Path> {
+    portal.files.iter().flat_map(|(certificate, key)| [certificate.as_path(), key.as_path()])
 }
 
 /// One of our own, as it is kept.
@@ -159,6 +149,7 @@ mod tests {
     use bulkhead_dataplane::verdict::PortId;
 
     use super::*;
+    use crate::store::Stamp;
 
     /// A directory that goes with it.
     struct Directory(PathBuf);
@@ -230,13 +221,14 @@ mod tests {
         let given = portal("a.example", Some((certificate.clone(), key.clone())));
         let missing = made(&given, &state.0).err().unwrap();
         assert!(missing.contains("c.pem") && missing.contains("No such file"), "{missing}");
-        let before = stamp(&given);
+        let stamp = || Stamp::of(files(&given));
+        let before = stamp();
         let kept = make("a.example", &[], Timestamp::now()).unwrap();
         fs::write(&certificate, &kept.certificate).unwrap();
         fs::write(&key, kept.key.reveal()).unwrap();
         let taken = made(&given, &state.0).unwrap();
         assert!(!taken.is_own && taken.chain == kept.certificate);
-        assert_ne!(stamp(&given), before);
+        assert_ne!(stamp(), before);
         let other = make("a.example", &[], Timestamp::now()).unwrap();
         fs::write(&key, other.key.reveal()).unwrap();
         let wrong = made(&given, &state.0).err().unwrap();

@@ -26,15 +26,17 @@ use rustls::sign::SigningKey;
 use super::super::desk::certificates;
 use super::super::gateway::{Gateway, lock};
 use super::super::log;
-use super::certificate::{self, Stamp};
+use super::certificate;
 use super::child::{self, Child};
 use super::listen::{self, Place};
 use super::visitor;
 use super::{GLANCE, TICK};
-use crate::identity::certificates::SCHEMES;
-use crate::model::Portal as Settings;
+use crate::identity::authority;
+use crate::identity::certificates::{SCHEMES, SERVER_CONTEXT, is_handshake};
+use crate::model::{Portal as Settings, TrustDomain};
 use crate::portal::doorman::{Order, Said, Setup, Word};
 use crate::portal::limits::{Admission, Rates};
+use crate::store::Stamp;
 
 /// From the start of a process to its end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,9 +48,6 @@ const PROCESSES_MAX: usize = 32;
 const PROCESSES_PER_ADDRESS_MAX: usize = 4;
 /// Between two starts: whatever comes, starting processes takes a small part of one processor.
 const PACE: Duration = Duration::from_millis(10);
-/// What a server signs begins so (RFC 8446, section 4.4.3).
-const PADDING: [u8; 64] = [0x20; 64];
-const CONTEXT: &[u8] = b"TLS 1.3, server CertificateVerify\0";
 
 /// What came to the door since the gateway started.
 #[derive(Debug, Default)]
@@ -101,6 +100,8 @@ struct Server {
     chain: String,
     key: Arc<dyn SigningKey>,
     schemes: Vec<u16>,
+    /// The names of the authorities by which clients can be known, base64.
+    authorities: Vec<String>,
     uid: u32,
     gid: u32,
 }
@@ -108,6 +109,8 @@ struct Server {
 /// An open door.
 struct Door {
     settings: Settings,
+    domains: Vec<TrustDomain>,
+    /// Of the files that make up the server.
     stamp: Stamp,
     server: Arc<Server>,
     sockets: Vec<(Place, OwnedFd)>,
@@ -153,12 +156,17 @@ impl Keeper {
             return Ok(());
         };
         let wanted = listen::places(&model, &settings, &self.gateway.engine.snapshot().topology);
-        let stamp = certificate::stamp(&settings);
-        let is_same = |door: &&mut Door| door.settings == settings && door.stamp == stamp;
+        let domains = &model.sign_in.trust_domains;
+        let bundles = domains.iter().map(|domain| domain.bundle.as_path());
+        let authority = self.gateway.lifecycle.directory().join(authority::CERTIFICATE);
+        let files = certificate::files(&settings).chain(bundles).chain([authority.as_path()]);
+        let stamp = Stamp::of(files);
+        let is_same =
+            |door: &&mut Door| door.settings == settings && door.domains == *domains && door.stamp == stamp;
         let door = match door.as_mut().filter(is_same) {
             Some(door) => door,
             None => {
-                let server = match self.server(&settings, &wanted) {
+                let server = match self.server(&settings, domains, &wanted) {
                     Ok(server) => Arc::new(server),
                     // While the certificate's files are being replaced, the old ones serve.
                     Err(_) if door.as_ref().is_some_and(|door| door.settings == settings) => return Ok(()),
@@ -170,7 +178,7 @@ impl Keeper {
                 };
                 let kept = door.take().filter(|door| door.settings.port == settings.port);
                 let sockets = kept.map(|door| door.sockets).unwrap_or_default();
-                door.insert(Door { settings, stamp, server, sockets })
+                door.insert(Door { settings, domains: domains.clone(), stamp, server, sockets })
             }
         };
         let mut failures = Vec::new();
@@ -189,7 +197,12 @@ impl Keeper {
         if failures.is_empty() { Ok(()) } else { Err(format!("cannot listen at {}", failures.join(", "))) }
     }
 
-    fn server(&self, settings: &Settings, places: &BTreeSet<Place>) -> Result<Server, String> {
+    fn server(
+        &self,
+        settings: &Settings,
+        domains: &[TrustDomain],
+        places: &BTreeSet<Place>,
+    ) -> Result<Server, String> {
         let (uid, gid) = child::user(&settings.user)?;
         let addresses: Vec<IpAddr> = places.iter().map(|place| place.address.ip()).collect();
         // The portal's own, whatever port it is shown at.
@@ -200,7 +213,9 @@ impl Keeper {
         let key = any_supported_type(&key).map_err(|error| error.to_string())?;
         let signs = |scheme: &SignatureScheme| key.choose_scheme(&[*scheme]).is_some();
         let schemes = SCHEMES.into_iter().filter(signs).map(u16::from).collect();
-        Ok(Server { chain: certificate.chain, key, schemes, uid, gid })
+        let names = certificates::authorities(&self.gateway, domains);
+        let authorities = names.iter().map(|name| BASE64.encode(name)).collect();
+        Ok(Server { chain: certificate.chain, key, schemes, authorities, uid, gid })
     }
 
     /// Takes what comes, if something comes soon.
@@ -309,11 +324,10 @@ impl Visit {
                 .map_err(|error| error.to_string())?;
         }
         let child = Child::spawn("doorman")?;
-        let names = certificates::authorities(&self.gateway);
         let setup = Setup {
             certificate: self.server.chain.clone(),
             schemes: self.server.schemes.clone(),
-            authorities: names.iter().map(|name| BASE64.encode(name)).collect(),
+            authorities: self.server.authorities.clone(),
             uid: self.server.uid,
             gid: self.server.gid,
         };
@@ -351,11 +365,7 @@ impl Visit {
 
     /// Signs a server's part of a handshake of TLS 1.3, and nothing else.
     fn sign(&self, scheme: u16, message: &[u8]) -> Option<Vec<u8>> {
-        let hash = message.strip_prefix(&PADDING)?.strip_prefix(CONTEXT)?;
         let signer = self.server.key.choose_scheme(&[SignatureScheme::from(scheme)])?;
-        if !matches!(hash.len(), 32 | 48) {
-            return None;
-        }
-        signer.sign(message).ok()
+        is_handshake(message, SERVER_CONTEXT).then(|| signer.sign(message).ok()).flatten()
     }
 }

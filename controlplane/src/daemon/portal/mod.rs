@@ -24,8 +24,9 @@ use super::log;
 use crate::api::portal as api;
 use crate::model::{Model, Portal as Settings};
 use crate::portal::orders::Order;
+use crate::store::Stamp;
 use broker::{Broker, Counts, Over, Waiting};
-use certificate::{Certificate, Stamp};
+use certificate::Certificate;
 use child::Child;
 pub use doorman::Doorman;
 use listen::Place;
@@ -193,7 +194,7 @@ impl Keeper {
         let places = self.places(model, settings);
         let addresses: BTreeSet<IpAddr> = places.iter().map(|place| place.address.ip()).collect();
         let addresses: Vec<IpAddr> = addresses.into_iter().collect();
-        let stamp = certificate::stamp(settings);
+        let stamp = Stamp::of(certificate::files(settings));
         let directory = self.gateway.lifecycle.directory();
         let certificate = match self.gateway.portal.certificate(settings, directory, &addresses) {
             Ok(certificate) => certificate,
@@ -253,7 +254,7 @@ impl Keeper {
                 if model.portal.as_ref() != Some(settings) {
                     return Ok(());
                 }
-                if certificate::stamp(settings) != *stamp && self.is_good(settings) {
+                if Stamp::of(certificate::files(settings)) != *stamp && self.is_good(settings) {
                     log::say("portal: the certificate's files have changed, so it begins anew");
                     return Ok(());
                 }

@@ -6,18 +6,18 @@
 use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
-use sha2::{Digest, Sha256};
 
 use super::{Certificate, Refused};
 use crate::identity::devices::{Device, public};
 use crate::identity::unix_s;
+use crate::store::sha256;
 
 /// SubjectPublicKeyInfo of an Ed25519 key, up to the key (RFC 8410, section 4).
 const ED25519: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// What stands in certificates of other keys that a device has had certified: by which key of its own.
 pub fn mark(key: &[u8; 32]) -> String {
-    data_encoding::HEXLOWER.encode(&Sha256::digest(key))
+    sha256(key)
 }
 
 impl Certificate {

@@ -28,9 +28,12 @@ pub const CHAIN_MAX: usize = 8;
 pub const CHAIN_BYTES_MAX: usize = 24 * 1024;
 /// Handshakes that are remembered, each of which serves once.
 const TAKEN_MAX: usize = 65_536;
-/// What a client signs begins so (RFC 8446, section 4.4.3).
+/// What either side signs begins so (RFC 8446, section 4.4.3).
 const PADDING: [u8; 64] = [0x20; 64];
+/// And goes on so, of a client.
 const CONTEXT: &[u8] = b"TLS 1.3, client CertificateVerify\0";
+/// And so, of a server.
+pub const SERVER_CONTEXT: &[u8] = b"TLS 1.3, server CertificateVerify\0";
 /// Bytes of a transcript's hash: SHA-256 and SHA-384.
 const HASHES: [usize; 2] = [32, 48];
 /// Those of TLS 1.3 (RFC 8446, section 4.2.3) that are verified here; of RSA only PSS, from 2048 bits on.
@@ -204,8 +207,7 @@ impl Certificate {
             .map(|text| decoded(text, unreadable).map(CertificateDer::from))
             .collect::<Result<_, _>>()?;
         let message = decoded(&evidence.message, unreadable)?;
-        let hash = message.strip_prefix(&PADDING).and_then(|rest| rest.strip_prefix(CONTEXT));
-        if !hash.is_some_and(|hash| HASHES.contains(&hash.len())) {
+        if !is_handshake(&message, CONTEXT) {
             return Err(Refused::NoHandshake);
         }
         signed(&chain[0], evidence.scheme, &message, &decoded(&evidence.signature, unreadable)?)?;
@@ -276,6 +278,12 @@ impl Certificate {
         // What it may be used for besides, that library leaves to others.
         if self.may_sign && !self.may_certify { Ok(()) } else { Err(Refused::KeyUsage) }
     }
+}
+
+/// Whether a message is what this side of a handshake of TLS 1.3 signs: a transcript's hash behind its words.
+pub fn is_handshake(message: &[u8], side: &[u8]) -> bool {
+    let hash = message.strip_prefix(&PADDING).and_then(|rest| rest.strip_prefix(side));
+    hash.is_some_and(|hash| HASHES.contains(&hash.len()))
 }
 
 /// That the key of a certificate has signed a message.
