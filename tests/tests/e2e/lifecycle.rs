@@ -432,7 +432,9 @@ impl Small {
     fn mount(path: PathBuf) -> Small {
         fs::create_dir_all(&path).unwrap();
         let flags = MsFlags::empty();
-        mount(Some("tmpfs"), &path, Some("tmpfs"), flags, Some("size=64k,mode=700"))
+        // Every file takes whole pages, and the store of users alone some ten: whatever the gateway keeps must fit well, for
+        // only what a test fills shall be full.
+        mount(Some("tmpfs"), &path, Some("tmpfs"), flags, Some("size=512k,mode=700"))
             .expect("a tmpfs is mounted");
         Small(path)
     }
