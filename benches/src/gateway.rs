@@ -11,11 +11,12 @@ use bulkhead_dataplane::counters::RuleCounters;
 use bulkhead_dataplane::event::EventQueue;
 use bulkhead_dataplane::packet::MemoryFrame;
 use bulkhead_dataplane::pipeline::{BURST, Context, Pipeline};
-use bulkhead_dataplane::policy::{RuleSet, compile};
-use bulkhead_dataplane::snapshot::{ActivePolicy, Snapshot};
+use bulkhead_dataplane::policy::{Policy, RuleSet, compile};
+use bulkhead_dataplane::snapshot::{ActivePolicy, Mailbox, Snapshot};
 use bulkhead_dataplane::topology::{Mac, Neighbour, PortState, Route, RouteKind, Topology, TopologySpec};
 use bulkhead_dataplane::verdict::{Generation, Now, PortId, Verdict};
 use ipnet::{IpNet, Ipv4Net};
+use nix::time::{ClockId, clock_gettime};
 
 use crate::allocations::allocations;
 use crate::traffic::{Connection, HOSTS, Kind, Step, Traffic, connections};
@@ -42,6 +43,11 @@ pub fn host_mac(host: IpAddr) -> Mac {
     [2, 1, u8::from(host.is_ipv6()), a, b, c]
 }
 
+/// Time on the CPU of this thread.
+pub fn cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has this clock").into()
+}
+
 /// What a run of packets cost.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
@@ -49,6 +55,8 @@ pub struct Cost {
     pub packets: u64,
     /// Time in the pipeline. Writing the frames beforehand is not in it.
     pub time: Duration,
+    /// The same as time on the CPU of this thread: what others do meanwhile is not in it.
+    pub cpu: Duration,
     /// Allocations in that time.
     pub allocations: u64,
 }
@@ -68,6 +76,7 @@ impl Cost {
 /// One worker's pipeline and all that it works on.
 pub struct Gateway {
     snapshot: Arc<Snapshot>,
+    mailbox: Arc<Mailbox>,
     table: Arc<Table>,
     pipeline: Pipeline,
     events: Arc<EventQueue>,
@@ -81,14 +90,11 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway with this policy and room for exactly `capacity` connections of each family (at least 1,024).
     pub fn new(rules: &RuleSet, capacity: usize) -> Gateway {
-        let policy = compile(rules).expect("the generated rule set compiles");
-        let counters = RuleCounters::new(policy.rule_count(), 1);
-        let snapshot = Arc::new(Snapshot {
-            version: 1,
-            beside: Arc::default(),
-            policy: Arc::new(ActivePolicy { generation: Generation(1), policy, counters }),
-            topology: Arc::new(Topology::new(topology(rules))),
-        });
+        Gateway::judging_by(compile(rules).expect("the generated rule set compiles"), rules, capacity)
+    }
+
+    /// As [`Gateway::new`], with a policy that has the segments of the rules and perhaps asks for more than they do.
+    pub fn judging_by(mut policy: Policy, rules: &RuleSet, capacity: usize) -> Gateway {
         let capacity = capacity.max(1024) as u32;
         let table = Arc::new(Table::new(&TableConfig {
             connections_v4: capacity,
@@ -96,12 +102,21 @@ impl Gateway {
             half_open_share_percent: 100,
             ..TableConfig::default()
         }));
+        policy.bind(&table);
+        let counters = RuleCounters::new(policy.rule_count(), 1);
+        let snapshot = Arc::new(Snapshot {
+            version: 1,
+            beside: Arc::default(),
+            policy: Arc::new(ActivePolicy { generation: Generation(1), policy, counters }),
+            topology: Arc::new(Topology::new(topology(rules))),
+        });
         let events = Arc::new(EventQueue::new(1024));
         let worker = table.worker().expect("the first worker");
         let pipeline = Pipeline::new(0, worker, RateLimiter::new(Limits::default()), events.clone());
         let burst = || (0..BURST).map(|_| MemoryFrame::new(&[])).collect();
         Gateway {
             snapshot,
+            mailbox: Arc::default(),
             table,
             pipeline,
             events,
@@ -119,8 +134,13 @@ impl Gateway {
     }
 
     /// What it judges by.
-    pub fn snapshot(&self) -> &Snapshot {
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
+    }
+
+    /// Where another snapshot can be posted while it works; the packets of the next burst are judged by that one.
+    pub fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
     }
 
     /// Sends at least `packets` packets, the next bursts of the traffic in turn.
@@ -158,10 +178,14 @@ impl Gateway {
         }
         while self.events.take().is_some() {}
         let before = allocations();
-        let start = Instant::now();
+        let (start, start_cpu) = (Instant::now(), cpu());
         let mut forwarded = 0;
         for (number, frames) in self.frames[..bursts].iter_mut().enumerate() {
             self.now.0 += BURST_NS;
+            if let Some(next) = self.mailbox.take(self.snapshot.version) {
+                self.snapshot = next;
+                self.mailbox.acknowledge(self.snapshot.version);
+            }
             let context = Context { now: self.now, snapshot: &self.snapshot, table: &self.table };
             self.pipeline.quiesce();
             let ingress = all[(first + number) % all.len()].ingress;
@@ -170,6 +194,7 @@ impl Gateway {
             forwarded += self.verdicts.iter().filter(|v| matches!(v, Verdict::Forward(_))).count();
         }
         cost.time += start.elapsed();
+        cost.cpu += cpu() - start_cpu;
         cost.allocations += allocations() - before;
         cost.packets += (bursts * BURST) as u64;
         assert_eq!(forwarded, bursts * BURST, "in the last burst: {:?}", self.verdicts);

@@ -55,7 +55,8 @@ impl Kind {
 /// One connection, seen from its originator.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection {
-    source: IpAddr,
+    /// The originator's address.
+    pub source: IpAddr,
     destination: IpAddr,
     source_port: u16,
     destination_port: u16,

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use crate::identity::Bearer;
-use crate::sync::{AtomicU64, Relaxed};
+use crate::sync::AtomicU64;
 
 /// By entry, and apart from the entries, so that connections for which no session was asked pay nothing; not there at
 /// all before a policy has sessions.
@@ -12,8 +12,8 @@ pub(super) struct Bearers(OnceLock<Box<[AtomicU64]>>);
 
 impl Bearers {
     /// Room for the bearers of so many entries.
-    pub(super) fn keep(&self, entries: usize) {
-        self.0.get_or_init(|| (0..entries).map(|_| AtomicU64::new(Bearer::NONE.0)).collect());
+    pub(super) fn keep(&self, entries: usize) -> &[AtomicU64] {
+        self.0.get_or_init(|| (0..entries).map(|_| AtomicU64::new(Bearer::NONE.0)).collect())
     }
 
     /// The entry's.
@@ -22,10 +22,13 @@ impl Bearers {
         self.0.get().map(|all| &all[entry as usize])
     }
 
-    /// Sets that of an entry which no worker can reach.
-    pub(super) fn set(&self, entry: u32, bearer: Bearer) {
-        if let Some(word) = self.get(entry) {
-            word.store(bearer.0, Relaxed);
+    /// Where that of the entry, of so many, is to be written; `None` where nobody's needs no place. A session's has one
+    /// whether room was made beforehand or not: a judgement that cannot say by whose session it was given is none, and
+    /// would be asked for at every packet without end.
+    pub(super) fn place(&self, entry: u32, entries: usize, bearer: Bearer) -> Option<&AtomicU64> {
+        match bearer {
+            Bearer::NONE => self.get(entry),
+            _ => Some(&self.keep(entries)[entry as usize]),
         }
     }
 

@@ -283,7 +283,9 @@ impl<A: Family> Map<A> {
                 return Err(Reason::TableFull);
             };
             self.entries[entry as usize].fill(tuple, opening, first_state(tuple.protocol), sides);
-            self.bearers.set(entry, opening.bearer);
+            if let Some(word) = self.bearers.place(entry, self.entries.len(), opening.bearer) {
+                word.store(opening.bearer.0, Relaxed);
+            }
             if let Some(accounts) = self.account_of.get() {
                 accounts[entry as usize].store(account, Relaxed);
             }
@@ -539,7 +541,8 @@ impl<A: Family> Map<A> {
     /// Replaces the judgement that [`Map::stamp`] returned; false, and nothing happens, when another worker did so
     /// meanwhile.
     pub fn restamp(&self, hit: Hit, old: Stamp, new: Stamp) -> bool {
-        self.entry(hit).restamp(self.bearers.get(hit.entry), old, new)
+        let bearer = self.bearers.place(hit.entry, self.entries.len(), new.bearer);
+        self.entry(hit).restamp(bearer, old, new)
     }
 
     /// The originating direction and the port by which it came.

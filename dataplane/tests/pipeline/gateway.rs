@@ -13,7 +13,9 @@ use bulkhead_dataplane::identity::Slots;
 use bulkhead_dataplane::packet::{FrameBuf, MemoryFrame};
 use bulkhead_dataplane::pipeline::Pipeline;
 use bulkhead_dataplane::policy::conditions::{Bits, Condition};
-use bulkhead_dataplane::policy::{Action, Restraint, Restraints, Rule, RuleSet, Segment, Service, compile};
+use bulkhead_dataplane::policy::{
+    Action, Policy, Restraint, Restraints, Rule, RuleSet, Segment, Service, compile,
+};
 use bulkhead_dataplane::port::MemoryPort;
 use bulkhead_dataplane::snapshot::{ActivePolicy, Snapshot};
 use bulkhead_dataplane::topology::{Mac, Neighbour, PortState, Route, RouteKind, Topology, TopologySpec};
@@ -255,11 +257,7 @@ impl Gateway {
         let mut policy = compile(&rule_set(rules)).unwrap();
         policy.set_timeouts((0..).map(RuleId).zip(timeouts.iter().copied())).unwrap();
         policy.bind(&self.table);
-        let counters = RuleCounters::new(policy.rule_count(), 2);
-        let mut next = Snapshot::clone(&self.snapshot);
-        let generation = self.snapshot.policy.generation.next();
-        next.policy = Arc::new(ActivePolicy { generation, policy, counters });
-        self.post(next);
+        self.publish_policy(policy);
     }
 
     /// Makes the worker judge by this generation, also by an older one, as a worker does that is behind.
@@ -270,11 +268,22 @@ impl Gateway {
 
     /// As [`Gateway::publish`], of rules that ask for these conditions, with these gates open.
     pub fn publish_conditions(&mut self, rules: &[Rule], conditions: &[Condition], open: &[u32]) {
+        let mut policy = self.asking(rules, conditions, open);
+        policy.bind(&self.table);
+        self.publish_policy(policy);
+    }
+
+    /// A policy of rules that ask for these conditions, with these gates open.
+    pub fn asking(&self, rules: &[Rule], conditions: &[Condition], open: &[u32]) -> Policy {
         let rules = RuleSet { conditions: conditions.to_vec(), ..rule_set(rules) };
         let mut policy = compile(&rules).unwrap();
         policy.set_gates(Bits::from_iter(open.iter().copied()));
         policy.set_identities(self.sessions.clone());
-        policy.bind(&self.table);
+        policy
+    }
+
+    /// Publishes a policy as it is.
+    pub fn publish_policy(&mut self, policy: Policy) {
         let counters = RuleCounters::new(policy.rule_count(), 2);
         let generation = self.snapshot.policy.generation.next();
         let policy = Arc::new(ActivePolicy { generation, policy, counters });

@@ -77,6 +77,18 @@ fn cuts(gateway: &Gateway) -> Vec<Reason> {
 }
 
 #[test]
+fn a_policy_for_which_no_room_for_sessions_was_made_hangs_no_packet() {
+    let mut gateway = Gateway::new(&[]);
+    let unbound = gateway.asking(&rules(), &conditions(), &[]);
+    gateway.publish_policy(unbound);
+    sign_in(&gateway, None, &[(600, staff())]);
+    gateway.handshake(4000, 443);
+    gateway.send(CLIENTS, &data(4000, 443)).unwrap();
+    sign_out(&gateway);
+    assert_eq!(gateway.send(SERVERS, &answer(4000, 443)), Err(Reason::IdentityRevoked));
+}
+
+#[test]
 fn n2_who_signs_in_may_do_what_the_rules_say_and_no_more() {
     let mut gateway = gateway();
     assert_eq!(gateway.send(CLIENTS, &syn(1000, 443)), Err(Reason::NotAuthenticated));

@@ -1,0 +1,267 @@
+//! What a hundred thousand sessions and ten thousand changes of them a second cost everybody else's packets, in about half a
+//! minute: `cargo bench -p bulkhead-benches --bench sessions`.
+//!
+//! Every rule asks for a user, so every packet belongs to a session, none of which changes. Beside them a thread begins,
+//! changes and ends other sessions, each published to the worker as the engine does it. What is compared is time on the CPU
+//! of the thread that judges packets, in three kinds of rounds in turn: alone; beside a thread that only counts, for as long
+//! as the changes take; beside the changes. CPUs share more than their memory, so being beside somebody costs by itself,
+//! whatever is done there. What the changes cost their own thread is told as well.
+
+mod generated;
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bulkhead::model;
+use bulkhead::sessions::{Claims, Factor, Moment, New, Proof, Sessions, Which, later};
+use bulkhead_benches::gateway::{Gateway, cpu};
+use bulkhead_benches::rule_set;
+use bulkhead_benches::traffic::{Connection, Kind, Step, Traffic, connections};
+use bulkhead_dataplane::policy::compile;
+use bulkhead_dataplane::snapshot::{Mailbox, Snapshot};
+use bulkhead_dataplane::verdict::Now;
+use generated::toml;
+
+const RULES: usize = 1_000;
+const CONNECTIONS: usize = 65_536;
+const SESSIONS: usize = 100_000;
+const CHANGES_A_SECOND: u32 = 10_000;
+const ROUNDS: usize = 31;
+const ROUND: Duration = Duration::from_millis(300);
+/// Packets between two readings of the CPU's clock.
+const BATCH: u64 = 4_096;
+/// When everything begins, by the packet path's clock.
+const BEGIN: Now = Now(1_000_000_000);
+
+fn main() {
+    let rules = rule_set(RULES);
+    let plain = compile(&rules).expect("the generated rule set compiles");
+    let connections = connections(&rules, &plain, Kind::Tcp4, CONNECTIONS);
+    let text = toml(&rules).replace("owner = ", "users = \"any\"\nowner = ");
+    // Its tests ask for nobody.
+    let text = text.split("\n[[test]]").next().expect("there is a first part");
+    let model = Arc::new(model::parse("sessions.toml", text).expect("the generated file is right"));
+    let mut policy = model.compile().expect("it compiles");
+    let sessions = Sessions::new(SESSIONS + CONNECTIONS);
+    sessions.put_in_force(&model, &mut policy, BEGIN);
+
+    let others: Vec<IpAddr> = (0..SESSIONS as u32).map(other).collect();
+    let (memory, began) = (resident_bytes(), cpu());
+    for (number, address) in others.iter().enumerate() {
+        sessions.begin(new(*address, number), BEGIN).expect("there is room");
+    }
+    let (memory, took) = (resident_bytes() - memory, cpu() - began);
+    println!(
+        "{SESSIONS} sessions under {RULES} rules: {:.0} bytes each, all included; {:.1} us of CPU time to begin one",
+        memory as f64 / SESSIONS as f64,
+        took.as_secs_f64() * 1e6 / SESSIONS as f64
+    );
+    let mut sources: Vec<IpAddr> =
+        connections.iter().map(|connection: &Connection| connection.source).collect();
+    sources.sort_unstable();
+    sources.dedup();
+    for source in sources {
+        sessions.begin(new(source, 0), BEGIN).expect("there is room");
+    }
+
+    let mut gateway = Gateway::judging_by(policy, &rules, CONNECTIONS);
+    for step in [Step::Open, Step::Accept, Step::Confirm] {
+        gateway.forward_all(&Traffic::new(Kind::Tcp4, &connections, step));
+    }
+    let data = Traffic::new(Kind::Tcp4, &connections, Step::Data);
+    let mailbox = gateway.mailbox().clone();
+    let (mut costs, mut ratios, mut changed) =
+        ([const { Vec::new() }; 3], [const { Vec::new() }; 2], Changed::default());
+    for number in 0..ROUNDS {
+        let over = AtomicBool::new(false);
+        let first = Snapshot::clone(gateway.snapshot());
+        let alone = round(&mut gateway, &data);
+        let beside_counting = std::thread::scope(|scope| {
+            let (average, over) = (changed.average(), &over);
+            scope.spawn(move || count(average, over));
+            let costs = round(&mut gateway, &data);
+            over.store(true, Ordering::Relaxed);
+            costs
+        });
+        let over = AtomicBool::new(false);
+        let beside_changes = std::thread::scope(|scope| {
+            let changing = scope.spawn(|| change(&sessions, &others, first, &mailbox, &over));
+            let costs = round(&mut gateway, &data);
+            over.store(true, Ordering::Relaxed);
+            // Whoever changes waits for the packet path, as the engine does.
+            while !changing.is_finished() {
+                gateway.forward(&data, BATCH);
+            }
+            changed.add(changing.join().expect("it does not panic"));
+            costs
+        });
+        // The first tells only how long the second thread has to count.
+        if number > 0 {
+            let rounds = [alone, beside_counting, beside_changes];
+            let medians = rounds.each_ref().map(|costs| median(costs));
+            ratios[0].push(medians[2] / medians[0]);
+            ratios[1].push(medians[2] / medians[1]);
+            costs.iter_mut().zip(rounds).for_each(|(costs, round)| costs.extend(round));
+        }
+    }
+    println!(
+        "{:.0} changes a second: {:.1} us of CPU time each; p99 until the worker judges by one {:.2} ms",
+        changed.count as f64 / changed.wall.as_secs_f64(),
+        changed.average().as_secs_f64() * 1e6,
+        at(&mut changed.waits, 0.99) * 1e3
+    );
+    println!("\n| ns of CPU time per packet | median | p99 of {BATCH} packets |\n|---|---:|---:|");
+    for (name, costs) in ["alone", "beside a thread that counts", "beside the changes"].iter().zip(&mut costs)
+    {
+        println!("| {name} | {:.1} | {:.1} |", at(costs, 0.5), at(costs, 0.99));
+    }
+    let [alone, counting] = ratios.each_mut().map(|ratios| at(ratios, 0.5));
+    println!(
+        "\nMedians of the rounds' ratios, beside the changes to the others: alone {alone:.3}, counting {counting:.3}"
+    );
+    println!("Resident now: {} MiB", resident_bytes() >> 20);
+}
+
+/// The address of a session that sends nothing: hosts of the networks of IPv6, of which the connections have none.
+fn other(number: u32) -> IpAddr {
+    let (segment, host) = (u128::from(number % 16), u128::from(1_000 + number / 16));
+    Ipv6Addr::from_bits(0xfd00 << 112 | segment << 64 | host).into()
+}
+
+fn new(address: IpAddr, number: usize) -> New {
+    let factor = Factor { shown: Moment::before(BEGIN, Duration::from_secs(60)), phishing_resistant: false };
+    let groups = vec!["staff".to_owned(), format!("team-{}", number % 40)];
+    let claims =
+        Claims { user: Some(format!("user-{number}")), groups, factor: Some(factor), ..Claims::default() };
+    New {
+        address,
+        mac: None,
+        claims,
+        proof: Proof::Password,
+        ends: later(BEGIN, Duration::from_secs(36_000)),
+    }
+}
+
+/// What packets cost for a while, batch by batch, nanoseconds each.
+fn round(gateway: &mut Gateway, data: &Traffic) -> Vec<f64> {
+    let (began, mut costs) = (Instant::now(), Vec::new());
+    while began.elapsed() < ROUND {
+        let cost = gateway.forward(data, BATCH);
+        costs.push(cost.cpu.as_nanos() as f64 / cost.packets as f64);
+    }
+    costs
+}
+
+/// What changes have cost.
+#[derive(Default)]
+struct Changed {
+    count: u64,
+    cpu: Duration,
+    wall: Duration,
+    /// From the change until the worker judges by it, seconds.
+    waits: Vec<f64>,
+}
+
+impl Changed {
+    /// CPU time of one.
+    fn average(&self) -> Duration {
+        self.cpu.checked_div(self.count as u32).unwrap_or(Duration::ZERO)
+    }
+
+    fn add(&mut self, more: Changed) {
+        self.count += more.count;
+        self.cpu += more.cpu;
+        self.wall += more.wall;
+        self.waits.extend(more.waits);
+    }
+}
+
+/// Counts as often and as long as somebody who changes something, each time for so much CPU time.
+fn count(each: Duration, over: &AtomicBool) {
+    let (began, mut counted) = (Instant::now(), 0);
+    while !over.load(Ordering::Relaxed) {
+        let due = (began.elapsed().as_secs_f64() * f64::from(CHANGES_A_SECOND)) as u32;
+        if counted >= due {
+            std::thread::sleep(Duration::from_micros(200));
+            continue;
+        }
+        let until = cpu() + each * (due - counted);
+        while cpu() < until {
+            (0..1_000_u32).for_each(|number| {
+                std::hint::black_box(number);
+            });
+        }
+        counted = due;
+    }
+}
+
+/// Changes sessions: of four, one ends, it begins again, and two are known to have shown a factor anew.
+fn change(
+    sessions: &Sessions,
+    others: &[IpAddr],
+    mut snapshot: Snapshot,
+    mailbox: &Mailbox,
+    over: &AtomicBool,
+) -> Changed {
+    let (began, mut changed) = (Instant::now(), Changed::default());
+    let began_cpu = cpu();
+    while !over.load(Ordering::Relaxed) {
+        let due = (began.elapsed().as_secs_f64() * f64::from(CHANGES_A_SECOND)) as u64;
+        if changed.count >= due {
+            std::thread::sleep(Duration::from_micros(200));
+            continue;
+        }
+        let asked = Instant::now();
+        let number = changed.count as usize * 7_919 % others.len();
+        let address = others[number];
+        let now = later(BEGIN, began.elapsed());
+        match changed.count % 4 {
+            0 => {
+                let which = Which { address: Some(address), ..Which::default() };
+                assert_eq!(sessions.end(&which).len(), 1);
+                sessions.begin(new(address, number), now).expect("its place is free");
+                changed.count += 1;
+            }
+            _ => {
+                let id = sessions.of(address, now).expect("it is there").id.clone();
+                let factor =
+                    Some(Factor { shown: Moment::before(now, Duration::ZERO), phishing_resistant: false });
+                sessions.amend(address, &id, now, |claims| claims.factor = factor).expect("it is there");
+            }
+        }
+        changed.count += 1;
+        snapshot.version += 1;
+        mailbox.post(Arc::new(snapshot.clone()));
+        // The engine's way to wait, for the last of those that are due now.
+        while changed.count >= due && mailbox.acknowledged() != snapshot.version {
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        if changed.count >= due {
+            changed.waits.push(asked.elapsed().as_secs_f64());
+            sessions.follow(now);
+        }
+    }
+    while mailbox.acknowledged() != snapshot.version && changed.count > 0 {
+        std::thread::sleep(Duration::from_micros(20));
+    }
+    (changed.cpu, changed.wall) = (cpu() - began_cpu, began.elapsed());
+    changed
+}
+
+fn median(costs: &[f64]) -> f64 {
+    at(&mut costs.to_vec(), 0.5)
+}
+
+fn at(values: &mut [f64], share: f64) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[((values.len() - 1) as f64 * share).round() as usize]
+}
+
+/// What this process has in memory.
+fn resident_bytes() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("Linux has this file");
+    let pages = text.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    pages.expect("its second number") * 4096
+}
