@@ -198,6 +198,7 @@ fn config(pair: &Arc<OwnedFd>, setup: &Setup, witness: Arc<Witness>) -> Result<S
         .with_client_cert_verifier(witness)
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.ignore_client_order = true;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)

@@ -6,6 +6,7 @@ mod passkeys;
 mod passkeys_browser;
 mod rogue;
 mod sign_in;
+mod testssl;
 
 use std::fs;
 use std::net::SocketAddr;
