@@ -39,7 +39,7 @@ use crate::identity::oidc::settings::Settings;
 use crate::identity::oidc::{Back, Providers};
 use crate::identity::signals::Receiver;
 use crate::identity::{Shadow, password, token, unix_s};
-use crate::model::Model;
+use crate::model::{Model, Portal};
 use crate::portal::wire::{Answer, Asked, Known, Method, Provider, Question, Secret, Standing, Why};
 use crate::sessions::{self, Claims, Device, Factor, Health, Moment, New, Origin, Proof, Session, Which};
 
@@ -284,6 +284,7 @@ impl Visitor<'_> {
             is_taken: session.is_none() && gateway.sessions.of(self.address, now).is_some(),
             passwords: model.sign_in.passwords && self.desk().book().is_ok_and(Book::is_used),
             passkeys: passkeys::party(&model).map(|party| party.origin().to_owned()),
+            certificates: model.portal.as_ref().and_then(Portal::certificate_origin),
             providers: model.sign_in.providers.iter().map(named).collect(),
             reach: Vec::new(),
             is_partial: true,

@@ -35,6 +35,22 @@ pub struct Portal {
     pub user: String,
 }
 
+impl Portal {
+    /// Where browsers find it by its name: `https://access.example.org`.
+    pub fn origin(&self) -> String {
+        origin(&self.name, self.port)
+    }
+
+    /// As [`Portal::origin`], where they show certificates.
+    pub fn certificate_origin(&self) -> Option<String> {
+        Some(origin(&self.name, self.certificate_port?))
+    }
+}
+
+fn origin(name: &str, port: u16) -> String {
+    if port == HTTPS { format!("https://{name}") } else { format!("https://{name}:{port}") }
+}
+
 impl Resolver {
     /// What `[portal]` says; its TCP ports become local services of its ports.
     pub(super) fn portal(&mut self, written: &written::Portal, ports: &mut [Port]) -> Option<Portal> {

@@ -31,11 +31,17 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::HEAD_BYTES_MAX;
 use super::wire::Secret;
-use super::{cookie, sandbox, wire};
+use super::{cookie, pages, sandbox, wire};
 use crate::identity::certificates::{Evidence, SCHEMES};
 
 /// The header that says for how long somebody is known, seconds.
 pub const LEFT: &str = "bulkhead-left";
+/// The status for those who are recognised: browsers go on to the portal.
+pub const RECOGNISED: u16 = 303;
+/// The status for those who have shown no certificate.
+pub const NOTHING_SHOWN: u16 = 401;
+/// A page here loads nothing, not even the portal's style sheet, and nothing frames it.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'";
 /// What is read after the answer, bytes: a client that goes on sending has its answer all the same.
 const TAIL_BYTES_MAX: usize = 64 * 1024;
 
@@ -88,8 +94,8 @@ pub enum Word {
 pub struct Said {
     /// The status of HTTP.
     pub status: u16,
-    /// Where browsers go on.
-    pub location: Option<String>,
+    /// The portal, where browsers go on.
+    pub portal: Option<String>,
     /// The session's cookie.
     pub cookie: Option<Secret>,
     /// For how long they are known, if they are not seen again, seconds.
@@ -99,29 +105,36 @@ pub struct Said {
 }
 
 impl Said {
-    /// As HTTP. What it is made of has no line break, for the gateway says it.
-    fn response(&self) -> String {
+    /// As HTTP, with a page for those who show pages. What its head is made of has no line break, for the gateway says it.
+    fn response(&self, with_page: bool) -> String {
+        let (media, body) = if with_page {
+            let is_shown = self.status != NOTHING_SHOWN;
+            ("text/html", pages::door::page(&self.text, is_shown, self.portal.as_deref()))
+        } else {
+            ("text/plain", format!("{}\n", self.text))
+        };
         let reason = match self.status {
-            303 => "See Other",
-            401 => "Unauthorized",
+            RECOGNISED => "See Other",
+            NOTHING_SHOWN => "Unauthorized",
             403 => "Forbidden",
             503 => "Service Unavailable",
             _ => "OK",
         };
         let mut head = format!(
-            "HTTP/1.1 {} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\
-             cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n",
+            "HTTP/1.1 {} {reason}\r\ncontent-type: {media}; charset=utf-8\r\ncontent-length: {}\r\n\
+             content-security-policy: {POLICY}\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n\
+             connection: close\r\n",
             self.status,
-            self.text.len() + 1
+            body.len()
         );
         for (name, value) in [
-            ("location", self.location.clone()),
+            ("location", self.portal.clone().filter(|_| self.status == RECOGNISED)),
             ("set-cookie", self.set_cookie()),
             (LEFT, self.left_s.map(|left| left.to_string())),
         ] {
             head.extend(value.map(|value| format!("{name}: {value}\r\n")));
         }
-        format!("{head}\r\n{}\n", self.text)
+        format!("{head}\r\n{body}")
     }
 
     fn set_cookie(&self) -> Option<String> {
@@ -159,8 +172,8 @@ fn serve(pair: &Arc<OwnedFd>, setup: &Setup, stream: TcpStream) -> Result<()> {
     let Some((Order::Say(said), None)) = wire::receive::<Order>(pair)? else {
         bail!("the gateway said what it never says");
     };
-    skip_head(&mut stream)?;
-    stream.write_all(said.response().as_bytes())?;
+    let with_page = shows_pages(&head(&mut stream)?);
+    stream.write_all(said.response(with_page).as_bytes())?;
     stream.conn.send_close_notify();
     stream.flush()?;
     stream.sock.shutdown(Shutdown::Write)?;
@@ -174,8 +187,8 @@ fn serve(pair: &Arc<OwnedFd>, setup: &Setup, stream: TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// Reads to the end of a request's head. Nothing in it matters.
-fn skip_head(stream: &mut impl Read) -> Result<()> {
+/// Reads to the end of a request's head. Nothing in it matters but [`shows_pages`].
+fn head(stream: &mut impl Read) -> Result<Vec<u8>> {
     let (mut head, mut buffer) = (Vec::new(), [0; 1024]);
     while !head.windows(4).any(|window| window == b"\r\n\r\n") {
         let count = stream.read(&mut buffer)?;
@@ -184,7 +197,15 @@ fn skip_head(stream: &mut impl Read) -> Result<()> {
             bail!("no request");
         }
     }
-    Ok(())
+    Ok(head)
+}
+
+/// Whether whoever asks is a browser, which shows pages.
+fn shows_pages(head: &[u8]) -> bool {
+    let is_accept = |name: &str| name.eq_ignore_ascii_case("accept");
+    let lines = String::from_utf8_lossy(head);
+    let mut fields = lines.lines().filter_map(|line| line.split_once(':'));
+    fields.any(|(name, value)| is_accept(name) && value.contains("text/html"))
 }
 
 /// TLS 1.3 only, for there a client signs the whole handshake; nothing is resumed, and nothing comes early.
@@ -327,28 +348,52 @@ mod tests {
     #[test]
     fn an_answer_is_http_with_a_cookie_only_where_there_is_one() {
         let said = Said { status: 403, text: "no".to_owned(), ..Said::default() };
-        let text = said.response();
-        assert!(text.starts_with("HTTP/1.1 403 Forbidden\r\n") && text.ends_with("content-length: 3\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\nno\n"), "{text}");
+        let text = said.response(false);
+        assert!(text.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{text}");
+        assert!(text.contains("\r\ncontent-length: 3\r\n") && text.ends_with("\r\n\r\nno\n"), "{text}");
+        assert!(!text.contains("location: ") && !text.contains("set-cookie: "), "{text}");
         let cookie = Some(Secret::new("abc".to_owned()));
         let said = Said {
             status: 303,
-            location: Some("https://a.example/".to_owned()),
+            portal: Some("https://a.example/".to_owned()),
             cookie,
             left_s: Some(60),
             text: "yes".to_owned(),
         };
-        let text = said.response();
+        let text = said.response(false);
         assert!(text.contains("\r\nlocation: https://a.example/\r\n"), "{text}");
         assert!(text.contains("\r\nbulkhead-left: 60\r\n"), "{text}");
         assert!(text.contains("\r\nset-cookie: __Host-bulkhead=abc;"), "{text}");
     }
 
     #[test]
-    fn a_head_is_skipped_whatever_is_in_it_and_one_without_end_is_not_read_on() {
-        assert!(skip_head(&mut &b"GET / HTTP/1.1\r\nhost: x\r\n\r\nrest"[..]).is_ok());
-        assert!(skip_head(&mut &b"\x16\x03\x01\r\n\r\n"[..]).is_ok());
-        assert!(skip_head(&mut &b"GET / HTTP/1.1\r\n"[..]).is_err());
+    fn browsers_get_a_page_that_loads_nothing_and_leads_to_the_portal() {
+        let portal = Some("https://a.example/".to_owned());
+        let said = Said { status: NOTHING_SHOWN, portal, text: "<b>".to_owned(), ..Said::default() };
+        let text = said.response(true);
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 401 Unauthorized\r\ncontent-type: text/html;"), "{head}");
+        assert!(head.contains("\r\ncontent-security-policy: default-src 'none'; "), "{head}");
+        assert!(head.contains(&format!("\r\ncontent-length: {}\r\n", body.len())), "{head}");
+        assert!(!head.contains("location: "), "{head}");
+        assert!(body.contains("href=\"https://a.example/\"") && !body.contains("src="), "{body}");
+    }
+
+    #[test]
+    fn a_head_is_read_whatever_is_in_it_and_one_without_end_is_not_read_on() {
+        assert!(head(&mut &b"GET / HTTP/1.1\r\nhost: x\r\n\r\nrest"[..]).is_ok());
+        assert!(head(&mut &b"\x16\x03\x01\r\n\r\n"[..]).is_ok());
+        assert!(head(&mut &b"GET / HTTP/1.1\r\n"[..]).is_err());
         let mut endless = io::repeat(b'x');
-        assert!(skip_head(&mut endless).is_err());
+        assert!(head(&mut endless).is_err());
+    }
+
+    #[test]
+    fn who_accepts_pages_is_a_browser() {
+        let is = |head: &str| shows_pages(head.as_bytes());
+        assert!(is("GET / HTTP/1.1\r\nhost: x\r\nAccept: text/html,*/*;q=0.8\r\n\r\n"));
+        assert!(!is("GET / HTTP/1.1\r\naccept: */*\r\n\r\n"), "curl");
+        assert!(!is("GET /text/html HTTP/1.1\r\nx-accept: text/html\r\n\r\n"));
+        assert!(!is("\u{fffd}accept\r\n\r\n"));
     }
 }

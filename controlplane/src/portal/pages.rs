@@ -1,5 +1,6 @@
 //! The pages: plain HTML, one style sheet, and no script but the one that asks authenticators for passkeys. What users, rules and providers are called is escaped by maud.
 
+pub mod door;
 pub mod passkeys;
 
 use http_body_util::Full;
@@ -93,7 +94,8 @@ fn place(standing: &Standing) -> Markup {
 
 /// The form to sign in; `user` is the name that was typed before.
 pub fn sign_in(status: StatusCode, standing: &Standing, told: Option<&str>, user: Option<&str>) -> Response {
-    let nobody = !standing.passwords && standing.providers.is_empty();
+    let has_form = standing.passwords || !standing.providers.is_empty();
+    let nobody = !has_form && standing.certificates.is_none();
     let main = html! {
         @if standing.is_taken {
             p class="note" {
@@ -124,6 +126,10 @@ pub fn sign_in(status: StatusCode, standing: &Standing, told: Option<&str>, user
         @if let Some(at) = standing.passkeys.as_deref().filter(|_| standing.passwords) {
             p class="or" aria-hidden="true" { span { "or" } }
             (passkeys::show(at, For::SignIn))
+        }
+        @if let Some(at) = &standing.certificates {
+            @if has_form { p class="or" aria-hidden="true" { span { "or" } } }
+            p { a class="button quiet wide" href={ (at) "/" } { "Use this device’s certificate" } }
         }
         @if nobody {
             p { "Nobody can sign in here yet: this gateway has neither users of its own nor an identity provider." }
@@ -254,6 +260,9 @@ fn status(status: StatusCode, standing: &Standing, session: &Known, told: Option
                 }
                 @if session.passkeys.is_some() {
                     a class="button quiet" href="/passkeys" { "Your passkeys" }
+                }
+                @if let Some(at) = standing.certificates.as_deref().filter(|_| session.device.is_none()) {
+                    a class="button quiet" href={ (at) "/" } { "Show this device’s certificate" }
                 }
                 form method="post" action="/sign-out" {
                     button class="button quiet" type="submit" { "Sign out" }
@@ -484,6 +493,7 @@ mod tests {
             session: is_signed_in.then_some(session),
             passwords: true,
             passkeys: Some(HOSTILE.to_owned()),
+            certificates: Some(HOSTILE.to_owned()),
             providers: vec![Provider { name: "idp".to_owned(), label: HOSTILE.to_owned() }],
             reach: vec![
                 row(HOSTILE, None),
@@ -504,6 +514,8 @@ mod tests {
             text(step_up(StatusCode::OK, &known, Some(HOSTILE))),
             text(passkeys::list(StatusCode::OK, &known, known.session.as_ref().unwrap(), Some(HOSTILE))),
             text(trouble(StatusCode::NOT_FOUND, HOSTILE)),
+            door::page(HOSTILE, true, Some(HOSTILE)),
+            door::page(HOSTILE, false, Some(HOSTILE)),
         ]
     }
 
@@ -560,6 +572,23 @@ mod tests {
     fn where_nobody_can_sign_in_it_says_so() {
         let page = text(home(StatusCode::OK, &Standing::default(), None));
         assert!(page.contains("Nobody can sign in here yet") && !page.contains("<form"), "{page}");
+    }
+
+    #[test]
+    fn who_may_be_known_by_a_certificate_is_led_to_where_it_is_shown() {
+        let at = Some("https://a.example:8443".to_owned());
+        let link = "href=\"https://a.example:8443/\"";
+        let page =
+            text(home(StatusCode::OK, &Standing { certificates: at.clone(), ..Standing::default() }, None));
+        assert!(page.contains(link) && !page.contains("Nobody can sign in here yet"), "{page}");
+        let known = |device: Option<&str>| {
+            let session = Known { device: device.map(str::to_owned), ..Known::default() };
+            let standing =
+                Standing { session: Some(session), certificates: at.clone(), ..Standing::default() };
+            text(home(StatusCode::OK, &standing, None))
+        };
+        assert!(known(None).contains(link));
+        assert!(!known(Some("laptop-7")).contains(link), "the device is known");
     }
 
     #[test]

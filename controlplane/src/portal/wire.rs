@@ -391,6 +391,8 @@ pub struct Standing {
     /// Where users may sign in with a passkey, as browsers write it: `https://access.example.org`. Nowhere else, for a
     /// passkey is of one name.
     pub passkeys: Option<String>,
+    /// Where devices show certificates, as browsers write it: `https://access.example.org:8443`.
+    pub certificates: Option<String>,
     /// Identity providers.
     pub providers: Vec<Provider>,
     /// What the rules say of the address's segment, for this session.

@@ -1,5 +1,6 @@
 //! Certificates that clients show at the door: devices by those of the gateway's own authority, workloads by their SVIDs.
 
+mod browser;
 mod rogue;
 mod svid;
 

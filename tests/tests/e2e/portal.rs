@@ -1,6 +1,6 @@
 //! The portal, as clients in the zones meet it.
 
-mod browser;
+pub mod browser;
 mod hostile;
 mod passkeys;
 mod passkeys_browser;

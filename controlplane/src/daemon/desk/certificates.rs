@@ -19,12 +19,10 @@ use crate::daemon::log;
 use crate::daemon::time::rfc3339;
 use crate::identity::certificates::{Certificate, Evidence, Refused, spiffe};
 use crate::model::TrustDomain;
-use crate::portal::doorman::Said;
+use crate::portal::doorman::{NOTHING_SHOWN, RECOGNISED, Said};
 use crate::portal::wire::{Answer, Why};
 use crate::sessions::{self, Proof, Session};
 
-/// The status that recognised clients get: browsers go on to the portal.
-pub const RECOGNISED: u16 = 303;
 /// The most names of authorities that clients are told, bytes; with more, they choose by themselves.
 const NAMES_BYTES_MAX: usize = 16 * 1024;
 
@@ -51,19 +49,26 @@ impl From<Refused> for Not {
 
 /// Decides what somebody has shown who is connected from this address.
 pub fn shown(gateway: &Gateway, peer: IpAddr, evidence: Option<&Evidence>) -> Said {
-    let visitor = Visitor { gateway, address: peer.to_canonical(), cookie: None };
-    let Some(evidence) = evidence else {
-        let text = "no certificate was shown; with curl, give --cert and --key".to_owned();
-        return Said { status: 401, text, ..Said::default() };
-    };
-    match visitor.recognise(evidence) {
-        Ok(recognised) => visitor.say(recognised),
-        Err(Not::Refused(why)) => Said {
-            status: 403,
-            text: format!("the certificate proves nothing here: {why}"),
-            ..Said::default()
-        },
-        Err(Not::Here(answer)) => said_no(&answer),
+    let said = Visitor { gateway, address: peer.to_canonical(), cookie: None }.told(evidence);
+    let portal = gateway.in_force().model.portal.as_ref().map(|portal| format!("{}/", portal.origin()));
+    Said { portal, ..said }
+}
+
+impl Visitor<'_> {
+    fn told(&self, evidence: Option<&Evidence>) -> Said {
+        let Some(evidence) = evidence else {
+            let text = "no certificate was shown; with curl, give --cert and --key".to_owned();
+            return Said { status: NOTHING_SHOWN, text, ..Said::default() };
+        };
+        match self.recognise(evidence) {
+            Ok(recognised) => self.say(recognised),
+            Err(Not::Refused(why)) => Said {
+                status: 403,
+                text: format!("the certificate proves nothing here: {why}"),
+                ..Said::default()
+            },
+            Err(Not::Here(answer)) => said_no(&answer),
+        }
     }
 }
 
@@ -236,12 +241,7 @@ impl Visitor<'_> {
         let until = until.map_or(session.ends, |until| until.min(session.ends));
         let left_s = until.0.saturating_sub(gateway.engine.now().0) / 1_000_000_000;
         let until = rfc3339(gateway.engine.wall(until));
-        let portal = gateway.in_force().model.portal.clone();
-        let location = portal.map(|portal| match portal.port {
-            443 => format!("https://{}/", portal.name),
-            port => format!("https://{}:{port}/", portal.name),
-        });
         let text = format!("{who} is known at {} ({}) until {until}", self.address, session.segment);
-        Said { status: RECOGNISED, location, cookie, left_s: Some(left_s), text }
+        Said { status: RECOGNISED, cookie, left_s: Some(left_s), text, ..Said::default() }
     }
 }

@@ -34,7 +34,7 @@ use super::{GLANCE, TICK};
 use crate::identity::authority;
 use crate::identity::certificates::{SCHEMES, SERVER_CONTEXT, is_handshake};
 use crate::model::{Portal as Settings, TrustDomain};
-use crate::portal::doorman::{Order, Said, Setup, Word};
+use crate::portal::doorman::{Order, RECOGNISED, Said, Setup, Word};
 use crate::portal::limits::{Admission, Rates};
 use crate::store::Stamp;
 
@@ -360,7 +360,7 @@ impl Visit {
     fn count(&self, said: &Said) {
         let counts = &self.gateway.portal.door;
         counts.shown.fetch_add(1, Ordering::Relaxed);
-        counts.recognised.fetch_add(u64::from(said.status == certificates::RECOGNISED), Ordering::Relaxed);
+        counts.recognised.fetch_add(u64::from(said.status == RECOGNISED), Ordering::Relaxed);
     }
 
     /// Signs a server's part of a handshake of TLS 1.3, and nothing else.

@@ -15,7 +15,7 @@ use super::sign_in;
 const ALICE: &str = "Signed in as alice";
 
 /// Where `.ci/run` puts playwright-core and axe-core.
-fn modules() -> PathBuf {
+pub fn modules() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
     cache.or_else(home).unwrap_or_default().join("bulkhead")
