@@ -1,5 +1,5 @@
-//! What a hundred thousand sessions and ten thousand changes of them a second cost everybody else's packets, in about half a
-//! minute: `cargo bench -p bulkhead-benches --bench sessions`.
+//! What sessions cost: a packet whose rules ask for users; and everybody else's packets, when there are a hundred thousand
+//! sessions and ten thousand changes of them a second. In about a minute: `cargo bench -p bulkhead-benches --bench sessions`.
 //!
 //! Every rule asks for a user, so every packet belongs to a session, none of which changes. Beside them a thread begins,
 //! changes and ends other sessions, each published to the worker as the engine does it. What is compared is time on the CPU
@@ -19,7 +19,7 @@ use bulkhead::sessions::{Claims, Factor, Moment, New, Proof, Sessions, Which, la
 use bulkhead_benches::gateway::{Gateway, cpu};
 use bulkhead_benches::rule_set;
 use bulkhead_benches::traffic::{Connection, Kind, Step, Traffic, connections};
-use bulkhead_dataplane::policy::compile;
+use bulkhead_dataplane::policy::{Policy, RuleSet, compile};
 use bulkhead_dataplane::snapshot::{Mailbox, Snapshot};
 use bulkhead_dataplane::verdict::Now;
 use generated::toml;
@@ -29,7 +29,7 @@ const CONNECTIONS: usize = 65_536;
 const SESSIONS: usize = 100_000;
 const CHANGES_A_SECOND: u32 = 10_000;
 const ROUNDS: usize = 31;
-const ROUND: Duration = Duration::from_millis(300);
+const ROUND: Duration = Duration::from_millis(200);
 /// Packets between two readings of the CPU's clock.
 const BATCH: u64 = 4_096;
 /// When everything begins, by the packet path's clock.
@@ -48,6 +48,30 @@ fn main() {
     sessions.put_in_force(&model, &mut policy, BEGIN);
 
     let others: Vec<IpAddr> = (0..SESSIONS as u32).map(other).collect();
+    begin_all(&sessions, &others);
+    let mut sources: Vec<IpAddr> =
+        connections.iter().map(|connection: &Connection| connection.source).collect();
+    sources.sort_unstable();
+    sources.dedup();
+    for source in sources {
+        sessions.begin(new(source, 0), BEGIN).expect("there is room");
+    }
+
+    println!(
+        "\n| established connections | ns of CPU time per packet under rules that ask for nothing | for users | more (median of the rounds) |"
+    );
+    println!("|---:|---:|---:|---:|");
+    for count in [1, 1_024, CONNECTIONS] {
+        price(&rules, &plain, &policy, &connections[..count]);
+    }
+
+    let gateway = established(policy, &rules, &connections);
+    disturb(gateway, &sessions, &others);
+    println!("Resident now: {} MiB", resident_bytes() >> 20);
+}
+
+/// Begins the sessions that send nothing, and tells what they take.
+fn begin_all(sessions: &Sessions, others: &[IpAddr]) {
     let (memory, began) = (resident_bytes(), cpu());
     for (number, address) in others.iter().enumerate() {
         sessions.begin(new(*address, number), BEGIN).expect("there is room");
@@ -58,19 +82,10 @@ fn main() {
         memory as f64 / SESSIONS as f64,
         took.as_secs_f64() * 1e6 / SESSIONS as f64
     );
-    let mut sources: Vec<IpAddr> =
-        connections.iter().map(|connection: &Connection| connection.source).collect();
-    sources.sort_unstable();
-    sources.dedup();
-    for source in sources {
-        sessions.begin(new(source, 0), BEGIN).expect("there is room");
-    }
+}
 
-    let mut gateway = Gateway::judging_by(policy, &rules, CONNECTIONS);
-    for step in [Step::Open, Step::Accept, Step::Confirm] {
-        gateway.forward_all(&Traffic::new(Kind::Tcp4, &connections, step));
-    }
-    let data = Traffic::new(Kind::Tcp4, &connections, Step::Data);
+/// What changes of others' sessions cost packets.
+fn disturb((mut gateway, data): (Gateway, Traffic), sessions: &Sessions, others: &[IpAddr]) {
     let mailbox = gateway.mailbox().clone();
     let (mut costs, mut ratios, mut changed) =
         ([const { Vec::new() }; 3], [const { Vec::new() }; 2], Changed::default());
@@ -87,7 +102,7 @@ fn main() {
         });
         let over = AtomicBool::new(false);
         let beside_changes = std::thread::scope(|scope| {
-            let changing = scope.spawn(|| change(&sessions, &others, first, &mailbox, &over));
+            let changing = scope.spawn(|| change(sessions, others, first, &mailbox, &over));
             let costs = round(&mut gateway, &data);
             over.store(true, Ordering::Relaxed);
             // Whoever changes waits for the packet path, as the engine does.
@@ -106,6 +121,11 @@ fn main() {
             costs.iter_mut().zip(rounds).for_each(|(costs, round)| costs.extend(round));
         }
     }
+    tell(costs, ratios, changed);
+}
+
+/// Tells what packets cost alone, beside a thread that counts and beside the changes; and what the last is to the others.
+fn tell(mut costs: [Vec<f64>; 3], mut ratios: [Vec<f64>; 2], mut changed: Changed) {
     println!(
         "{:.0} changes a second: {:.1} us of CPU time each; p99 until the worker judges by one {:.2} ms",
         changed.count as f64 / changed.wall.as_secs_f64(),
@@ -121,7 +141,29 @@ fn main() {
     println!(
         "\nMedians of the rounds' ratios, beside the changes to the others: alone {alone:.3}, counting {counting:.3}"
     );
-    println!("Resident now: {} MiB", resident_bytes() >> 20);
+}
+
+/// A gateway with these connections, and a data packet for each.
+fn established(policy: Policy, rules: &RuleSet, connections: &[Connection]) -> (Gateway, Traffic) {
+    let mut gateway = Gateway::judging_by(policy, rules, connections.len());
+    for step in [Step::Open, Step::Accept, Step::Confirm] {
+        gateway.forward_all(&Traffic::new(Kind::Tcp4, connections, step));
+    }
+    (gateway, Traffic::new(Kind::Tcp4, connections, Step::Data))
+}
+
+/// What packets of established connections cost more because their rules ask for users, nobody changing anything.
+fn price(rules: &RuleSet, plain: &Policy, asking: &Policy, connections: &[Connection]) {
+    let (mut of_plain, data) = established(plain.clone(), rules, connections);
+    let (mut of_asking, _) = established(asking.clone(), rules, connections);
+    let (mut costs, mut more) = ([const { Vec::new() }; 2], Vec::new());
+    for _ in 0..ROUNDS {
+        let rounds = [median(&round(&mut of_plain, &data)), median(&round(&mut of_asking, &data))];
+        more.push(rounds[1] - rounds[0]);
+        costs.iter_mut().zip(rounds).for_each(|(costs, round)| costs.push(round));
+    }
+    let [plain, asking] = costs.each_mut().map(|costs| at(costs, 0.5));
+    println!("| {} | {plain:.1} | {asking:.1} | {:+.1} |", connections.len(), at(&mut more, 0.5));
 }
 
 /// The address of a session that sends nothing: hosts of the networks of IPv6, of which the connections have none.

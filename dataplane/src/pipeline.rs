@@ -330,12 +330,13 @@ impl Pipeline {
         bytes: usize,
     ) -> Result<Stamp, Reason> {
         let policy = &context.snapshot.policy;
+        let sessions = policy.policy.identities();
         loop {
             let stamp = map.stamp(hit);
             let behind = policy.generation.0.wrapping_sub(stamp.generation.0) as i32;
-            let changed = match standing(context, &stamp) {
+            let changed = match standing(sessions, &stamp, context.now) {
                 Standing::Good if behind == 0 => {
-                    check_sender(context, hit.direction, &stamp, mac)?;
+                    check_sender(sessions, hit.direction, &stamp, mac)?;
                     return Ok(stamp);
                 }
                 Standing::Changed if behind == 0 => Reason::IdentityRevoked,
@@ -353,7 +354,7 @@ impl Pipeline {
                 bearer: judged.bearer,
             };
             // Whoever sends in the originator's place learns nothing, and cuts nothing.
-            check_sender(context, hit.direction, &fresh, mac)?;
+            check_sender(sessions, hit.direction, &fresh, mac)?;
             let decision = judged.answer;
             if behind < 0 {
                 // The stamp is of a worker that is ahead by one publication. It stays, but this packet is judged by

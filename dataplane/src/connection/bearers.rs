@@ -32,6 +32,14 @@ impl Bearers {
         }
     }
 
+    /// Asks for the line of the entry's, where there are any.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, entry: u32) {
+        if let Some(word) = self.get(entry) {
+            afxdp::prefetch(word);
+        }
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         self.0.get().map_or(0, |all| size_of_val(&**all))
     }

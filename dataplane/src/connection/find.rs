@@ -83,11 +83,13 @@ impl<A: Family> Map<A> {
         self.index.prefetch(hash);
     }
 
-    /// Where the hash's connection probably lies, if there is one, by its bucket alone; asks for the entry's lines.
+    /// Where the hash's connection probably lies, if there is one, by its bucket alone; asks for the entry's lines, and for
+    /// that of its bearer.
     #[inline(always)]
     pub fn guess(&self, hash: Hash) -> Guess {
         let (position, entry) = self.index.guess(hash);
         self.entries[entry as usize].prefetch();
+        self.bearers.prefetch(entry);
         Guess { position, entry }
     }
 

@@ -1,8 +1,7 @@
 //! How a connection stands by the session of its originator.
 
-use super::Context;
 use crate::connection::Stamp;
-use crate::identity::Bearer;
+use crate::identity::{Bearer, Slots};
 use crate::topology::Mac;
 use crate::verdict::{Direction, Now, Reason};
 
@@ -17,26 +16,26 @@ pub(super) enum Standing {
 }
 
 #[inline(always)]
-pub(super) fn standing(context: &Context<'_>, stamp: &Stamp) -> Standing {
+pub(super) fn standing(sessions: &Slots, stamp: &Stamp, now: Now) -> Standing {
     if stamp.bearer == Bearer::NONE {
         return Standing::Good;
     }
-    if !context.snapshot.policy.policy.identities().is_current(stamp.bearer) {
+    if !sessions.is_current(stamp.bearer) {
         return Standing::Changed;
     }
-    let left = stamp.valid_until.wrapping_sub(tick(context.now)).cast_signed();
+    let left = stamp.valid_until.wrapping_sub(tick(now)).cast_signed();
     if left > 0 { Standing::Good } else { Standing::Over }
 }
 
 /// Refuses a packet that another device sends in the place of the one whose session let the connection through. It cuts
 /// nothing, or whoever can send it could cut what is not theirs.
 pub(super) fn check_sender(
-    context: &Context<'_>,
+    sessions: &Slots,
     direction: Direction,
     stamp: &Stamp,
     mac: Option<Mac>,
 ) -> Result<(), Reason> {
-    if mac.is_none_or(|mac| is_from_sender(context, direction, stamp, mac)) {
+    if mac.is_none_or(|mac| is_from_sender(sessions, direction, stamp, mac)) {
         Ok(())
     } else {
         Err(Reason::AddressTaken)
@@ -45,10 +44,8 @@ pub(super) fn check_sender(
 
 /// Whether the packet, if it is the originator's, comes from the device whose session let the connection through.
 #[inline(always)]
-pub(super) fn is_from_sender(context: &Context<'_>, direction: Direction, stamp: &Stamp, mac: Mac) -> bool {
-    stamp.bearer == Bearer::NONE
-        || direction == Direction::Reply
-        || context.snapshot.policy.policy.identities().is_from(stamp.bearer, mac)
+pub(super) fn is_from_sender(sessions: &Slots, direction: Direction, stamp: &Stamp, mac: Mac) -> bool {
+    stamp.bearer == Bearer::NONE || direction == Direction::Reply || sessions.is_from(stamp.bearer, mac)
 }
 
 /// Deadlines count 16 ms, so that 32 bits last for two years.

@@ -1,8 +1,9 @@
 //! The shortcut that nearly all packets take: plain ones of connections in which nothing special is going on.
 //!
-//! Memory is what such a packet waits for most. So it goes through four steps, a few packets apart, and in the time
+//! Memory is what such a packet waits for most. So it goes through five steps, a few packets apart, and in the time
 //! between them the memory works: it is read, and its connection's bucket asked for; the entry that the bucket names is
-//! asked for, and the next hop; the counters of the rule that the entry names are; and then it has its turn.
+//! asked for, and the next hop; the session by which the connection passes is, and the counters of the rule that the entry
+//! names; and then it has its turn.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -11,7 +12,7 @@ use super::{Context, Pipeline};
 use crate::connection::{Family, Guess, Hash, Map, Stamp, Table};
 use crate::counters::RuleRow;
 use crate::headers::{self, AnyPlain, Plain};
-use crate::identity::Bearer;
+use crate::identity::{Bearer, Slots};
 use crate::packet::FrameBuf;
 use crate::rewrite;
 use crate::topology::{Egress, Hop, Mac, Topology};
@@ -22,6 +23,8 @@ use crate::wire::ethernet;
 const BUCKET_AHEAD: usize = 16;
 /// How many packets before its turn the entry that the bucket names is asked for.
 const ENTRY_AHEAD: usize = 10;
+/// The same for the session by which it passes.
+const SESSION_AHEAD: usize = 6;
 /// The same for the counters of the rule that the entry names.
 const RULE_AHEAD: usize = 3;
 /// Packets that are under way between reading and verdict, and room for the next: a power of two.
@@ -35,7 +38,9 @@ pub(super) fn process<F: FrameBuf>(
     frames: &mut [F],
     verdicts: &mut Vec<Verdict>,
 ) {
-    let counters = context.snapshot.policy.counters.row(pipeline.index);
+    let policy = &context.snapshot.policy;
+    let (counters, sessions) = (policy.counters.row(pipeline.index), policy.policy.identities());
+    let burst = Burst { context, counters, sessions, asks: sessions.capacity() > 0 };
     let own = context.snapshot.topology.port(ingress).map(|port| port.mac).unwrap_or_default();
     let mut looks = [Look::No; WINDOW];
     for step in 0..frames.len() + BUCKET_AHEAD {
@@ -45,37 +50,45 @@ pub(super) fn process<F: FrameBuf>(
         if let Some(number) = step.checked_sub(BUCKET_AHEAD - ENTRY_AHEAD) {
             looks[number % WINDOW].place(context);
         }
+        if burst.asks
+            && let Some(number) = step.checked_sub(BUCKET_AHEAD - SESSION_AHEAD)
+        {
+            looks[number % WINDOW].prefetch_session(&burst);
+        }
         if let Some(number) = step.checked_sub(BUCKET_AHEAD - RULE_AHEAD) {
-            looks[number % WINDOW].prefetch_rule(context, counters);
+            looks[number % WINDOW].prefetch_rule(&burst);
         }
         let Some(number) = step.checked_sub(BUCKET_AHEAD) else { continue };
         let Some(frame) = frames.get_mut(number) else { continue };
         let look = &mut looks[number % WINDOW];
-        let verdict = pass(context, counters, ingress, frame.bytes_mut(), look)
+        let verdict = pass(&burst, ingress, frame.bytes_mut(), look)
             .unwrap_or_else(|| pipeline.judge(context, ingress, frame));
         verdicts.push(verdict);
         *look = Look::No;
     }
 }
 
+/// What the packets of a burst have in common.
+struct Burst<'c> {
+    context: &'c Context<'c>,
+    counters: RuleRow<'c>,
+    sessions: &'c Slots,
+    /// Whether the policy can ask for sessions.
+    asks: bool,
+}
+
 /// The verdict on a plain packet of which nothing more need be known.
 #[inline(always)]
-fn pass(
-    context: &Context<'_>,
-    counters: RuleRow<'_>,
-    ingress: PortId,
-    frame: &mut [u8],
-    look: &Look<'_>,
-) -> Option<Verdict> {
-    let Table { v4, v6, .. } = context.table;
+fn pass(burst: &Burst<'_>, ingress: PortId, frame: &mut [u8], look: &Look<'_>) -> Option<Verdict> {
+    let Table { v4, v6, .. } = burst.context.table;
     let came = Came { by: ingress, frame };
     let (hop, is_v4, hop_limit) = match look {
         Look::No => return None,
         Look::V4(plain, hash, place) => {
-            (pass_plain(context, counters, came, v4, plain, *hash, place)?, true, plain.hop_limit)
+            (pass_plain(burst, came, v4, plain, *hash, place)?, true, plain.hop_limit)
         }
         Look::V6(plain, hash, place) => {
-            (pass_plain(context, counters, came, v6, plain, *hash, place)?, false, plain.hop_limit)
+            (pass_plain(burst, came, v6, plain, *hash, place)?, false, plain.hop_limit)
         }
     };
     rewrite::forward_at(frame, ethernet::HEADER_BYTES, is_v4, hop_limit, hop)
@@ -154,23 +167,29 @@ impl<'c> Look<'c> {
         }
     }
 
-    /// Looks into the entry, and asks for the counters of its rule and, where it passes by a session, for that.
+    /// Looks into the entry, and asks for the session by which the connection passes, if by one.
     #[inline(always)]
-    fn prefetch_rule(&self, context: &Context<'_>, counters: RuleRow<'_>) {
-        match *self {
-            Look::No => {}
-            Look::V4(.., place) => prefetch_reasons(context, counters, &context.table.v4, place.guess),
-            Look::V6(.., place) => prefetch_reasons(context, counters, &context.table.v6, place.guess),
+    fn prefetch_session(&self, burst: &Burst<'_>) {
+        let Table { v4, v6, .. } = burst.context.table;
+        let bearer = match *self {
+            Look::No => None,
+            Look::V4(.., place) => v4.guessed_bearer(place.guess),
+            Look::V6(.., place) => v6.guessed_bearer(place.guess),
+        };
+        if let Some(bearer) = bearer {
+            burst.sessions.prefetch(bearer);
         }
     }
-}
 
-/// Asks for why the guessed connection passes.
-#[inline(always)]
-fn prefetch_reasons<A: Family>(context: &Context<'_>, counters: RuleRow<'_>, map: &Map<A>, guess: Guess) {
-    counters.prefetch(map.guessed_rule(guess));
-    if let Some(bearer) = map.guessed_bearer(guess) {
-        context.snapshot.policy.policy.identities().prefetch(bearer);
+    /// Looks into the entry, and asks for the counters of its rule.
+    #[inline(always)]
+    fn prefetch_rule(&self, burst: &Burst<'_>) {
+        let Table { v4, v6, .. } = burst.context.table;
+        match *self {
+            Look::No => {}
+            Look::V4(.., place) => burst.counters.prefetch(v4.guessed_rule(place.guess)),
+            Look::V6(.., place) => burst.counters.prefetch(v6.guessed_rule(place.guess)),
+        }
     }
 }
 
@@ -180,20 +199,20 @@ fn prefetch_reasons<A: Family>(context: &Context<'_>, counters: RuleRow<'_>, map
 /// have let this one pass just the same.
 #[inline(always)]
 fn pass_plain<'c, A: Family>(
-    context: &Context<'c>,
-    counters: RuleRow<'_>,
+    burst: &Burst<'c>,
     came: Came<'_>,
     map: &Map<A>,
     plain: &Plain<A>,
     hash: Hash,
     place: &Place<'c>,
 ) -> Option<&'c Hop> {
+    let Burst { context, counters, .. } = burst;
     let hop = place.hop?;
     let found = map.find_near(place.guess, hash, &plain.tuple, context.now)?;
     let stamp = found.stamp();
     let (near, far) = ends(found.hit.direction, found.ingress(), &stamp);
     let is_settled = stamp.generation == context.snapshot.policy.generation
-        && (stamp.bearer == Bearer::NONE || obeys(context, found.hit.direction, &stamp, came.frame))
+        && (stamp.bearer == Bearer::NONE || obeys(burst, found.hit.direction, &stamp, came.frame))
         && near == Some(came.by)
         && far == Some(hop.port)
         && plain.ip_len <= hop.mtu;
@@ -207,9 +226,10 @@ fn pass_plain<'c, A: Family>(
 /// Whether the session by which the connection passes is as it was, and the packet, if it is the originator's, from the
 /// device whose session it is. Apart from the rest, so that connections without a session pay one compare.
 #[inline(never)]
-fn obeys(context: &Context<'_>, direction: Direction, stamp: &Stamp, frame: &[u8]) -> bool {
-    matches!(standing(context, stamp), Standing::Good)
-        && ethernet::source(frame).is_some_and(|mac| is_from_sender(context, direction, stamp, mac))
+fn obeys(burst: &Burst<'_>, direction: Direction, stamp: &Stamp, frame: &[u8]) -> bool {
+    let Burst { context, sessions, .. } = burst;
+    matches!(standing(sessions, stamp, context.now), Standing::Good)
+        && ethernet::source(frame).is_some_and(|mac| is_from_sender(sessions, direction, stamp, mac))
 }
 
 /// The ports behind which the connection's policy has the packet's sender and receiver.

@@ -6,18 +6,28 @@
 //! ```
 //!
 //! A thousand rounds by default. Needs root, and makes all its traffic in namespaces of its own.
+//!
+//! A packet has arrived when the kernel at the other end says so: when this program gets to read it, thousands of others may
+//! be before it in the socket, and all of it shares few CPUs with the gateway.
 
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bulkhead::api::session::{NewSession, SessionFilter};
 use bulkhead::api::types::{Asked, Said};
 use bulkhead::api::{Reply, Request, client};
+use bulkhead::lab::RawPort;
 use bulkhead_tests::config::{Config, allow};
 use bulkhead_tests::frames::{Family, Packet};
 use bulkhead_tests::scene::Scene;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::sys::time::TimeSpec;
 
 /// The service that only the session opens.
 const PORT: u16 = 5432;
@@ -68,8 +78,11 @@ struct Measured {
 fn measure(scene: &Scene, rounds: usize) -> Measured {
     let path = scene.path("office", "servers", Family::V4);
     let address = path.source.to_string();
-    let (started, over) = (Instant::now(), AtomicBool::new(false));
-    // Nanoseconds since the start.
+    let host = scene.host("servers");
+    let arriving = RawPort::open(&host.namespace, host.interface).expect("a raw port opens");
+    setsockopt(&arriving, sockopt::ReceiveTimestampns, &true).expect("Linux has it");
+    let over = AtomicBool::new(false);
+    // Nanoseconds of the clock on the wall.
     let last_arrival = AtomicU64::new(0);
     let (sent, arrived) = (AtomicU64::new(0), AtomicU64::new(0));
     let (mut acknowledged, mut last) = (Vec::new(), Vec::new());
@@ -84,9 +97,9 @@ fn measure(scene: &Scene, rounds: usize) -> Measured {
         });
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
-                let Some(frame) = scene.peer("servers").frame(Duration::from_millis(10)) else { continue };
-                if Packet::parse(&frame).is_some_and(|packet| packet.is_udp_to(PORT)) {
-                    last_arrival.store(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                let Some((packet, at)) = receive(&arriving) else { continue };
+                if packet.is_udp_to(PORT) {
+                    last_arrival.store(at.as_nanos() as u64, Ordering::Relaxed);
                     arrived.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -101,12 +114,12 @@ fn measure(scene: &Scene, rounds: usize) -> Measured {
             alive += begun.elapsed();
             sent_alive += sent.load(Ordering::Relaxed) - was_sent;
             arrived_alive += arrived.load(Ordering::Relaxed) - had_arrived;
-            let asked = started.elapsed();
+            let (asked, asked_at) = (Instant::now(), wall());
             revoke(scene);
-            acknowledged.push(started.elapsed() - asked);
+            acknowledged.push(asked.elapsed());
             std::thread::sleep(AFTER);
             let arrival = Duration::from_nanos(last_arrival.load(Ordering::Relaxed));
-            last.push(arrival.saturating_sub(asked));
+            last.push(arrival.saturating_sub(asked_at));
         }
         over.store(true, Ordering::Relaxed);
     });
@@ -114,6 +127,31 @@ fn measure(scene: &Scene, rounds: usize) -> Measured {
     last.sort_unstable();
     let rate = |count: u64| count as f64 / alive.as_secs_f64();
     Measured { acknowledged, last, sent: rate(sent_alive), crossed: rate(arrived_alive) }
+}
+
+/// The next packet within ten milliseconds, and when the kernel took it in.
+fn receive(port: &RawPort) -> Option<(Packet, Duration)> {
+    let (mut frame, mut control) = ([0; 2048], nix::cmsg_space!(TimeSpec));
+    let mut parts = [IoSliceMut::new(&mut frame)];
+    let socket = port.as_fd().as_raw_fd();
+    let message = match recvmsg::<()>(socket, &mut parts, Some(&mut control), MsgFlags::empty()) {
+        Err(Errno::EAGAIN | Errno::EINTR) => {
+            let waiting = &mut [PollFd::new(port.as_fd(), PollFlags::POLLIN)];
+            poll(waiting, PollTimeout::from(10_u8)).expect("it can be waited for");
+            return None;
+        }
+        message => message.expect("the raw port works"),
+    };
+    let stamp = message.cmsgs().expect("there was room").find_map(|part| match part {
+        ControlMessageOwned::ScmTimestampns(at) => Some(at.into()),
+        _ => None,
+    });
+    let length = message.bytes;
+    Some((Packet::parse(&frame[..length])?, stamp.expect("the socket stamps its packets")))
+}
+
+fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later")
 }
 
 fn ask(control: PathBuf, request: &Request) -> Reply {
