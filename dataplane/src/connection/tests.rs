@@ -164,12 +164,23 @@ fn an_ipv4_connection_costs_at_most_128_bytes_all_in() {
 }
 
 #[test]
-fn a_judgement_by_a_session_is_no_judgement_where_nobody_remembers_the_session() {
+fn a_judgement_by_a_session_names_it_where_no_room_was_made_beforehand() {
     let mut bench = Bench::new(16, 100);
     let hit = bench.open_new(&tuple(1, UDP), at(0));
     let v4 = &bench.table.v4;
     let first = v4.stamp(hit);
-    assert!(v4.restamp(hit, first, Stamp { valid_until: 77, bearer: Bearer(5), ..first }));
+    let by_a_session = Stamp { valid_until: 77, bearer: Bearer(5), ..first };
+    assert!(v4.restamp(hit, first, by_a_session));
+    assert_eq!(v4.stamp(hit), by_a_session);
+}
+
+#[test]
+fn a_judgement_with_an_end_is_no_judgement_where_nobody_remembers_the_session() {
+    let mut bench = Bench::new(16, 100);
+    let hit = bench.open_new(&tuple(1, UDP), at(0));
+    let v4 = &bench.table.v4;
+    let first = v4.stamp(hit);
+    assert!(v4.restamp(hit, first, Stamp { generation: Generation(2), valid_until: 77, ..first }));
     assert_eq!(v4.stamp(hit).generation, Generation(0));
 }
 
