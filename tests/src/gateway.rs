@@ -11,7 +11,7 @@ use bulkhead::lab::Namespace;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::PATIENCE;
+use crate::{PATIENCE, wait_until};
 
 /// The program under test.
 pub const REAL: &str = "gateway-under-test";
@@ -126,6 +126,14 @@ impl Gateway {
     /// What it has said so far, on both streams.
     pub fn output(&self) -> String {
         self.output.lock().unwrap().join("\n")
+    }
+
+    /// Waits until it has said all of this. What it says of an act may come after the act's answer, and what it says on one
+    /// stream after what it said later on the other.
+    pub fn expect_said(&self, parts: &[&str]) {
+        for part in parts {
+            wait_until(&format!("it says {part:?}"), || self.output().contains(part));
+        }
     }
 
     /// Sends it a signal.

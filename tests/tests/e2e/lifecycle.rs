@@ -378,8 +378,7 @@ fn a_broken_file_at_the_start_is_told_loudly_and_what_was_confirmed_last_runs() 
         let failed = scene.try_run(&["--no-fallback"]).expect_err("it is broken");
         assert!(failed.status.code() == Some(code) && failed.output.contains(why), "{failed:?}");
         scene.try_run(&[]).unwrap_or_else(|failed| panic!("{}", failed.output));
-        let said = scene.gateway().output();
-        assert!(said.contains("IS BROKEN, and revision 1") && said.contains(why), "{said}");
+        scene.gateway().expect_said(&["IS BROKEN, and revision 1", why]);
         assert!(alarms(&scene).contains("IS BROKEN"));
         assert!(scene.cli(&["status"]).stdout.contains("bulkhead.toml, as it was stored"));
         assert!(is_reachable(&scene, 4000));
@@ -391,7 +390,7 @@ fn a_broken_file_at_the_start_is_told_loudly_and_what_was_confirmed_last_runs() 
     }
     fs::remove_file(scene.config()).unwrap();
     scene.try_run(&["--state", &state]).unwrap();
-    assert!(scene.gateway().output().contains("cannot read"));
+    scene.gateway().expect_said(&["cannot read"]);
     assert!(is_reachable(&scene, 4000));
     scene.take_gateway().kill_9();
     // With another card in the file than in the store, the file still is what the operator wants.
@@ -417,9 +416,9 @@ fn a_damaged_revision_is_told_and_the_one_before_runs() {
     fs::write(&path, bytes).unwrap();
     scene.write_text("version = 1\n[");
     scene.try_run(&["--state", scene.state().to_str().unwrap()]).unwrap();
-    let said = scene.gateway().output();
-    assert!(said.contains("revision 2 cannot be used: revision 2 is damaged"), "{said}");
-    assert!(said.contains("IS BROKEN, and revision 1"), "{said}");
+    scene
+        .gateway()
+        .expect_said(&["revision 2 cannot be used: revision 2 is damaged", "IS BROKEN, and revision 1"]);
     assert!(is_reachable(&scene, 4000));
     assert!(ok(scene.cli(&["history"])).stdout.contains("DAMAGED"));
     refused(scene.cli(&["show", "2"]), "revision 2 is damaged");

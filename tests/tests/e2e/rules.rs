@@ -133,7 +133,7 @@ fn damaged_counters_are_told_and_begin_anew_and_the_gateway_runs() {
     scene.try_run(&[]).unwrap();
     let alarms = scene.status()["alarms"].to_string();
     assert!(alarms.contains("counters is damaged") && alarms.contains("begin anew"), "{alarms}");
-    assert!(scene.gateway().output().contains("counters is damaged"));
+    scene.gateway().expect_said(&["counters is damaged"]);
     assert_eq!(counts(&scene, "names"), [0, 0, 0]);
     assert!(text(&scene.json(&["rules"]), "observed_since") > since);
     ask_for_names(&scene, 4001);
