@@ -30,13 +30,12 @@ use webauthn_rp::{
 };
 
 use super::book::{Book, Broken, User};
+use crate::portal::origin;
 
 /// Passkeys of a user.
 pub const PASSKEYS_MAX: usize = 16;
 /// Characters of what people call one.
 const NAME_CHARS_MAX: usize = 64;
-/// TCP port of HTTPS, which origins do not name.
-const HTTPS: u16 = 443;
 
 /// A passkey.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,8 +150,7 @@ impl Party {
     /// The portal of this DNS name, at this TCP port. Nothing if no browser would take the name.
     pub fn new(name: &str, port: u16) -> Option<Party> {
         let id = RpId::Domain(AsciiDomain::try_from(name.to_owned()).ok()?);
-        let port = if port == HTTPS { String::new() } else { format!(":{port}") };
-        Some(Party { id, origin: format!("https://{name}{port}") })
+        Some(Party { id, origin: origin(name, port) })
     }
 
     /// Where they are shown, as browsers write it.

@@ -10,9 +10,8 @@ use super::resolve::Resolver;
 use crate::config::Located;
 use crate::config::diagnostics::quoted;
 use crate::config::portal as written;
+use crate::portal::{HTTPS, origin};
 
-/// TCP port of HTTPS.
-const HTTPS: u16 = 443;
 /// Who the portal's process runs as, unless somebody else is named.
 const NOBODY: &str = "nobody";
 
@@ -45,10 +44,6 @@ impl Portal {
     pub fn certificate_origin(&self) -> Option<String> {
         Some(origin(&self.name, self.certificate_port?))
     }
-}
-
-fn origin(name: &str, port: u16) -> String {
-    if port == HTTPS { format!("https://{name}") } else { format!("https://{name}:{port}") }
 }
 
 impl Resolver {

@@ -95,8 +95,7 @@ pub async fn redirect(shared: &Rc<Shared>, stream: impl AsyncRead + AsyncWrite +
                 let host =
                     requests::host(request.uri(), request.headers()).filter(|host| host.parse() == Ok(local));
                 let host = host.map_or_else(|| shared.name.clone(), |_| bracketed(local));
-                let port = if shared.port == 443 { String::new() } else { format!(":{}", shared.port) };
-                redirected(StatusCode::FOUND, &format!("https://{host}{port}/"))
+                redirected(StatusCode::FOUND, &format!("{}/", super::origin(&host, shared.port)))
             } else {
                 pages::trouble(StatusCode::FORBIDDEN, "Nothing is accepted here in the clear. Use https.")
             };

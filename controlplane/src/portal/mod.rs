@@ -20,3 +20,12 @@ pub mod sandbox;
 pub mod wire;
 
 pub use process::{run, tls};
+
+/// TCP port of HTTPS, which addresses do not name.
+pub const HTTPS: u16 = 443;
+
+/// How browsers write where a server is: `https://access.example.org`, and with a port that is not [`HTTPS`]
+/// `https://access.example.org:8443`.
+pub fn origin(host: &str, port: u16) -> String {
+    if port == HTTPS { format!("https://{host}") } else { format!("https://{host}:{port}") }
+}

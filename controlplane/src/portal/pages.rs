@@ -32,7 +32,31 @@ pub fn home(status: StatusCode, standing: &Standing, told: Option<&str>) -> Resp
 /// A page around its main part. `told` is what went wrong, which comes first and is read out.
 fn page(status: StatusCode, title: &str, told: Option<&str>, main: Markup) -> Response {
     let shown = told.map_or_else(|| title.to_owned(), |_| format!("Problem: {title}"));
-    let markup = html! {
+    let links = html! {
+        link rel="stylesheet" href="/style.css";
+        link rel="icon" href="/icon.svg" type="image/svg+xml";
+    };
+    let header = html! {
+        a class="skip" href="#main" { "Skip to the content" }
+        header {
+            a class="brand" href="/" {
+                img src="/icon.svg" alt="" width="28" height="28";
+                span { "Network access" }
+            }
+        }
+    };
+    let main = html! {
+        @if let Some(told) = told {
+            p class="told" role="alert" { (told) }
+        }
+        (main)
+    };
+    respond(status, document(&shown, links, header, title, main))
+}
+
+/// A document of HTML: what browsers call it, what it loads, and under its title its main part.
+fn document(shown: &str, links: Markup, header: Markup, title: &str, main: Markup) -> Markup {
+    html! {
         (DOCTYPE)
         html lang="en" {
             head {
@@ -40,28 +64,17 @@ fn page(status: StatusCode, title: &str, told: Option<&str>, main: Markup) -> Re
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 title { (shown) " · Network access" }
-                link rel="stylesheet" href="/style.css";
-                link rel="icon" href="/icon.svg" type="image/svg+xml";
+                (links)
             }
             body {
-                a class="skip" href="#main" { "Skip to the content" }
-                header {
-                    a class="brand" href="/" {
-                        img src="/icon.svg" alt="" width="28" height="28";
-                        span { "Network access" }
-                    }
-                }
+                (header)
                 main id="main" {
                     h1 { (title) }
-                    @if let Some(told) = told {
-                        p class="told" role="alert" { (told) }
-                    }
                     (main)
                 }
             }
         }
-    };
-    respond(status, markup)
+    }
 }
 
 fn respond(status: StatusCode, markup: Markup) -> Response {

@@ -418,11 +418,7 @@ impl Request<'_> {
 
     /// Where the portal is, as browsers write it.
     fn origin(&self) -> String {
-        format!("https://{}{}", self.shared.name, self.port())
-    }
-
-    fn port(&self) -> String {
-        if self.shared.port == 443 { String::new() } else { format!(":{}", self.shared.port) }
+        super::origin(&self.shared.name, self.shared.port)
     }
 
     /// What is known of whoever asks; nothing when the gateway does not say.

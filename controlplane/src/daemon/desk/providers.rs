@@ -12,8 +12,6 @@ use crate::sessions::Proof;
 
 /// Where browsers come back to, as the portal serves it.
 const BACK: &str = "/oidc/callback";
-/// TCP port of HTTPS, which addresses do not name.
-const HTTPS: u16 = 443;
 
 /// This moment.
 pub fn at() -> At {
@@ -23,9 +21,7 @@ pub fn at() -> At {
 
 /// Where browsers come back to. Without a portal there is no provider either.
 fn redirect(model: &Model) -> Option<String> {
-    let portal = model.portal.as_ref()?;
-    let port = if portal.port == HTTPS { String::new() } else { format!(":{}", portal.port) };
-    Some(format!("https://{}{port}{BACK}", portal.name))
+    Some(model.portal.as_ref()?.origin() + BACK)
 }
 
 impl Visitor<'_> {

@@ -1,39 +1,25 @@
 //! What browsers show at the certificate port when nobody was recognised there. Nothing but this page is served there, so it
 //! has its style in it.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, PreEscaped, html};
 
-use super::STYLE;
+use super::{STYLE, document};
 
 /// The page: what was told; whether a certificate was shown at all; and where the portal is.
 pub fn page(told: &str, is_shown: bool, portal: Option<&str>) -> String {
     let title = if is_shown { "Not recognised" } else { "No certificate was shown" };
-    let markup = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                title { "Problem: " (title) " · Network access" }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                main id="main" {
-                    h1 { (title) }
-                    @if is_shown {
-                        p class="told" role="alert" { (told) }
-                    } @else {
-                        (how())
-                    }
-                    @if let Some(portal) = portal {
-                        p { a class="button quiet" href=(portal) { "To the first page" } }
-                    }
-                }
-            }
+    let style = html! { style { (PreEscaped(STYLE)) } };
+    let main = html! {
+        @if is_shown {
+            p class="told" role="alert" { (told) }
+        } @else {
+            (how())
+        }
+        @if let Some(portal) = portal {
+            p { a class="button quiet" href=(portal) { "To the first page" } }
         }
     };
-    markup.into_string()
+    document(&format!("Problem: {title}"), style, html! {}, title, main).into_string()
 }
 
 /// What to do without one.
