@@ -9,7 +9,7 @@ use bulkhead_tests::gateway;
 use serde_json::{Value, json};
 
 use super::{config, enroll, home, listens, path};
-use crate::portal::browser::{is_skipped, modules};
+use crate::portal::browser::{arguments, is_skipped, report};
 use bulkhead_tests::https;
 use bulkhead_tests::scene::{Scene, text};
 
@@ -27,24 +27,15 @@ fn nss(tool: &str, at: &File, args: &[&str]) {
 
 /// What a browser of this HOME saw.
 fn browse(scene: &Scene, at: &File, shot: &str) -> Value {
-    let shots = std::env::var_os("BULKHEAD_SHOTS")
-        .map_or_else(|| scene.state().with_file_name("shots"), std::path::PathBuf::from);
-    std::fs::create_dir_all(&shots).expect("a directory for pictures");
-    let told = json!({
-        "modules": modules(), "chromium": "/usr/bin/chromium", "name": https::NAME,
-        "address": scene.host("office").gateway_v4, "shots": shots, "shot": shot,
-    });
     let choose = json!({ "pattern": format!("https://{}:8443", https::NAME), "filter": {} });
     let policy = json!({ "AutoSelectCertificateForUrls": [choose.to_string()] });
-    let script = File::new(env!("CARGO_MANIFEST_DIR")).join("browser/certificates.mjs");
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation=private", "sh", "-c", WITH_POLICY, "sh", &policy.to_string()]);
-    command.arg(script).arg(told.to_string()).env("HOME", at).stdin(Stdio::null());
+    command.args(arguments("certificates.mjs", scene, json!({ "shot": shot })));
+    command.env("HOME", at).stdin(Stdio::null());
     let output = scene.host("office").namespace.run(|| command.output()).expect("it runs");
-    let (said, complained) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let last = said.lines().last().unwrap_or_default();
-    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {said}{complained}"))
+    let said = String::from_utf8_lossy(&output.stdout);
+    report(said.lines().last().unwrap_or_default(), &output.stderr)
 }
 
 #[test]

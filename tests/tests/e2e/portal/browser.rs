@@ -1,5 +1,6 @@
 //! The portal in a real browser: headless Chromium, driven by `tests/browser/portal.mjs`.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use super::sign_in;
 const ALICE: &str = "Signed in as alice";
 
 /// Where `.ci/run` puts playwright-core and axe-core.
-pub fn modules() -> PathBuf {
+fn modules() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
     cache.or_else(home).unwrap_or_default().join("bulkhead")
@@ -45,19 +46,31 @@ pub fn is_skipped(test: &str) -> bool {
     missing.is_some()
 }
 
-/// What the browser saw as alice, to whom the app shows a code when it is to be typed.
-pub fn drive(script: &str, scene: &Scene, app: &mut Authenticator) -> Value {
+/// The script's path and what it is told: where the portal is, and more.
+pub fn arguments(script: &str, scene: &Scene, more: Value) -> [OsString; 2] {
     let shots = std::env::var_os("BULKHEAD_SHOTS")
         .map_or_else(|| scene.state().with_file_name("shots"), PathBuf::from);
     fs::create_dir_all(&shots).expect("a directory for pictures");
-    let told = json!({
+    let mut told = json!({
         "modules": modules(), "chromium": "/usr/bin/chromium", "name": https::NAME,
         "address": scene.host("office").gateway_v4, "shots": shots,
-        "user": "alice", "password": sign_in::PASSWORD,
     });
+    told.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser").join(script);
+    [script.into(), told.to_string().into()]
+}
+
+/// What a script has told in its last line.
+pub fn report(last: &str, complained: &[u8]) -> Value {
+    let complained = String::from_utf8_lossy(complained);
+    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {last}{complained}"))
+}
+
+/// What the browser saw as alice, to whom the app shows a code when it is to be typed.
+pub fn drive(script: &str, scene: &Scene, app: &mut Authenticator) -> Value {
+    let alice = json!({ "user": "alice", "password": sign_in::PASSWORD });
     let mut command = Command::new("node");
-    command.arg(script).arg(told.to_string());
+    command.args(arguments(script, scene, alice));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = scene.host("office").namespace.run(|| command.spawn()).expect("node starts");
     let mut typed = child.stdin.take().expect("it is piped");
@@ -69,8 +82,7 @@ pub fn drive(script: &str, scene: &Scene, app: &mut Authenticator) -> Value {
         }
     }
     let output = child.wait_with_output().expect("it ends");
-    let complained = String::from_utf8_lossy(&output.stderr);
-    serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}{complained}"))
+    report(&said, &output.stderr)
 }
 
 #[test]
