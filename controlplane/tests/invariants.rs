@@ -3,18 +3,21 @@
 
 use std::path::Path;
 
-use bulkhead::{config, identity, portal};
+use bulkhead::{config, identity, portal, tokens};
 use proptest::prelude::*;
 
 #[path = "../../tests/fuzz/invariants/radius.rs"]
 mod radius;
+#[path = "../../tests/fuzz/invariants/tokens.rs"]
+mod signed;
 #[path = "../../tests/fuzz/invariants/wire.rs"]
 mod wire;
 
 /// A target: its name, its function, and how many seeds it has at least.
 type Target = (&'static str, fn(&[u8]), usize);
 
-const TARGETS: [Target; 2] = [("radius", radius::check, 19), ("wire", wire::check, 27)];
+const TARGETS: [Target; 3] =
+    [("radius", radius::check, 19), ("tokens", signed::check, 8), ("wire", wire::check, 27)];
 
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/seeds").join(target);

@@ -7,36 +7,7 @@ use super::forge::Forger;
 use crate::tokens::jws::Token;
 use crate::tokens::{Key, Keys, Typ, json, open};
 
-#[path = "../../../../tests/fuzz/invariants/tokens.rs"]
-mod invariants;
-
-fn seeds() -> Vec<Vec<u8>> {
-    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/seeds/tokens");
-    let seeds = std::fs::read_dir(directory).unwrap();
-    seeds.map(|seed| std::fs::read(seed.unwrap().path()).unwrap()).collect()
-}
-
-#[test]
-fn the_invariants_of_the_fuzz_target_hold_over_its_seeds() {
-    let seeds = seeds();
-    assert!(seeds.len() >= 8);
-    seeds.iter().for_each(|seed| invariants::check(seed));
-}
-
 proptest! {
-    #[test]
-    fn the_invariants_of_the_fuzz_target_hold_over_changed_seeds(
-        seed in any::<prop::sample::Index>(),
-        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
-    ) {
-        let mut bytes = seed.get(&seeds()).clone();
-        for (place, byte) in changes {
-            let at = place.index(bytes.len());
-            bytes[at] = byte;
-        }
-        invariants::check(&bytes);
-    }
-
     #[test]
     fn no_text_is_taken_that_nobody_signed(text in "\\PC{0,200}|([A-Za-z0-9_-]{0,80}\\.){2}[A-Za-z0-9_-]{0,90}") {
         let forger = Forger::new();
