@@ -15,13 +15,13 @@ use bulkhead::lab::{self, Namespace, VethOptions};
 use bulkhead::model::{self, Model};
 use bulkhead::plan::Plan;
 use bulkhead::topology::Watcher;
+use bulkhead_benches::clock::timed;
 use bulkhead_benches::rule_set;
 use bulkhead_dataplane::connection::TableConfig;
 use bulkhead_dataplane::engine::{Engine, EngineConfig, PortConfig};
 use bulkhead_dataplane::policy::{Rule, RuleSet, Service, compile, recompile};
 use bulkhead_dataplane::topology::Topology;
 use generated::toml;
-use nix::time::{ClockId, clock_gettime};
 use peer::Script;
 
 fn main() {
@@ -37,15 +37,6 @@ fn main() {
     compiling(1_000_000, 3000, 3, 0);
     change(loaded);
     plan();
-}
-
-/// Time on the CPU of this thread.
-fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
-    let cpu =
-        || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has this clock"));
-    let start = cpu();
-    let result = work();
-    (result, cpu() - start)
 }
 
 fn namespace() -> Namespace {

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use bulkhead::model::{self, Model};
 use bulkhead::plan::Plan;
+use bulkhead_benches::clock::timed;
 use bulkhead_benches::rule_set;
 use bulkhead_dataplane::policy::{RuleSet, Service};
 use generated::toml;
-use nix::time::{ClockId, clock_gettime};
 
 fn main() {
     println!("{:>8}  {:<10} {:>11}  {:>12} {:>8}", "rules", "changed", "plan", "differences", "lost");
@@ -30,11 +30,7 @@ fn main() {
 }
 
 fn plan(old: &Model, new: &Model) -> (Plan, Duration) {
-    let cpu =
-        || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has this clock"));
-    let start = cpu();
-    let plan = Plan::between(old, new).expect("within the limits");
-    (plan, cpu() - start)
+    timed(|| Plan::between(old, new).expect("within the limits"))
 }
 
 fn model(rules: &RuleSet) -> Model {

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use bulkhead::config::{self, Loaded};
 use bulkhead::model::{self, Model};
+use bulkhead_benches::clock::timed;
 use bulkhead_benches::rule_set;
 use bulkhead_dataplane::policy::conditions::Bits;
 use generated::toml;
-use nix::time::{ClockId, clock_gettime};
 
 fn main() {
     let directory = std::env::temp_dir();
@@ -35,17 +35,6 @@ fn main() {
             text.len() / 1024
         );
     }
-}
-
-/// Time on the CPU of this thread.
-fn cpu() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has this clock").into()
-}
-
-fn timed<T>(stage: impl FnOnce() -> T) -> (T, Duration) {
-    let start = cpu();
-    let result = stage();
-    (result, cpu() - start)
 }
 
 /// Parse, resolve, compile, tests, and giving all of it up again, as the policy that it replaces is. At last what it takes

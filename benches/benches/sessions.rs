@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use bulkhead::model;
 use bulkhead::sessions::{Claims, Factor, Moment, New, Proof, Sessions, Which, later};
-use bulkhead_benches::gateway::{Gateway, cpu};
+use bulkhead_benches::clock::{at, cpu};
+use bulkhead_benches::gateway::Gateway;
 use bulkhead_benches::rule_set;
 use bulkhead_benches::traffic::{Connection, Kind, Step, Traffic, connections};
 use bulkhead_dataplane::policy::{Policy, RuleSet, compile};
@@ -220,26 +221,32 @@ impl Changed {
     }
 }
 
+/// Has somebody act so often, until it is over: `act` is told how often is due, and says how often it did.
+fn often(over: &AtomicBool, mut act: impl FnMut(u64) -> u64) {
+    let (began, mut done) = (Instant::now(), 0);
+    while !over.load(Ordering::Relaxed) {
+        let due = (began.elapsed().as_secs_f64() * f64::from(CHANGES_A_SECOND)) as u64;
+        match due.saturating_sub(done) {
+            0 => std::thread::sleep(Duration::from_micros(200)),
+            left => done += act(left),
+        }
+    }
+}
+
 /// Counts as often and as long as somebody who changes something, each time for so much CPU time.
 fn count(each: Duration, over: &AtomicBool) {
-    let (began, mut counted) = (Instant::now(), 0);
-    while !over.load(Ordering::Relaxed) {
-        let due = (began.elapsed().as_secs_f64() * f64::from(CHANGES_A_SECOND)) as u32;
-        if counted >= due {
-            std::thread::sleep(Duration::from_micros(200));
-            continue;
-        }
-        let until = cpu() + each * (due - counted);
+    often(over, |due| {
+        let until = cpu() + each * due as u32;
         while cpu() < until {
             (0..1_000_u32).for_each(|number| {
                 std::hint::black_box(number);
             });
         }
-        counted = due;
-    }
+        due
+    });
 }
 
-/// Changes sessions: of four, one ends, it begins again, and two are known to have shown a factor anew.
+/// Changes sessions, and has the worker judge by each change.
 fn change(
     sessions: &Sessions,
     others: &[IpAddr],
@@ -247,58 +254,52 @@ fn change(
     mailbox: &Mailbox,
     over: &AtomicBool,
 ) -> Changed {
-    let (began, mut changed) = (Instant::now(), Changed::default());
-    let began_cpu = cpu();
-    while !over.load(Ordering::Relaxed) {
-        let due = (began.elapsed().as_secs_f64() * f64::from(CHANGES_A_SECOND)) as u64;
-        if changed.count >= due {
-            std::thread::sleep(Duration::from_micros(200));
-            continue;
-        }
-        let asked = Instant::now();
-        let number = changed.count as usize * 7_919 % others.len();
-        let address = others[number];
-        let now = later(BEGIN, began.elapsed());
-        match changed.count % 4 {
-            0 => {
-                let which = Which { address: Some(address), ..Which::default() };
-                assert_eq!(sessions.end(&which).len(), 1);
-                sessions.begin(new(address, number), now).expect("its place is free");
-                changed.count += 1;
-            }
-            _ => {
-                let id = sessions.of(address, now).expect("it is there").id.clone();
-                let factor =
-                    Some(Factor { shown: Moment::before(now, Duration::ZERO), phishing_resistant: false });
-                sessions.amend(address, &id, now, |claims| claims.factor = factor).expect("it is there");
-            }
-        }
-        changed.count += 1;
-        snapshot.version += 1;
-        mailbox.post(Arc::new(snapshot.clone()));
-        // The engine's way to wait, for the last of those that are due now.
-        while changed.count >= due && mailbox.acknowledged() != snapshot.version {
+    let (began, began_cpu, mut changed) = (Instant::now(), cpu(), Changed::default());
+    // The engine's way to wait.
+    let wait = |version| {
+        while mailbox.acknowledged() != version {
             std::thread::sleep(Duration::from_micros(20));
         }
-        if changed.count >= due {
+    };
+    often(over, |due| {
+        let (asked, now) = (Instant::now(), later(BEGIN, began.elapsed()));
+        let done = change_one(sessions, others, changed.count, now);
+        changed.count += done;
+        snapshot.version += 1;
+        mailbox.post(Arc::new(snapshot.clone()));
+        // For the last of those that are due now.
+        if done >= due {
+            wait(snapshot.version);
             changed.waits.push(asked.elapsed().as_secs_f64());
             sessions.follow(now);
         }
-    }
-    while mailbox.acknowledged() != snapshot.version && changed.count > 0 {
-        std::thread::sleep(Duration::from_micros(20));
+        done
+    });
+    if changed.count > 0 {
+        wait(snapshot.version);
     }
     (changed.cpu, changed.wall) = (cpu() - began_cpu, began.elapsed());
     changed
 }
 
-fn median(costs: &[f64]) -> f64 {
-    at(&mut costs.to_vec(), 0.5)
+/// Of four changes one ends a session, one begins it again, and two tell that a factor was shown anew. How many it made.
+fn change_one(sessions: &Sessions, others: &[IpAddr], made: u64, now: Now) -> u64 {
+    let number = made as usize * 7_919 % others.len();
+    let address = others[number];
+    if made.is_multiple_of(4) {
+        let which = Which { address: Some(address), ..Which::default() };
+        assert_eq!(sessions.end(&which).len(), 1);
+        sessions.begin(new(address, number), now).expect("its place is free");
+        return 2;
+    }
+    let id = sessions.of(address, now).expect("it is there").id.clone();
+    let factor = Some(Factor { shown: Moment::before(now, Duration::ZERO), phishing_resistant: false });
+    sessions.amend(address, &id, now, |claims| claims.factor = factor).expect("it is there");
+    1
 }
 
-fn at(values: &mut [f64], share: f64) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    values[((values.len() - 1) as f64 * share).round() as usize]
+fn median(costs: &[f64]) -> f64 {
+    at(&mut costs.to_vec(), 0.5)
 }
 
 /// What this process has in memory.

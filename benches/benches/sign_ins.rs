@@ -15,6 +15,7 @@ use bulkhead::identity::book::{Authenticator, Book, User};
 use bulkhead::identity::{password, totp};
 use bulkhead::portal::wire::Secret;
 use bulkhead::store::Files;
+use bulkhead_benches::clock::at;
 
 const THREADS: [usize; 3] = [1, 4, 32];
 const ROUNDS: usize = 5;
@@ -44,9 +45,9 @@ fn main() {
         }
         println!(
             "| {threads} | {:.0} | {:.0} | {:.1} |",
-            median(&mut before),
-            median(&mut after),
-            median(&mut ratios)
+            at(&mut before, 0.5),
+            at(&mut after, 0.5),
+            at(&mut ratios, 0.5)
         );
     }
     let verified = verify(&directory.0, &[journal.head()], false).expect("it can be read");
@@ -127,11 +128,6 @@ fn rate(threads: usize, act: impl Fn() + Sync) -> f64 {
         over.store(true, Ordering::Relaxed);
     });
     count.into_inner() as f64 / began.elapsed().as_secs_f64()
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// Removed with what is in it.

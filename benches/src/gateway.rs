@@ -16,9 +16,9 @@ use bulkhead_dataplane::snapshot::{ActivePolicy, Mailbox, Snapshot};
 use bulkhead_dataplane::topology::{Mac, Neighbour, PortState, Route, RouteKind, Topology, TopologySpec};
 use bulkhead_dataplane::verdict::{Generation, Now, PortId, Verdict};
 use ipnet::{IpNet, Ipv4Net};
-use nix::time::{ClockId, clock_gettime};
 
 use crate::allocations::allocations;
+use crate::clock::cpu;
 use crate::traffic::{Connection, HOSTS, Kind, Step, Traffic, connections};
 use crate::{PORTS, rule_set};
 
@@ -41,11 +41,6 @@ pub fn host_mac(host: IpAddr) -> Mac {
         IpAddr::V6(address) => [address.octets()[6], address.octets()[7], address.octets()[15]],
     };
     [2, 1, u8::from(host.is_ipv6()), a, b, c]
-}
-
-/// Time on the CPU of this thread.
-pub fn cpu() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has this clock").into()
 }
 
 /// What a run of packets cost.

@@ -2,6 +2,7 @@
 //! every run, and a gateway in memory with the packets of as many connections.
 
 pub mod allocations;
+pub mod clock;
 pub mod gateway;
 pub mod traffic;
 
