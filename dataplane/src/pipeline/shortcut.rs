@@ -40,7 +40,7 @@ pub(super) fn process<F: FrameBuf>(
 ) {
     let policy = &context.snapshot.policy;
     let (counters, sessions) = (policy.counters.row(pipeline.index), policy.policy.identities());
-    let burst = Burst { context, counters, sessions, asks: sessions.capacity() > 0 };
+    let (burst, asks) = (Burst { context, counters, sessions }, sessions.capacity() > 0);
     let own = context.snapshot.topology.port(ingress).map(|port| port.mac).unwrap_or_default();
     let mut looks = [Look::No; WINDOW];
     for step in 0..frames.len() + BUCKET_AHEAD {
@@ -50,9 +50,7 @@ pub(super) fn process<F: FrameBuf>(
         if let Some(number) = step.checked_sub(BUCKET_AHEAD - ENTRY_AHEAD) {
             looks[number % WINDOW].place(context);
         }
-        if burst.asks
-            && let Some(number) = step.checked_sub(BUCKET_AHEAD - SESSION_AHEAD)
-        {
+        if asks && let Some(number) = step.checked_sub(BUCKET_AHEAD - SESSION_AHEAD) {
             looks[number % WINDOW].prefetch_session(&burst);
         }
         if let Some(number) = step.checked_sub(BUCKET_AHEAD - RULE_AHEAD) {
@@ -73,8 +71,6 @@ struct Burst<'c> {
     context: &'c Context<'c>,
     counters: RuleRow<'c>,
     sessions: &'c Slots,
-    /// Whether the policy can ask for sessions.
-    asks: bool,
 }
 
 /// The verdict on a plain packet of which nothing more need be known.
