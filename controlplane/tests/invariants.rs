@@ -3,21 +3,29 @@
 
 use std::path::Path;
 
-use bulkhead::{config, identity, portal, tokens};
+use bulkhead::{config, identity, portal, sessions, tokens};
 use proptest::prelude::*;
 
 #[path = "../../tests/fuzz/invariants/radius.rs"]
 mod radius;
 #[path = "../../tests/fuzz/invariants/tokens.rs"]
 mod signed;
+#[path = "../../tests/fuzz/invariants/slow.rs"]
+mod slow;
+#[path = "../../tests/fuzz/invariants/statements.rs"]
+mod statements;
 #[path = "../../tests/fuzz/invariants/wire.rs"]
 mod wire;
 
 /// A target: its name, its function, and how many seeds it has at least.
 type Target = (&'static str, fn(&[u8]), usize);
 
-const TARGETS: [Target; 3] =
-    [("radius", radius::check, 19), ("tokens", signed::check, 8), ("wire", wire::check, 27)];
+const TARGETS: [Target; 4] = [
+    ("radius", radius::check, 19),
+    ("statements", statements::check, 12),
+    ("tokens", signed::check, 8),
+    ("wire", wire::check, 27),
+];
 
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/seeds").join(target);

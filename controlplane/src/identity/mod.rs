@@ -18,6 +18,7 @@ pub mod password;
 pub mod radius;
 pub mod seen;
 pub mod signals;
+pub mod statements;
 pub mod totp;
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -4,5 +4,7 @@ use bulkhead::tokens;
 
 #[path = "../invariants/tokens.rs"]
 mod invariants;
+#[path = "../invariants/slow.rs"]
+mod slow;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| invariants::check(bytes));

@@ -1,5 +1,6 @@
 //! What holds for any bytes that come as a token, as keys, or as a header and claims that somebody has signed.
 
+use crate::slow;
 use crate::tokens::sign::Signer;
 use crate::tokens::{Key, Keys, Typ, json, jws::Token, open};
 use serde_json::Value;
@@ -30,7 +31,9 @@ pub fn check(bytes: &[u8]) {
 }
 
 fn json_is_read_as_others_read_it_or_refused(bytes: &[u8]) {
-    if let Ok(value) = json::value(bytes) {
+    let value = json::value(bytes).ok();
+    assert_eq!(value, slow::json(bytes));
+    if let Some(value) = value {
         let other: Value = serde_json::from_slice(bytes).expect("what we take, others take");
         assert_eq!(value, other);
     }
@@ -51,13 +54,6 @@ fn what_was_signed_is_taken_only_with_a_plain_header(
     payload: &[u8],
 ) {
     let token = signer.sign_parts(header, payload);
-    let Ok((claims, _)) = open(&token, keys, Typ::Jwt) else { return };
-    let header: Value = serde_json::from_slice(header).expect("it was taken");
-    assert!(header["alg"] == "EdDSA" || header["alg"] == "Ed25519", "{header}");
-    for name in ["crit", "jwk", "jku", "x5u", "x5c", "enc", "zip"] {
-        assert!(header.get(name).is_none(), "{header}");
-    }
-    assert!(header.get("kid").is_none_or(|kid| *kid == signer.thumbprint()), "{header}");
-    let expected: Value = serde_json::from_slice(payload).expect("it was taken");
-    assert_eq!(Value::Object(claims), expected);
+    let claims = open(&token, keys, Typ::Jwt).ok().map(|(claims, _)| claims);
+    assert_eq!(claims, slow::opened(header, payload, &signer.thumbprint(), None));
 }

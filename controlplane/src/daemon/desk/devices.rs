@@ -5,8 +5,6 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use data_encoding::BASE64URL_NOPAD;
-
 use super::{Proven, Visitor, refused};
 use crate::audit::{By, Entry, Kind};
 use crate::config::diagnostics::quoted;
@@ -17,13 +15,10 @@ use crate::daemon::sessions::NotBegun;
 use crate::identity::authority::PublicKey;
 use crate::identity::certificates::device::mark;
 use crate::identity::devices::{self, Device, NotEnrolled};
+use crate::identity::statements::{self, Signed};
 use crate::identity::unix_s;
-use crate::portal::wire::{
-    Answer, CERTIFICATION, Certification, ENROLMENT, Enrolment, STATEMENT, Secret, Statement, Why,
-};
-use crate::sessions::health::is_bounded;
+use crate::portal::wire::{Answer, Certification, Enrolment, Secret, Statement, Why};
 use crate::sessions::{self, Claims, Health, Moment, Proof, Session};
-use crate::tokens::jws::{Typ, open};
 use crate::tokens::key::{Key, Keys};
 
 /// The name of the check that a posture makes of running processes.
@@ -57,21 +52,9 @@ impl Visitor<'_> {
         }
     }
 
-    /// What was signed with this key, if it was, for a challenge of this address that nobody has used.
-    fn signed<T: serde::de::DeserializeOwned>(
-        &self,
-        token: &Secret,
-        keys: &Keys,
-        typ: &'static str,
-        nonce: impl FnOnce(&T) -> &str,
-    ) -> Result<T, &'static str> {
-        let (claims, _) =
-            open(token.reveal(), keys, Typ::Is(typ)).map_err(|_| "what it signed does not hold")?;
-        let said: T =
-            serde_json::from_value(claims.into()).map_err(|_| "what it signed is not what was asked for")?;
-        let nonce = Secret::new(nonce(&said).to_owned());
-        let is_fresh = lock(&self.desk().challenges).take(&nonce, self.address, Instant::now()).is_some();
-        if is_fresh { Ok(said) } else { Err("its challenge was used, is too old, or was another address's") }
+    /// What this device has signed with this key, for a challenge of this address.
+    fn signed<S: Signed>(&self, name: &str, token: &Secret, keys: &Keys) -> Result<S, &'static str> {
+        statements::heard(token, keys, name, &self.desk().challenges, self.address, Instant::now())
     }
 
     fn tell_device_refused(&self, device: Option<&str>, why: &str) -> Answer {
@@ -91,11 +74,8 @@ impl Visitor<'_> {
         let Some((jwk, key)) = jwk.and_then(|jwk| Key::of(&jwk).ok().map(|key| (jwk, key))) else {
             return refused(Why::Wrong);
         };
-        let said = self.signed(token, &Keys::one(key), ENROLMENT, |said: &Enrolment| said.nonce.as_str());
-        match said {
-            Ok(said) if said.device == name => {}
-            Ok(_) => return refused(Why::Wrong),
-            Err(why) => return self.tell_device_refused(None, why),
+        if let Err(why) = self.signed::<Enrolment>(name, token, &Keys::one(key)) {
+            return self.tell_device_refused(None, why);
         }
         let book = match self.desk().book() {
             Ok(book) => book,
@@ -148,16 +128,12 @@ impl Visitor<'_> {
 
     /// A device has another key of its own certified.
     pub(super) fn certify(&self, name: &str, token: &Secret) -> Answer {
-        let (device, said) = match self.stated(name, token, CERTIFICATION, |said: &Certification| &said.nonce)
-        {
+        let (device, said) = match self.stated::<Certification>(name, token) {
             Ok(stated) => stated,
             Err(no) => return no,
         };
-        let point = BASE64URL_NOPAD.decode(said.key.as_bytes()).ok().and_then(|key| key.try_into().ok());
         let own = device.key.as_ref().and_then(devices::public);
-        // Not compressed (SEC 1, section 2.3.3).
-        let point = point.filter(|point: &[u8; 65]| said.device == name && point[0] == 4);
-        let (Some(point), Some(own)) = (point, own) else { return refused(Why::Wrong) };
+        let (Some(point), Some(own)) = (statements::point(&said), own) else { return refused(Why::Wrong) };
         let by = By::User { user: None, address: self.address };
         let entry = Entry::new(Kind::DeviceChanged, by).with("device", name).with("change", "certified");
         if self.gateway.grant(entry).is_err() {
@@ -174,20 +150,13 @@ impl Visitor<'_> {
     }
 
     /// What an enrolled device has signed, with what the book knows of it.
-    fn stated<T: serde::de::DeserializeOwned>(
-        &self,
-        name: &str,
-        token: &Secret,
-        typ: &'static str,
-        nonce: impl FnOnce(&T) -> &str,
-    ) -> Result<(Device, T), Answer> {
+    fn stated<S: Signed>(&self, name: &str, token: &Secret) -> Result<(Device, S), Answer> {
         self.may_begin()?;
         let device =
             self.desk().book().and_then(|book| book.device(name)).map_err(|why| self.broken(&why))?;
         let device = device.and_then(|device| device.keys().map(|keys| (device, keys)));
         let (device, keys) = device.ok_or_else(|| self.tell_device_refused(None, "it is not enrolled"))?;
-        let said = self.signed(token, &keys, typ, nonce);
-        let said = said.map_err(|why| self.tell_device_refused(Some(name), why))?;
+        let said = self.signed(name, token, &keys).map_err(|why| self.tell_device_refused(Some(name), why))?;
         if !device.is_enrolled(unix_s(SystemTime::now())) {
             return Err(self.tell_device_refused(Some(name), "its enrolment was revoked or is over"));
         }
@@ -196,13 +165,10 @@ impl Visitor<'_> {
 
     /// A device says that it is there, and how it is.
     pub(super) fn statement(&self, name: &str, token: &Secret) -> Answer {
-        let (device, said) = match self.stated(name, token, STATEMENT, |said: &Statement| &said.nonce) {
+        let (device, said) = match self.stated::<Statement>(name, token) {
             Ok(stated) => stated,
             Err(no) => return no,
         };
-        if said.device != name || !is_bounded(&said.facts) {
-            return refused(Why::Wrong);
-        }
         let now = self.gateway.engine.now();
         let heartbeat = Duration::from_secs(self.gateway.in_force().model.sign_in.heartbeat_s.into());
         let health = Health { facts: said.facts, at: Moment::before(now, Duration::ZERO) };

@@ -1,0 +1,10 @@
+#![no_main]
+
+use bulkhead::{config, identity, portal, sessions, tokens};
+
+#[path = "../invariants/statements.rs"]
+mod invariants;
+#[path = "../invariants/slow.rs"]
+mod slow;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| invariants::check(bytes));
