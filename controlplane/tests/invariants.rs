@@ -6,6 +6,8 @@ use std::path::Path;
 use bulkhead::{config, identity, portal, sessions, tokens};
 use proptest::prelude::*;
 
+#[path = "../../tests/fuzz/invariants/events.rs"]
+mod events;
 #[path = "../../tests/fuzz/invariants/radius.rs"]
 mod radius;
 #[path = "../../tests/fuzz/invariants/tokens.rs"]
@@ -20,7 +22,8 @@ mod wire;
 /// A target: its name, its function, and how many seeds it has at least.
 type Target = (&'static str, fn(&[u8]), usize);
 
-const TARGETS: [Target; 4] = [
+const TARGETS: [Target; 5] = [
+    ("events", events::check, 20),
     ("radius", radius::check, 19),
     ("statements", statements::check, 12),
     ("tokens", signed::check, 8),

@@ -18,7 +18,7 @@ use crate::identity::https::Https;
 use crate::identity::oidc::settings::read_secret;
 use crate::identity::signals::poll::{self, BackOff, Outcomes};
 use crate::identity::signals::{Effect, Told, Transmitter};
-use crate::sessions::{Claims, Moment, Report, Session, Which};
+use crate::sessions::{Claims, Moment, Session, Which};
 
 /// How often it is looked whether the transmitters are still those of the policy.
 const LOOK: Duration = Duration::from_secs(1);
@@ -59,15 +59,7 @@ fn one(gateway: &Gateway, session: &Session, told: &Told, transmitter: &str) -> 
             .map(drop)
     };
     let now = Moment::before(gateway.engine.now(), Duration::ZERO);
-    let change = |claims: &mut Claims| match &told.effect {
-        Effect::End => {}
-        Effect::DropFactor => claims.factor = None,
-        Effect::Posture(posture, state) => {
-            claims.reports.retain(|report| report.posture != *posture);
-            claims.reports.push(Report { posture: posture.clone(), state: *state, at: now });
-        }
-        Effect::Risk(risk) => claims.risk = Some(*risk),
-    };
+    let change = |claims: &mut Claims| told.effect.change(claims, now);
     if told.effect == Effect::End {
         return end();
     }

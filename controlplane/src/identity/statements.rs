@@ -11,9 +11,7 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::de::DeserializeOwned;
 
 use super::attempts::Attempts;
-use crate::portal::wire::{
-    CERTIFICATION, Certification, ENROLMENT, Enrolment, STATEMENT, Secret, Statement,
-};
+use crate::portal::wire::{CERTIFICATION, Certification, ENROLMENT, Enrolment, STATEMENT, Secret, Statement};
 use crate::sessions::health::is_bounded;
 use crate::tokens::{Keys, Typ, open};
 

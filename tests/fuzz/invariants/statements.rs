@@ -7,7 +7,7 @@
 
 use std::fmt::Debug;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::config::identity::Check;
@@ -53,9 +53,19 @@ struct Challenge {
     counts: bool,
 }
 
+/// The keys of both devices.
+static SIGNERS: LazyLock<[Signer; 2]> = LazyLock::new(|| {
+    let signer = |seed: u8| Signer::from_pkcs8_without_public(&[&KEY[..], &[seed; 32]].concat());
+    [1, 2].map(|seed| signer(seed).expect("it is a key"))
+});
+/// What the gateway knows of the first.
+static KNOWN: LazyLock<Keys> = LazyLock::new(|| {
+    let key = Key::of(SIGNERS[0].public_jwk().as_object().expect("an object"));
+    Keys::one(key.expect("it is a key"))
+});
+static KID: LazyLock<String> = LazyLock::new(|| SIGNERS[0].thumbprint());
+
 struct World {
-    signers: [Signer; 2],
-    keys: Keys,
     challenges: Mutex<Attempts<()>>,
     given: Vec<Challenge>,
     now: Instant,
@@ -63,11 +73,7 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let signer = |seed: u8| Signer::from_pkcs8_without_public(&[&KEY[..], &[seed; 32]].concat());
-        let signers = [1, 2].map(|seed| signer(seed).expect("it is a key"));
-        let key = Key::of(signers[0].public_jwk().as_object().expect("an object")).expect("it is a key");
-        let (challenges, given) = (Mutex::default(), Vec::new());
-        World { signers, keys: Keys::one(key), challenges, given, now: Instant::now() }
+        World { challenges: Mutex::default(), given: Vec::new(), now: Instant::now() }
     }
 
     fn step(&mut self, step: &[u8]) {
@@ -81,12 +87,9 @@ impl World {
         let (header, claims) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let claims = self.with_challenges(claims);
         let is_own = how & 4 == 0;
-        let token = Secret::new(self.signers[usize::from(!is_own)].sign_parts(header, &claims));
+        let token = Secret::new(SIGNERS[usize::from(!is_own)].sign_parts(header, &claims));
         for _ in 0..=how >> 3 & 1 {
-            let said = |typ: &str| {
-                let kid = self.signers[0].thumbprint();
-                slow::opened(header, &claims, &kid, Some(typ)).filter(|_| is_own)
-            };
+            let said = |typ: &str| slow::opened(header, &claims, &KID, Some(typ)).filter(|_| is_own);
             let statement = said("bulkhead-statement+jwt").filter(is_statement);
             let enrolment = said("bulkhead-enrolment+jwt").filter(|said| has(said, &[]));
             let certification = said("bulkhead-certification+jwt").filter(|said| has(said, &["key"]));
@@ -131,7 +134,7 @@ impl World {
     }
 
     fn heard<S: Signed>(&self, token: &Secret, address: usize) -> Result<S, &'static str> {
-        heard(token, &self.keys, DEVICE, &self.challenges, at(address), self.now)
+        heard(token, &KNOWN, DEVICE, &self.challenges, at(address), self.now)
     }
 
     /// It is heard exactly if it is one of its kind, and answers a challenge of its address that counts, which it uses up.
@@ -164,7 +167,7 @@ impl World {
         let begun = self.challenges.lock().expect("it is whole").begin(at(address), (), self.now);
         let mut again = serde_json::to_value(said).expect("it is JSON");
         again["nonce"] = begun.expect("there is room").reveal().into();
-        let token = Secret::new(self.signers[0].sign(S::TYP, &again));
+        let token = Secret::new(SIGNERS[0].sign(S::TYP, &again));
         let heard = self.heard::<S>(&token, address).expect("the agent has signed it");
         assert_eq!(serde_json::to_value(&heard).expect("it is JSON"), again);
         assert!(self.heard::<S>(&token, address).is_err(), "a challenge serves once");
@@ -193,7 +196,9 @@ fn is_statement(said: &Map<String, Value>) -> bool {
         Value::Array(list) => list.len() <= 4096 && list.iter().all(is_text),
         value => is_text(value),
     };
-    has(&rest, &[]) && facts.len() <= 256 && facts.iter().all(|(name, fact)| name.len() <= 256 && is_fact(fact))
+    has(&rest, &[])
+        && facts.len() <= 256
+        && facts.iter().all(|(name, fact)| name.len() <= 256 && is_fact(fact))
 }
 
 /// 65 bytes in base64url (RFC 4648, section 5), of which the first is 4: 522 bits, the last two of them of no byte.
@@ -220,7 +225,8 @@ fn health_is_what_was_said(statement: &Statement) {
     let edges: Vec<Now> = health.edges(&checks).collect();
     let moments = edges.iter().flat_map(|edge| [Now(edge.0 - 1), *edge]);
     for at in moments.chain([HEARD, Now(HEARD.0 + 50_000_000_000), Now(HEARD.0 * 1000)]) {
-        let states: Vec<Posture> = checks.iter().map(|(name, check)| state(&facts, name, check, at)).collect();
+        let states: Vec<Posture> =
+            checks.iter().map(|(name, check)| state(&facts, name, check, at)).collect();
         for (one, state) in checks.iter().zip(&states) {
             assert_eq!(health.stands_to(std::slice::from_ref(one), at), *state, "{one:?}: {facts}");
         }
@@ -246,9 +252,9 @@ fn state(facts: &Value, check: &str, wanted: &Check, at: Now) -> Posture {
         Check::Texts(wanted) => {
             fact.as_array().map(|are| wanted.iter().all(|wanted| are.contains(&json!(wanted))))
         }
-        Check::MaxAge(most) => fact.as_u64().map(|age_s| {
-            i128::from(age_s) * SECOND + i128::from(at.0 - HEARD.0) <= most.as_nanos() as i128
-        }),
+        Check::MaxAge(most) => fact
+            .as_u64()
+            .map(|age_s| i128::from(age_s) * SECOND + i128::from(at.0 - HEARD.0) <= most.as_nanos() as i128),
     };
     match is_met {
         Some(true) => Posture::Met,

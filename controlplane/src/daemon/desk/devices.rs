@@ -156,7 +156,8 @@ impl Visitor<'_> {
             self.desk().book().and_then(|book| book.device(name)).map_err(|why| self.broken(&why))?;
         let device = device.and_then(|device| device.keys().map(|keys| (device, keys)));
         let (device, keys) = device.ok_or_else(|| self.tell_device_refused(None, "it is not enrolled"))?;
-        let said = self.signed(name, token, &keys).map_err(|why| self.tell_device_refused(Some(name), why))?;
+        let said =
+            self.signed(name, token, &keys).map_err(|why| self.tell_device_refused(Some(name), why))?;
         if !device.is_enrolled(unix_s(SystemTime::now())) {
             return Err(self.tell_device_refused(Some(name), "its enrolment was revoked or is over"));
         }

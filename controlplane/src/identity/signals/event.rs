@@ -4,6 +4,7 @@ use bulkhead_dataplane::policy::conditions::Posture;
 use serde_json::{Map, Value};
 
 use super::Transmitter;
+use crate::sessions::{Claims, Moment, Report};
 
 const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
 const RISC: &str = "https://schemas.openid.net/secevent/risc/event-type/";
@@ -25,6 +26,19 @@ impl Effect {
     /// Whether it may take something away.
     pub fn restricts(&self) -> bool {
         !matches!(self, Effect::Posture(_, Posture::Met))
+    }
+
+    /// What is known of whoever it concerns after it, if their session goes on.
+    pub fn change(&self, claims: &mut Claims, now: Moment) {
+        match self {
+            Effect::End => {}
+            Effect::DropFactor => claims.factor = None,
+            Effect::Posture(posture, state) => {
+                claims.reports.retain(|report| report.posture != *posture);
+                claims.reports.push(Report { posture: posture.clone(), state: *state, at: now });
+            }
+            Effect::Risk(risk) => claims.risk = Some(*risk),
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! [`Told`]s of it: whom it concerns, and what becomes of their sessions. A signal can end a session, take its second
 //! factor away, or say that a device is healthy or that somebody is at risk; it never gives anybody anything that they have not
 //! shown. Tokens come pushed (RFC 8935) or are polled for (RFC 8936, [`poll`]).
+//!
+//! Whether one counts, and what it tells, [`judged`] says of its claims alone; [`Taken`] says that it is the first time.
 
 mod event;
 pub mod poll;
@@ -30,6 +32,8 @@ use crate::portal::wire::Secret;
 use crate::tokens::claims::{LEEWAY_S, Wrong, date, text};
 use crate::tokens::{Keys, Refused, Typ, open};
 
+/// `typ` of a Security Event Token (RFC 8417, section 2.3).
+pub const TYP: Typ = Typ::Is("secevent+jwt");
 /// How long after it was issued an event is still taken, seconds. As long the ids of those taken are remembered.
 pub const AGE_MAX_S: i64 = 86_400;
 /// The longest `jti`, bytes.
@@ -100,6 +104,72 @@ pub struct Told {
     pub effect: Effect,
 }
 
+/// What a token tells, whether or not it was received before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// `jti`.
+    pub id: String,
+    /// `iat`, seconds since 1970.
+    pub issued: i64,
+    /// What its events tell.
+    pub told: Vec<Told>,
+}
+
+/// Holds what a token says, which its transmitter has signed, against what that may say at this time, seconds since 1970. `id`
+/// is the `jti` under which it was given, if it was.
+///
+/// # Errors
+///
+/// See [`NotTaken`].
+pub fn judged(
+    claims: &Map<String, Value>,
+    settings: &Transmitter,
+    id: Option<&str>,
+    now: i64,
+) -> Result<Judged, NotTaken> {
+    let wrong = |why: Wrong| not("invalid_request", why);
+    if text(claims, "iss").map_err(wrong)? != Some(settings.issuer.as_str()) {
+        return Err(not("invalid_issuer", "`iss` is not the transmitter's"));
+    }
+    if !is_for(claims, &settings.audience) {
+        return Err(not("invalid_audience", "`aud` does not name this receiver"));
+    }
+    let jti = text(claims, "jti").map_err(wrong)?.unwrap_or_default();
+    if jti.is_empty() || jti.len() > ID_BYTES_MAX || id.is_some_and(|id| id != jti) {
+        return Err(not(
+            "invalid_request",
+            "`jti` is missing, too long, or another one than it was sent under",
+        ));
+    }
+    let issued = date(claims, "iat").map_err(wrong)?;
+    let issued = issued.ok_or_else(|| not("invalid_request", "`iat` is missing"))?;
+    if issued > now + LEEWAY_S || now - issued > AGE_MAX_S {
+        return Err(not("invalid_request", "`iat` is in the future or more than a day ago"));
+    }
+    if date(claims, "exp").map_err(wrong)?.is_some_and(|expires| now >= expires + LEEWAY_S) {
+        return Err(not("invalid_request", "it has expired"));
+    }
+    Ok(Judged { id: jti.to_owned(), issued, told: tell(claims, settings)? })
+}
+
+/// Which events were taken, by issuer: settings that change forget nothing.
+#[derive(Debug, Default)]
+pub struct Taken(HashMap<String, Seen>);
+
+impl Taken {
+    /// What a token tells, if it is the first time.
+    ///
+    /// # Errors
+    ///
+    /// It was received before, or is so old that nobody can say.
+    pub fn once(&mut self, issuer: &str, judged: Judged, now: i64) -> Result<Vec<Told>, NotTaken> {
+        let mine = self.0.entry(issuer.to_owned()).or_default();
+        mine.first_time(&judged.id, judged.issued, now - AGE_MAX_S)
+            .map_err(|Old| not("invalid_request", "it was received before"))?;
+        Ok(judged.told)
+    }
+}
+
 /// What is known of one transmitter, as long as its settings stay the same.
 struct Known {
     settings: Transmitter,
@@ -111,8 +181,7 @@ struct Known {
 #[derive(Default)]
 pub struct Receiver {
     known: Mutex<HashMap<String, Arc<Known>>>,
-    /// Ids of events that were taken, by issuer: settings that change forget nothing.
-    seen: Mutex<HashMap<String, Seen>>,
+    taken: Mutex<Taken>,
 }
 
 impl Receiver {
@@ -173,35 +242,10 @@ impl Receiver {
         let known = self.known(all, name)?;
         let claims = known.open(token, at)?;
         let settings = &known.settings;
-        let wrong = |why: Wrong| not("invalid_request", why);
-        if text(&claims, "iss").map_err(wrong)? != Some(settings.issuer.as_str()) {
-            return Err(not("invalid_issuer", "`iss` is not the transmitter's"));
-        }
-        if !is_for(&claims, &settings.audience) {
-            return Err(not("invalid_audience", "`aud` does not name this receiver"));
-        }
-        let jti = text(&claims, "jti").map_err(wrong)?.unwrap_or_default();
-        if jti.is_empty() || jti.len() > ID_BYTES_MAX || id.is_some_and(|id| id != jti) {
-            return Err(not(
-                "invalid_request",
-                "`jti` is missing, too long, or another one than it was sent under",
-            ));
-        }
-        let issued = date(&claims, "iat").map_err(wrong)?;
-        let issued = issued.ok_or_else(|| not("invalid_request", "`iat` is missing"))?;
-        if issued > at.unix_s + LEEWAY_S || at.unix_s - issued > AGE_MAX_S {
-            return Err(not("invalid_request", "`iat` is in the future or more than a day ago"));
-        }
-        if date(&claims, "exp").map_err(wrong)?.is_some_and(|expires| at.unix_s >= expires + LEEWAY_S) {
-            return Err(not("invalid_request", "it has expired"));
-        }
-        let told = tell(&claims, settings)?;
+        let judged = judged(&claims, settings, id, at.unix_s)?;
         // Last: a token that was refused for something else may come again.
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine = seen.entry(settings.issuer.clone()).or_default();
-        mine.first_time(jti, issued, at.unix_s - AGE_MAX_S)
-            .map_err(|Old| not("invalid_request", "it was received before"))?;
-        Ok(told)
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.once(&settings.issuer, judged, at.unix_s)
     }
 }
 
@@ -238,9 +282,8 @@ fn is_for(claims: &Map<String, Value>, audience: &str) -> bool {
 
 impl Known {
     fn open(&self, token: &str, at: At) -> Result<Map<String, Value>, NotTaken> {
-        let typ = Typ::Is("secevent+jwt");
-        let opened = match open(token, &*self.keys(false, at)?, typ) {
-            Err(Refused::UnknownKey(_)) => open(token, &*self.keys(true, at)?, typ),
+        let opened = match open(token, &*self.keys(false, at)?, TYP) {
+            Err(Refused::UnknownKey(_)) => open(token, &*self.keys(true, at)?, TYP),
             opened => opened,
         };
         opened.map(|(claims, _)| claims).map_err(|why| match why {

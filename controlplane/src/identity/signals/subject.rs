@@ -30,10 +30,8 @@ impl Subject {
     /// be a session as well.
     pub fn read(subject: &Value, issuer: &str) -> Option<Subject> {
         let subject = subject.as_object()?;
-        let format = subject.get("format").and_then(Value::as_str);
         // Drafts said `subject_type`, and nothing where there are several.
-        let is_complex = format == Some("complex")
-            || format.is_none() && ["user", "session", "device"].iter().any(|key| subject.contains_key(*key));
+        let is_complex = subject.get("format").is_none_or(|format| format == "complex");
         if !is_complex {
             return Some(Subject { user: Some(Name::read(subject, issuer)?), ..Subject::default() });
         }

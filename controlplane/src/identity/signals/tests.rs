@@ -307,6 +307,16 @@ fn a_subject_means_those_sessions_of_which_all_that_it_says_holds() {
 }
 
 #[test]
+fn a_format_that_is_no_text_was_taken_for_one_that_is_left_out() {
+    let user = json!({ "format": "email", "email": "alice@example.org" });
+    assert!(Subject::read(&json!({ "user": user }), ISSUER).is_some(), "as drafts had it");
+    for format in [json!(null), json!(7), json!(["complex"])] {
+        let subject = json!({ "format": format, "user": user });
+        assert_eq!(Subject::read(&subject, ISSUER), None, "{subject}");
+    }
+}
+
+#[test]
 fn events_outlive_a_change_of_settings_as_taken() {
     let mut bench = Bench::new();
     let claims = bench.claims("1", REVOKED, json!({}));

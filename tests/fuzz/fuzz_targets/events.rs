@@ -1,0 +1,10 @@
+#![no_main]
+
+use bulkhead::{identity, sessions, tokens};
+
+#[path = "../invariants/events.rs"]
+mod invariants;
+#[path = "../invariants/slow.rs"]
+mod slow;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| invariants::check(bytes));
