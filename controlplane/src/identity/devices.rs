@@ -73,6 +73,16 @@ pub enum NotEnrolled {
     Key,
 }
 
+/// A code that can be given as an argument of a command: one in sixty-four tokens looks like an option there.
+fn code() -> Secret {
+    loop {
+        let code = token();
+        if !code.reveal().starts_with('-') {
+            return code;
+        }
+    }
+}
+
 fn digest(code: &Secret) -> String {
     sha256(code.reveal().as_bytes())
 }
@@ -135,7 +145,7 @@ impl Book {
     ///
     /// The file cannot be written.
     pub fn invite(&self, device: Device, now_s: u64) -> Result<Secret, Broken> {
-        let code = token();
+        let code = code();
         let device = Device { code: Some((digest(&code), now_s + CODE_LASTS_S)), ..device };
         let name = device.name.clone();
         let written = self.change_device(&name, |_| Ok::<_, std::convert::Infallible>((Some(device), ())))?;
@@ -233,6 +243,11 @@ mod tests {
             assert_eq!(book.enroll("laptop", &code, &key, NOW), Ok(Err(NotEnrolled::Key)), "{key}");
         }
         assert!(book.enroll("laptop", &code, &jwk(), NOW).unwrap().is_ok(), "the code was not used up");
+    }
+
+    #[test]
+    fn a_code_that_began_with_a_dash_was_taken_for_an_option_where_it_was_typed() {
+        assert!((0..4096).all(|_| !code().reveal().starts_with('-')));
     }
 
     #[test]
