@@ -8,6 +8,8 @@ use proptest::prelude::*;
 
 #[path = "../../tests/fuzz/invariants/events.rs"]
 mod events;
+#[path = "../../tests/fuzz/invariants/forms.rs"]
+mod forms;
 #[path = "../../tests/fuzz/invariants/radius.rs"]
 mod radius;
 #[path = "../../tests/fuzz/invariants/tokens.rs"]
@@ -22,10 +24,11 @@ mod wire;
 /// A target: its name, its function, and how many seeds it has at least.
 type Target = (&'static str, fn(&[u8]), usize);
 
-const TARGETS: [Target; 5] = [
-    ("events", events::check, 20),
+const TARGETS: [Target; 6] = [
+    ("events", events::check, 30),
+    ("forms", forms::check, 20),
     ("radius", radius::check, 19),
-    ("statements", statements::check, 12),
+    ("statements", statements::check, 20),
     ("tokens", signed::check, 8),
     ("wire", wire::check, 27),
 ];

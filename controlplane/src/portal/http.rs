@@ -20,7 +20,8 @@ use super::limits::{
 };
 use super::pages;
 use super::process::Shared;
-use super::requests::{self, Request, Route};
+use super::requests::{self, Request};
+use super::route::{self, Route};
 
 /// What is sent back.
 pub type Response = hyper::Response<Full<Bytes>>;
@@ -93,7 +94,7 @@ pub async fn redirect(shared: &Rc<Shared>, stream: impl AsyncRead + AsyncWrite +
             let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
             let mut response = if is_read {
                 let host =
-                    requests::host(request.uri(), request.headers()).filter(|host| host.parse() == Ok(local));
+                    route::host(request.uri(), request.headers()).filter(|host| host.parse() == Ok(local));
                 let host = host.map_or_else(|| shared.name.clone(), |_| bracketed(local));
                 redirected(StatusCode::FOUND, &format!("{}/", super::origin(&host, shared.port)))
             } else {
@@ -169,13 +170,11 @@ async fn answer(
     let path = request.uri().path().to_owned();
     let route = match Route::of(request.method(), &path) {
         Ok(route) => route,
-        Err(refused) => return ending(*refused),
+        Err(why) => return ending(requests::nothing(why)),
     };
     if *request.method() == Method::POST
-        && let Err(why) = requests::is_same_site(
-            request.headers(),
-            requests::host(request.uri(), request.headers()).as_deref(),
-        )
+        && let Err(why) =
+            route::is_same_site(request.headers(), route::host(request.uri(), request.headers()).as_deref())
     {
         return ending(pages::trouble(StatusCode::FORBIDDEN, why));
     }

@@ -8,14 +8,19 @@
 
 mod api;
 mod ask;
-mod cookie;
+#[doc(hidden)]
+pub mod cookie;
 pub mod doorman;
+#[doc(hidden)]
+pub mod form;
 mod http;
 pub mod limits;
 pub mod orders;
 mod pages;
 mod process;
 mod requests;
+#[doc(hidden)]
+pub mod route;
 pub mod sandbox;
 pub mod wire;
 

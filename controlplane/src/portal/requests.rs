@@ -7,15 +7,14 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Method, StatusCode, Uri};
+use hyper::{Method, StatusCode};
 
+use super::form::Form;
 use super::http::{Connection, Response, redirected};
 use super::process::Shared;
-use super::wire::{Answer, Question, Secret, Standing, Why};
+use super::route::{NoRoute, Route, host, is_same_site};
+use super::wire::{Answer, Question, Standing, Why};
 use super::{api, cookie, pages};
-
-/// The longest name or value of a form's field, bytes.
-const FIELD_BYTES_MAX: usize = 1024;
 
 /// What is said of anything that none of the portal's forms sends.
 const NO_FORM: &str = "This is not what the form sends.";
@@ -23,131 +22,18 @@ const NO_FORM: &str = "This is not what the form sends.";
 /// What is said of a passkey that does not hold.
 const NOT_TAKEN: &str = "This passkey was not accepted. Try again, or use another way.";
 
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route<'p> {
-    /// Who am I, and what may I reach? Or the form to sign in.
-    Home,
-    /// A name and a password.
-    SignIn,
-    /// A second factor of a sign-in.
-    Factor,
-    /// The form for a fresh second factor.
-    StepUpForm,
-    /// A fresh second factor.
-    StepUp,
-    /// What an authenticator has said, of a sign-in or as a fresh second factor.
-    Passkey,
-    /// One's own passkeys.
-    Passkeys,
-    /// A new one.
-    PasskeyAdd,
-    /// One that goes.
-    PasskeyRemove,
-    /// The end of the session.
-    SignOut,
-    /// To an identity provider: to sign in there, or to show a fresh second factor.
-    Provider { name: &'p str, step_up: bool },
-    /// Back from an identity provider.
-    ProviderBack,
-    /// Is this address held captive (RFC 8908)?
-    Captive,
-    /// Files: their type and content.
-    File { media: &'static str, content: &'static str },
-    /// Any question, in JSON.
-    Api { ask: &'p str },
-    /// A Security Event Token (RFC 8935) of this transmitter.
-    SecurityEvent { transmitter: &'p str },
-}
-
-impl<'p> Route<'p> {
-    /// The one of this path; else the refusal.
-    pub fn of(method: &Method, path: &'p str) -> Result<Route<'p>, Box<Response>> {
-        let parts: Vec<&str> = path.trim_start_matches('/').splitn(5, '/').collect();
-        let (route, methods): (_, &[Method]) = match (path, parts.as_slice()) {
-            ("/", _) => (Route::Home, &[Method::GET]),
-            ("/sign-in", _) => (Route::SignIn, &[Method::POST]),
-            ("/factor", _) => (Route::Factor, &[Method::POST]),
-            ("/step-up", _) if *method == Method::POST => (Route::StepUp, &[Method::POST]),
-            ("/step-up", _) => (Route::StepUpForm, &[Method::GET, Method::POST]),
-            ("/passkey", _) => (Route::Passkey, &[Method::POST]),
-            ("/passkeys", _) if *method == Method::POST => (Route::PasskeyAdd, &[Method::POST]),
-            ("/passkeys", _) => (Route::Passkeys, &[Method::GET, Method::POST]),
-            ("/passkeys/remove", _) => (Route::PasskeyRemove, &[Method::POST]),
-            ("/passkey.js", _) => {
-                (Route::File { media: "text/javascript", content: pages::passkeys::SCRIPT }, &[Method::GET])
-            }
-            ("/sign-out", _) => (Route::SignOut, &[Method::POST]),
-            ("/captive", _) => (Route::Captive, &[Method::GET]),
-            ("/oidc/callback", _) => (Route::ProviderBack, &[Method::GET]),
-            ("/style.css", _) => (Route::File { media: "text/css", content: pages::STYLE }, &[Method::GET]),
-            ("/icon.svg", _) => {
-                (Route::File { media: "image/svg+xml", content: pages::ICON }, &[Method::GET])
-            }
-            ("/favicon.ico", _) => {
-                (Route::File { media: "image/svg+xml", content: pages::ICON }, &[Method::GET])
-            }
-            (_, ["sign-in", "with", name]) => (Route::Provider { name, step_up: false }, &[Method::GET]),
-            (_, ["step-up", "with", name]) => (Route::Provider { name, step_up: true }, &[Method::GET]),
-            (_, ["api", "v1", ask]) => (Route::Api { ask }, &[Method::POST]),
-            (_, ["events", transmitter]) => (Route::SecurityEvent { transmitter }, &[Method::POST]),
-            _ => {
-                let refused = pages::trouble(StatusCode::NOT_FOUND, "There is no such page here.");
-                return Err(Box::new(refused));
-            }
-        };
-        // Where a GET does something, a look at its head must not.
-        let does = matches!(route, Route::Provider { .. } | Route::ProviderBack);
-        let is_head_of_get = *method == Method::HEAD && methods.contains(&Method::GET) && !does;
-        if methods.contains(method) || is_head_of_get {
-            return Ok(route);
-        }
-        let mut refused =
-            pages::trouble(StatusCode::METHOD_NOT_ALLOWED, "That cannot be done with this page.");
-        let allowed: Vec<&str> = methods.iter().map(Method::as_str).collect();
-        if let Ok(allowed) = HeaderValue::try_from(allowed.join(", ")) {
-            refused.headers_mut().insert(header::ALLOW, allowed);
-        }
-        Err(Box::new(refused))
-    }
-}
-
-/// The host that a request is for, without its port.
-pub fn host(uri: &Uri, headers: &HeaderMap) -> Option<String> {
-    let authority = match uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => headers.get(header::HOST)?.to_str().ok()?,
+/// What is said where nothing is asked for.
+pub fn nothing(why: NoRoute) -> Response {
+    let methods = match why {
+        NoRoute::Path => return pages::trouble(StatusCode::NOT_FOUND, "There is no such page here."),
+        NoRoute::Method(methods) => methods,
     };
-    Some(without_port(authority).to_ascii_lowercase())
-}
-
-fn without_port(authority: &str) -> &str {
-    if let Some(rest) = authority.strip_prefix('[') {
-        return rest.split(']').next().unwrap_or_default();
+    let mut refused = pages::trouble(StatusCode::METHOD_NOT_ALLOWED, "That cannot be done with this page.");
+    let allowed: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    if let Ok(allowed) = HeaderValue::try_from(allowed.join(", ")) {
+        refused.headers_mut().insert(header::ALLOW, allowed);
     }
-    authority.rsplit_once(':').map_or(authority, |(host, _)| host)
-}
-
-/// Whether what changes something comes from the portal's own page, or from no browser. What browsers say of it cannot
-/// be written by pages: `Sec-Fetch-Site`, and `Origin` where they do not know that yet.
-///
-/// # Errors
-///
-/// Why not.
-pub fn is_same_site(headers: &HeaderMap, host: Option<&str>) -> Result<(), &'static str> {
-    const FOREIGN: &str =
-        "This was sent by a page of another site. Open the portal's own page and try again.";
-    if let Some(site) = headers.get("sec-fetch-site") {
-        return if site == "same-origin" || site == "none" { Ok(()) } else { Err(FOREIGN) };
-    }
-    match headers.get(header::ORIGIN) {
-        None => Ok(()),
-        Some(origin) => {
-            let origin = origin.to_str().ok().and_then(|origin| origin.strip_prefix("https://"));
-            let same = origin.map(without_port).map(str::to_ascii_lowercase);
-            if same.is_some() && same.as_deref() == host { Ok(()) } else { Err(FOREIGN) }
-        }
-    }
+    refused
 }
 
 /// A request that has been read.
@@ -499,140 +385,4 @@ pub fn file(media: &'static str, content: &str) -> Response {
         response.headers_mut().insert(header::CACHE_CONTROL, kept);
     }
     response
-}
-
-/// The fields of a form, each once.
-struct Form(Vec<(String, Secret)>);
-
-impl Form {
-    /// `None` when it is none, or a field comes twice, or one is too long.
-    fn parse(bytes: &[u8]) -> Option<Form> {
-        std::str::from_utf8(bytes).ok()?;
-        let mut fields: Vec<(String, Secret)> = Vec::new();
-        for (name, value) in form_urlencoded::parse(bytes) {
-            let is_double = fields.iter().any(|(known, _)| *known == name);
-            if is_double
-                || name.len() > FIELD_BYTES_MAX
-                || value.len() > 4 * FIELD_BYTES_MAX
-                || fields.len() == 16
-            {
-                return None;
-            }
-            fields.push((name.into_owned(), Secret::new(value.into_owned())));
-        }
-        Some(Form(fields))
-    }
-
-    fn secret(&self, name: &str) -> Option<Secret> {
-        let (_, value) = self.0.iter().find(|(known, _)| known == name)?;
-        (!value.reveal().is_empty()).then(|| value.clone())
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        let text = self.secret(name)?.reveal().trim().to_owned();
-        (!text.is_empty() && text.len() <= FIELD_BYTES_MAX).then_some(text)
-    }
-
-    /// Six digits, however they are grouped.
-    fn code(&self, name: &str) -> Option<Secret> {
-        let written = self.secret(name)?;
-        let code: String = written.reveal().chars().filter(|c| !c.is_whitespace() && *c != '-').collect();
-        (code.len() <= FIELD_BYTES_MAX).then(|| Secret::new(code))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_path_has_its_methods_and_others_are_refused_with_them() {
-        let of = |method: Method, path: &'static str| Route::of(&method, path);
-        assert_eq!(of(Method::GET, "/").unwrap(), Route::Home);
-        assert_eq!(of(Method::HEAD, "/").unwrap(), Route::Home);
-        assert_eq!(of(Method::POST, "/step-up").unwrap(), Route::StepUp);
-        assert_eq!(of(Method::GET, "/step-up").unwrap(), Route::StepUpForm);
-        assert_eq!(
-            of(Method::GET, "/sign-in/with/idp").unwrap(),
-            Route::Provider { name: "idp", step_up: false }
-        );
-        assert_eq!(of(Method::POST, "/api/v1/standing").unwrap(), Route::Api { ask: "standing" });
-        for (method, path, allow) in [
-            (Method::POST, "/", "GET"),
-            (Method::GET, "/sign-in", "POST"),
-            (Method::DELETE, "/step-up", "GET, POST"),
-            (Method::GET, "/api/v1/standing", "POST"),
-            (Method::OPTIONS, "/sign-out", "POST"),
-            (Method::TRACE, "/", "GET"),
-            (Method::HEAD, "/oidc/callback", "GET"),
-            (Method::HEAD, "/sign-in/with/idp", "GET"),
-        ] {
-            let refused = of(method.clone(), path).unwrap_err();
-            assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
-            assert_eq!(refused.headers()[header::ALLOW], allow);
-        }
-        for path in [
-            "/x",
-            "//",
-            "/sign-in/",
-            "/sign-in/with/",
-            "/api/v1",
-            "/api/v1/a/b",
-            "/../etc/passwd",
-            "/style.css/",
-        ] {
-            let found = of(Method::GET, path);
-            let is_nothing = matches!(&found, Err(refused) if refused.status() == StatusCode::NOT_FOUND);
-            let is_empty_name = matches!(found, Ok(Route::Provider { name: "", .. }));
-            assert!(is_nothing || is_empty_name, "{path}");
-        }
-    }
-
-    #[test]
-    fn only_the_portals_own_pages_and_programs_may_change_something() {
-        let may = |pairs: &[(&'static str, &str)]| {
-            let mut headers = HeaderMap::new();
-            pairs.iter().for_each(|(name, value)| {
-                headers.insert(*name, value.parse().unwrap());
-            });
-            is_same_site(&headers, Some("portal.example")).is_ok()
-        };
-        assert!(may(&[]), "no browser");
-        assert!(may(&[("sec-fetch-site", "same-origin"), ("origin", "null")]));
-        assert!(may(&[("sec-fetch-site", "none")]));
-        assert!(may(&[("origin", "https://portal.example")]));
-        assert!(may(&[("origin", "https://PORTAL.example:8443")]));
-        for site in ["cross-site", "same-site", "x"] {
-            assert!(!may(&[("sec-fetch-site", site), ("origin", "https://portal.example")]), "{site}");
-        }
-        for origin in ["null", "http://portal.example", "https://evil.example", "https://portal.example.evil"]
-        {
-            assert!(!may(&[("origin", origin)]), "{origin}");
-        }
-    }
-
-    #[test]
-    fn a_form_has_each_field_once_and_codes_may_be_grouped() {
-        let form = Form::parse(b"user=+alice%40example.org+&password=a%2Bb+c&code=123+456").unwrap();
-        assert_eq!(form.text("user").unwrap(), "alice@example.org");
-        assert_eq!(form.secret("password").unwrap().reveal(), "a+b c", "a password keeps its spaces");
-        assert_eq!(form.code("code").unwrap().reveal(), "123456");
-        assert!(form.text("nothing").is_none());
-        assert!(Form::parse(b"a=1&a=2").is_none());
-        assert!(Form::parse(&[0xff]).is_none());
-        let many: Vec<String> = (0..17).map(|number| format!("f{number}=1")).collect();
-        assert!(Form::parse(many.join("&").as_bytes()).is_none());
-        assert!(Form::parse(format!("a={}", "x".repeat(5000)).as_bytes()).is_none());
-    }
-
-    #[test]
-    fn a_host_is_told_from_its_port() {
-        for (written, host) in
-            [("a.b:443", "a.b"), ("A.B", "a.b"), ("[fd00::1]:443", "fd00::1"), ("10.1.0.1", "10.1.0.1")]
-        {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::HOST, written.parse().unwrap());
-            assert_eq!(super::host(&Uri::from_static("/"), &headers).as_deref(), Some(host));
-        }
-    }
 }
