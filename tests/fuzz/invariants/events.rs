@@ -292,12 +292,9 @@ impl SlowSubject {
 
 fn session(who: &[Option<String>; 5]) -> Session {
     let [user, issuer, subject, session, device] = who.clone();
-    let origin = issuer.zip(subject).map(|(issuer, subject)| Origin {
-        provider: "corp".to_owned(),
-        issuer,
-        subject,
-        session,
-    });
+    let subject = subject.unwrap_or_default();
+    let provider = "corp".to_owned();
+    let origin = issuer.map(|issuer| Origin { provider, issuer, subject, session });
     let device = device.map(|name| Device { name: Some(name), ..Device::default() });
     Session {
         id: "abc".to_owned(),
