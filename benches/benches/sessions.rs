@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bulkhead::model;
 use bulkhead::sessions::{Claims, Factor, Moment, New, Proof, Sessions, Which, later};
 use bulkhead_benches::clock::{at, cpu};
-use bulkhead_benches::gateway::Gateway;
+use bulkhead_benches::gateway::{Gateway, host_mac};
 use bulkhead_benches::rule_set;
 use bulkhead_benches::traffic::{Connection, Kind, Step, Traffic, connections};
 use bulkhead_dataplane::policy::{Policy, RuleSet, compile};
@@ -55,7 +55,9 @@ fn main() {
     sources.sort_unstable();
     sources.dedup();
     for source in sources {
-        sessions.begin(new(source, 0), BEGIN).expect("there is room");
+        // They are on the links of the ports, so that it is looked from which device their packets come.
+        let session = New { mac: Some(host_mac(source)), ..new(source, 0) };
+        sessions.begin(session, BEGIN).expect("there is room");
     }
 
     println!(

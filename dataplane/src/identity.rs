@@ -28,16 +28,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::policy::conditions::{Identity, Who};
 use crate::sync::{Acquire, AtomicU32, AtomicU64, Relaxed, Release, Shared};
 use crate::topology::Mac;
-use crate::verdict::Now;
+use crate::verdict::{Direction, Now};
 
 /// The most sessions that a table can be made for.
 pub const MAX_SESSIONS: usize = 1 << 23;
 /// The most stages of one session; behind the last one it has ended.
 pub const MAX_STAGES: usize = 256;
-/// How far from where its hash points an address may lie: four cache lines of tags.
+/// How far from where its hash points an address may lie: eight cache lines of places.
 const PROBES: usize = 64;
-/// Bit 48: there is a MAC address in the word.
-const HAS_MAC: u64 = 1 << 48;
+/// There is a MAC address in the word, in the upper six bytes.
+const HAS_MAC: u64 = 1;
 
 /// What is known of somebody up to a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,14 +117,13 @@ impl<T> Judged<T> {
     }
 }
 
-/// What every packet of a session's connections looks at.
+/// What every packet of a session's connections looks at, and nothing else: 16 bytes, so that four lie in a cache line.
 #[derive(Default)]
 struct Slot {
     /// That of the occupant; 0 where there never was one.
     version: AtomicU32,
     /// The MAC address and [`HAS_MAC`]; 0 for any.
     mac: AtomicU64,
-    occupant: Shared<Versioned>,
 }
 
 struct Versioned {
@@ -132,18 +131,45 @@ struct Versioned {
     occupant: Occupant,
 }
 
+/// Where an address is looked for: `slot | tag << 32`, of which the tag is another part of the address's hash and never 0;
+/// 0 where there never was anybody. A place keeps its slot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place(u64);
+
+impl Place {
+    const EMPTY: Place = Place(0);
+
+    fn new(slot: usize, tag: u32) -> Place {
+        Place(slot as u64 | u64::from(tag) << 32)
+    }
+
+    fn slot(self) -> usize {
+        self.0 as u32 as usize
+    }
+
+    fn tag(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
 /// What only the writer needs.
 #[derive(Default)]
 struct Writer {
     /// Slots whose occupant has a stage.
     live: usize,
+    /// Slots that have, or have had, an occupant: those of the lowest numbers.
+    used: usize,
 }
 
 /// The sessions that a policy can ask for.
 pub struct Slots {
-    /// By slot, a part of its address's hash; 0 where there never was an occupant.
-    tags: Box<[AtomicU32]>,
+    /// By a part of an address's hash, see [`Place`].
+    places: Box<[AtomicU64]>,
+    /// In the order in which they were first needed: what packets look at lies as close together as it can, and how much of
+    /// the processor's cache it takes depends on how many sessions there are, not on how many there can be.
     slots: Box<[Slot]>,
+    /// By slot, who is there: for whoever judges or writes.
+    occupants: Box<[Shared<Versioned>]>,
     sessions: usize,
     hasher: RandomState,
     writer: Mutex<Writer>,
@@ -169,8 +195,9 @@ impl Slots {
         // Half of them stay empty, or ended, so that few are far from where their hash points.
         let count = if sessions == 0 { 0 } else { (2 * sessions).next_power_of_two() };
         Slots {
-            tags: (0..count).map(|_| AtomicU32::new(0)).collect(),
-            slots: (0..count).map(|_| Slot::default()).collect(),
+            places: afxdp::large_table(count, || AtomicU64::new(Place::EMPTY.0)),
+            slots: afxdp::large_table(count, Slot::default),
+            occupants: (0..count).map(|_| Shared::default()).collect(),
             sessions,
             hasher: RandomState::new(),
             writer: Mutex::new(Writer::default()),
@@ -199,8 +226,8 @@ impl Slots {
     /// Where an address may lie, and its tag, which is never 0.
     fn places(&self, address: IpAddr) -> (impl Iterator<Item = usize> + use<>, u32) {
         let hash = self.hasher.hash_one(address);
-        let (begin, mask) = (hash as usize, self.slots.len().wrapping_sub(1));
-        let probes = PROBES.min(self.slots.len());
+        let (begin, mask) = (hash as usize, self.places.len().wrapping_sub(1));
+        let probes = PROBES.min(self.places.len());
         ((0..probes).map(move |step| begin.wrapping_add(step) & mask), (hash >> 32) as u32 | 1)
     }
 
@@ -215,49 +242,47 @@ impl Slots {
         let (places, tag) = self.places(occupant.address);
         let mut free = None;
         let mut found = None;
-        for slot in places {
-            match self.tags[slot].load(Relaxed) {
-                0 => {
-                    free = free.or(Some(slot));
-                    break;
-                }
-                seen => {
-                    let (is_here, is_over) = self.slots[slot].occupant.with(|held| {
-                        let held = held.map(|held| &held.occupant);
-                        let is_here =
-                            seen == tag && held.is_some_and(|held| held.address == occupant.address);
-                        (is_here, held.is_none_or(|held| held.stages.is_empty()))
-                    });
-                    if is_here {
-                        found = Some((slot, is_over));
-                        break;
-                    }
-                    free = free.or(is_over.then_some(slot));
-                }
+        for at in places {
+            let place = Place(self.places[at].load(Relaxed));
+            if place == Place::EMPTY {
+                free = free.or(Some((at, place)));
+                break;
             }
+            let (is_here, is_over) = self.occupants[place.slot()].with(|held| {
+                let held = held.map(|held| &held.occupant);
+                let is_here = place.tag() == tag && held.is_some_and(|held| held.address == occupant.address);
+                (is_here, held.is_none_or(|held| held.stages.is_empty()))
+            });
+            if is_here {
+                found = Some((at, place, is_over));
+                break;
+            }
+            free = free.or(is_over.then_some((at, place)));
         }
         let is_live = !occupant.stages.is_empty();
-        let (slot, was_live) = match (found, free) {
-            (Some((slot, was_over)), _) => (slot, !was_over),
+        let (at, place, was_live) = match (found, free) {
+            (Some((at, place, was_over)), _) => (at, place, !was_over),
             // What is over takes no room from those that are not.
-            (None, Some(slot)) if writer.live < self.sessions || !is_live => (slot, false),
+            (None, Some((at, place))) if writer.live < self.sessions || !is_live => (at, place, false),
             (None, _) => return Err(TooManySessions),
         };
         writer.live = writer.live + usize::from(is_live) - usize::from(was_live);
-        self.write(slot, tag, occupant);
+        let slot = if place == Place::EMPTY { writer.used } else { place.slot() };
+        writer.used = writer.used.max(slot + 1);
+        self.write(at, Place::new(slot, tag), occupant);
         Ok(())
     }
 
     /// Ends the session of an address: whoever is there is known to have been somebody. False when there was none.
     pub fn end(&self, address: IpAddr) -> bool {
         let mut writer = self.writer();
-        let Some((slot, tag, mac)) = self.find(address, |slot, tag, held| {
-            (!held.occupant.stages.is_empty()).then_some((slot, tag, held.occupant.mac))
+        let Some((at, place, mac)) = self.find(address, |at, place, held| {
+            (!held.occupant.stages.is_empty()).then_some((at, place, held.occupant.mac))
         }) else {
             return false;
         };
         writer.live -= 1;
-        self.write(slot, tag, Occupant { address, mac, stages: Vec::new() });
+        self.write(at, place, Occupant { address, mac, stages: Vec::new() });
         true
     }
 
@@ -265,46 +290,48 @@ impl Slots {
     /// what was good until its end is not good since, and has not been revoked. False when the address has no such session.
     pub fn forget(&self, address: IpAddr, now: Now) -> bool {
         let mut writer = self.writer();
-        let Some((slot, version, mac)) = self.find(address, |slot, _, held| {
+        let Some((slot, version, mac)) = self.find(address, |_, place, held| {
             let is_over = held.occupant.stages.last().is_some_and(|last| last.until <= now);
-            is_over.then_some((slot, held.version, held.occupant.mac))
+            is_over.then_some((place.slot(), held.version, held.occupant.mac))
         }) else {
             return false;
         };
         writer.live -= 1;
         let occupant = Occupant { address, mac, stages: Vec::new() };
-        self.slots[slot].occupant.store(Versioned { version, occupant });
+        self.occupants[slot].store(Versioned { version, occupant });
         true
     }
 
-    fn write(&self, slot: usize, tag: u32, occupant: Occupant) {
-        let Slot { version, mac, occupant: place } = &self.slots[slot];
+    fn write(&self, at: usize, place: Place, occupant: Occupant) {
+        let slot = place.slot();
+        let Slot { version, mac } = &self.slots[slot];
         // 0 is nobody's, also when the numbers have come round.
         let next = version.load(Relaxed).wrapping_add(1).max(1);
         let mac_word = occupant.mac.map_or(0, word);
-        place.store(Versioned { version: next, occupant });
-        self.tags[slot].store(tag, Release);
+        self.occupants[slot].store(Versioned { version: next, occupant });
+        self.places[at].store(place.0, Release);
         mac.store(mac_word, Relaxed);
         // Whoever sees it sees the new occupant.
         version.store(next, Release);
     }
 
     /// What `f` makes of the occupant of an address.
-    fn find<T>(&self, address: IpAddr, f: impl Fn(usize, u32, &Versioned) -> Option<T>) -> Option<T> {
+    fn find<T>(&self, address: IpAddr, f: impl Fn(usize, Place, &Versioned) -> Option<T>) -> Option<T> {
         let (places, tag) = self.places(address);
-        for slot in places {
-            match self.tags[slot].load(Acquire) {
-                0 => return None,
-                seen if seen == tag => {
-                    let found = self.slots[slot].occupant.with(|held| {
-                        let held = held.filter(|held| held.occupant.address == address)?;
-                        Some(f(slot, tag, held))
-                    });
-                    if let Some(found) = found {
-                        return found;
-                    }
-                }
-                _ => {}
+        for at in places {
+            let place = Place(self.places[at].load(Acquire));
+            if place == Place::EMPTY {
+                return None;
+            }
+            if place.tag() != tag {
+                continue;
+            }
+            let found = self.occupants[place.slot()].with(|held| {
+                let held = held.filter(|held| held.occupant.address == address)?;
+                Some(f(at, place, held))
+            });
+            if let Some(found) = found {
+                return found;
             }
         }
         None
@@ -312,7 +339,7 @@ impl Slots {
 
     /// What connections carry from now on that are judged by the session of this address, but for the stage.
     pub fn bearer(&self, address: IpAddr) -> Option<Bearer> {
-        self.find(address, |slot, _, held| Some(Bearer::new(slot, 0, held.version)))
+        self.find(address, |_, place, held| Some(Bearer::new(place.slot(), 0, held.version)))
     }
 
     /// Has a question answered for whoever is behind an address. Packets from another MAC address than the session's come
@@ -324,7 +351,7 @@ impl Slots {
         now: Now,
         ask: impl Fn(Who<'_>) -> T,
     ) -> Judged<T> {
-        let judged = self.find(address, |slot, _, held| {
+        let judged = self.find(address, |_, place, held| {
             let Versioned { version, occupant } = held;
             if occupant.mac.zip(mac).is_some_and(|(own, seen)| own != seen) {
                 return None;
@@ -334,7 +361,7 @@ impl Slots {
                 None => Judged::by_nobody(ask(Who::Expired)),
                 Some((number, stage)) => Judged {
                     answer: ask(Who::Known(&stage.identity)),
-                    bearer: Bearer::new(slot, number, *version),
+                    bearer: Bearer::new(place.slot(), number, *version),
                     until: stage.until,
                 },
             })
@@ -359,6 +386,17 @@ impl Slots {
         own == 0 || own == word(mac)
     }
 
+    /// [`Slots::is_current`] and, if the packet is the originator's, [`Slots::is_from`] in one look, for a bearer of somebody.
+    #[inline(always)]
+    pub(crate) fn obeys(&self, bearer: Bearer, direction: Direction, frame: &[u8]) -> bool {
+        let Some(slot) = self.slots.get(bearer.slot()) else { return false };
+        if slot.version.load(Acquire) != bearer.version() {
+            return false;
+        }
+        let own = slot.mac.load(Relaxed);
+        own == 0 || direction == Direction::Reply || source_word(frame).is_some_and(|seen| seen == own)
+    }
+
     /// Whether a packet from this MAC address is of another device than that of the address's session.
     pub fn is_taken(&self, address: IpAddr, mac: Mac) -> bool {
         let of_another = |held: &Versioned| held.occupant.mac.is_some_and(|own| own != mac);
@@ -376,7 +414,14 @@ impl Slots {
 
 fn word(mac: Mac) -> u64 {
     let [a, b, c, d, e, f] = mac;
-    HAS_MAC | u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    HAS_MAC | u64::from_le_bytes([0, 0, a, b, c, d, e, f])
+}
+
+/// [`word`] of the MAC address from which a frame comes, which two bytes of the other address precede.
+#[inline(always)]
+fn source_word(frame: &[u8]) -> Option<u64> {
+    let [_, _, _, _, word @ ..] = frame.first_chunk::<12>()?;
+    Some(HAS_MAC | u64::from_le_bytes(*word) & !0xffff)
 }
 
 #[cfg(all(test, not(loom)))]

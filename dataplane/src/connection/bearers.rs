@@ -13,11 +13,15 @@ pub(super) struct Bearers(OnceLock<Box<[AtomicU64]>>);
 impl Bearers {
     /// Room for the bearers of so many entries.
     pub(super) fn keep(&self, entries: usize) -> &[AtomicU64] {
-        self.0.get_or_init(|| (0..entries).map(|_| AtomicU64::new(Bearer::NONE.0)).collect())
+        self.0.get_or_init(|| afxdp::large_table(entries, || AtomicU64::new(Bearer::NONE.0)))
+    }
+
+    /// Those of all entries, by entry; none before a policy has sessions.
+    pub(super) fn all(&self) -> &[AtomicU64] {
+        self.0.get().map_or(&[], |all| all)
     }
 
     /// The entry's.
-    #[inline(always)]
     pub(super) fn get(&self, entry: u32) -> Option<&AtomicU64> {
         self.0.get().map(|all| &all[entry as usize])
     }
@@ -29,14 +33,6 @@ impl Bearers {
         match bearer {
             Bearer::NONE => self.get(entry),
             _ => Some(&self.keep(entries)[entry as usize]),
-        }
-    }
-
-    /// Asks for the line of the entry's, where there are any.
-    #[inline(always)]
-    pub(super) fn prefetch(&self, entry: u32) {
-        if let Some(word) = self.get(entry) {
-            afxdp::prefetch(word);
         }
     }
 

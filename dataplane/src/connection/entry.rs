@@ -219,16 +219,25 @@ fn egress_of(word: u32) -> Option<PortId> {
     (port != u8::MAX).then_some(PortId(port))
 }
 
+/// How old a judgement is and how long it lasts, in one word.
+fn judged_word(generation: Generation, valid_until: u32) -> u64 {
+    u64::from(generation.0) | u64::from(valid_until) << 32
+}
+
+#[inline(always)]
+fn valid_until_of(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+
 /// One connection. IPv4: 32 + 2 × 32 bytes, aligned so that it never touches more than two cache lines.
 #[repr(C, align(32))]
 pub(super) struct Entry<K> {
     key: K,
     head: AtomicU32,
+    /// `generation | valid until << 32`. Generation 0 while somebody restamps the entry; generations start at 1.
+    judged: AtomicU64,
     /// `rule | egress << 24`, see [`rule_word`].
     rule: AtomicU32,
-    /// 0 while somebody restamps the entry; generations start at 1.
-    generation: AtomicU32,
-    valid_until: AtomicU32,
     /// The start time in ticks of 16 ms; once the entry is out of the index, the next entry of its chain.
     start_or_link: AtomicU32,
     halves: [Half; 2],
@@ -239,9 +248,8 @@ impl<K: Default> Default for Entry<K> {
         Entry {
             key: K::default(),
             head: AtomicU32::new(0),
+            judged: AtomicU64::new(0),
             rule: AtomicU32::new(0),
-            generation: AtomicU32::new(0),
-            valid_until: AtomicU32::new(0),
             start_or_link: AtomicU32::new(0),
             halves: Default::default(),
         }
@@ -273,8 +281,7 @@ impl<K> Entry<K> {
         self.key.store(tuple);
         self.head.store(Head::new(tuple.protocol, opening.ingress, state).0, Relaxed);
         self.rule.store(rule_word(opening.rule, Some(opening.egress)), Relaxed);
-        self.generation.store(opening.generation.0, Relaxed);
-        self.valid_until.store(opening.valid_until, Relaxed);
+        self.judged.store(judged_word(opening.generation, opening.valid_until), Relaxed);
         self.start_or_link.store((opening.now.millis() / START_TICK_MS) as u32, Relaxed);
         for (half, side) in self.halves.iter().zip(&sides) {
             half.reset(side, millis(opening.now));
@@ -409,27 +416,26 @@ impl<K> Entry<K> {
 
     /// The judgement it was let through by. Generation 0, which no policy has, while somebody is changing it. The bearer's
     /// word is asked for only where there is one: a judgement without end has none.
-    #[inline]
-    pub(super) fn stamp<'b>(&self, bearer: impl Fn() -> Option<&'b AtomicU64>) -> Stamp {
-        let generation = self.generation.load(Acquire);
-        let word = self.rule.load(Relaxed);
-        let valid_until = self.valid_until.load(Relaxed);
-        let bearer = match valid_until {
-            0 => None,
-            _ => bearer(),
-        };
-        let by = bearer.map_or(Bearer::NONE.0, |word| word.load(Relaxed));
+    #[inline(always)]
+    pub(super) fn stamp<'b>(&self, bearer: impl FnOnce() -> Option<&'b AtomicU64>) -> Stamp {
+        let judged = self.judged.load(Acquire);
+        let valid_until = valid_until_of(judged);
+        let word = if valid_until == 0 { None } else { bearer() };
+        let by = word.map_or(Bearer::NONE.0, |word| word.load(Acquire));
+        // After the bearer: whoever sees a bearer sees its rule.
+        let rule = self.rule.load(Relaxed);
         fence(Acquire);
-        // Judgements of one generation that differ in the rule differ in the rest too. In this order: whoever sees the
-        // generation with which a restamp ended sees all that it wrote.
-        let stable = self.generation.load(Acquire) == generation
-            && self.valid_until.load(Relaxed) == valid_until
-            && bearer.is_none_or(|word| word.load(Relaxed) == by)
-            && bearer.is_some() == (valid_until != 0);
+        // Judgements of one generation that differ in more than the egress differ in their bearer. In this order: whoever
+        // sees the word with which a restamp ended sees the bearer that it wrote.
+        let is_stable = self.judged.load(Acquire) == judged
+            && match word {
+                Some(word) => word.load(Relaxed) == by,
+                None => valid_until == 0,
+            };
         Stamp {
-            generation: Generation(if stable { generation } else { 0 }),
-            rule: rule_of(word),
-            egress: egress_of(word),
+            generation: Generation(if is_stable { judged as u32 } else { 0 }),
+            rule: rule_of(rule),
+            egress: egress_of(rule),
             valid_until,
             bearer: Bearer(by),
         }
@@ -441,12 +447,6 @@ impl<K> Entry<K> {
         rule_of(self.rule.load(Relaxed))
     }
 
-    /// Whether [`Entry::stamp`] has an end, as of some time.
-    #[inline]
-    pub(super) fn has_end(&self) -> bool {
-        self.valid_until.load(Relaxed) != 0
-    }
-
     /// Replaces the judgement `old` as a whole; not at all when somebody else did or is doing so. Judgements of one
     /// generation that differ in more than the egress differ in their bearer, so that readers can tell them apart.
     pub(super) fn restamp(&self, bearer: Option<&AtomicU64>, old: Stamp, new: Stamp) -> bool {
@@ -455,26 +455,23 @@ impl<K> Entry<K> {
                 || old.bearer != new.bearer
                 || old == Stamp { egress: old.egress, ..new }
         );
-        if old.generation.0 == 0
-            || self.generation.compare_exchange(old.generation.0, 0, AcqRel, Relaxed).is_err()
-        {
+        let (was, held) =
+            (judged_word(old.generation, old.valid_until), judged_word(Generation(0), old.valid_until));
+        if old.generation.0 == 0 || self.judged.compare_exchange(was, held, AcqRel, Relaxed).is_err() {
             return false;
         }
-        if self.valid_until.load(Relaxed) != old.valid_until
-            || bearer.is_some_and(|word| old.valid_until != 0 && word.load(Relaxed) != old.bearer.0)
-        {
+        if bearer.is_some_and(|word| old.valid_until != 0 && word.load(Relaxed) != old.bearer.0) {
             // Somebody has replaced it by one of the same generation.
-            self.generation.store(old.generation.0, Release);
+            self.judged.store(was, Release);
             return false;
         }
-        // A reader that sees one of the next stores also sees, after its fence, that the generation is not `old`.
+        // A reader that sees one of the next stores also sees, after its fence, that the judgement is not `old`.
         fence(Release);
         self.rule.store(rule_word(new.rule, new.egress), Relaxed);
-        self.valid_until.store(new.valid_until, Relaxed);
         if let Some(word) = bearer {
-            word.store(new.bearer.0, Relaxed);
+            word.store(new.bearer.0, Release);
         }
-        self.generation.store(new.generation.0, Release);
+        self.judged.store(judged_word(new.generation, new.valid_until), Release);
         true
     }
 

@@ -1,6 +1,5 @@
 //! Finding connections: where they probably lie, asked for early; and a connection with its entry at hand.
 
-use super::bearers::Bearers;
 use super::entry::{Entry, Head, millis};
 use super::index::{Position, Word};
 use super::map::Map;
@@ -8,7 +7,7 @@ use super::tcp;
 use super::{Family, Hash, Hit, Stamp, State};
 use crate::headers::{Plain, TcpSegment, Tuple, protocol, tcp_flags};
 use crate::identity::Bearer;
-use crate::sync::Relaxed;
+use crate::sync::{AtomicU64, Relaxed};
 use crate::verdict::{Direction, Now, PortId, RuleId};
 
 /// Where a connection probably lies, see [`Map::guess`].
@@ -24,14 +23,14 @@ pub struct Found<'m, A: Family> {
     pub hit: Hit,
     head: Head,
     entry: &'m Entry<A::Key>,
-    bearers: &'m Bearers,
+    bearers: &'m [AtomicU64],
 }
 
 impl<A: Family> Found<'_, A> {
     /// By which judgement the connection passes.
     #[inline(always)]
     pub fn stamp(&self) -> Stamp {
-        self.entry.stamp(|| self.bearers.get(self.hit.entry))
+        self.entry.stamp(|| self.bearers.get(self.hit.entry as usize))
     }
 
     /// The port by which its originator's packets come.
@@ -65,6 +64,60 @@ impl<A: Family> Found<'_, A> {
     }
 }
 
+/// What a burst of packets looks at of a map: what does not change meanwhile is looked up once.
+pub struct View<'m, A: Family> {
+    map: &'m Map<A>,
+    bearers: &'m [AtomicU64],
+}
+
+impl<A: Family> Clone for View<'_, A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A: Family> Copy for View<'_, A> {}
+
+impl<'m, A: Family> View<'m, A> {
+    /// Where the hash's connection probably lies, if there is one, by its bucket alone; asks for the entry's lines, and for
+    /// that of its bearer.
+    #[inline(always)]
+    pub fn guess(self, hash: Hash) -> Guess {
+        let (position, entry) = self.map.index.guess(hash);
+        self.map.entries[entry as usize].prefetch();
+        if let Some(word) = self.bearers.get(entry as usize) {
+            afxdp::prefetch(word);
+        }
+        Guess { position, entry }
+    }
+
+    /// The rule that the guessed connection passes by: good for a hint only.
+    #[inline(always)]
+    pub fn guessed_rule(self, guess: Guess) -> RuleId {
+        self.map.entries[guess.entry as usize].rule()
+    }
+
+    /// By whose session it passes, [`Bearer::NONE`] if by none: good for a hint only.
+    #[inline(always)]
+    pub fn guessed_bearer(self, guess: Guess) -> Bearer {
+        self.bearers.get(guess.entry as usize).map_or(Bearer::NONE, |word| Bearer(word.load(Relaxed)))
+    }
+
+    /// As [`Map::find`], looking first where the connection probably lies, and with the entry at hand.
+    #[inline(always)]
+    pub fn find_near(self, guess: Guess, hash: Hash, tuple: &Tuple<A>, now: Now) -> Option<Found<'m, A>> {
+        let View { map, bearers } = self;
+        let matching = |entry| map.matching(entry, tuple);
+        let (position, word, (entry, head, direction)) =
+            match map.index.find_at(guess.position, hash, matching) {
+                Some(found) => found,
+                None => map.index.find(hash, matching)?,
+            };
+        let found = Found { hit: hit(position, word, direction), head, entry, bearers };
+        (!entry.expired_as(head, millis(now), &map.limits)).then_some(found)
+    }
+}
+
 #[inline(always)]
 fn hit(position: Position, word: Word, direction: Direction) -> Hit {
     Hit { entry: word.entry(), position, word: word.0, direction }
@@ -83,39 +136,16 @@ impl<A: Family> Map<A> {
         self.index.prefetch(hash);
     }
 
-    /// Where the hash's connection probably lies, if there is one, by its bucket alone; asks for the entry's lines, and for
-    /// that of its bearer.
-    #[inline(always)]
-    pub fn guess(&self, hash: Hash) -> Guess {
-        let (position, entry) = self.index.guess(hash);
-        self.entries[entry as usize].prefetch();
-        self.bearers.prefetch(entry);
-        Guess { position, entry }
-    }
-
-    /// The rule that the guessed connection passes by: good for a hint only.
-    #[inline(always)]
-    pub fn guessed_rule(&self, guess: Guess) -> RuleId {
-        self.entries[guess.entry as usize].rule()
+    /// What a burst of packets looks at.
+    #[inline]
+    pub fn view(&self) -> View<'_, A> {
+        View { map: self, bearers: self.bearers.all() }
     }
 
     /// The connection of a packet; none when its idle time has run out. Never writes.
     pub fn find(&self, hash: Hash, tuple: &Tuple<A>, now: Now) -> Option<Hit> {
-        self.find_near(self.guess(hash), hash, tuple, now).map(|found| found.hit)
-    }
-
-    /// As [`Map::find`], looking first where the connection probably lies, and with the entry at hand.
-    #[inline(always)]
-    pub fn find_near(&self, guess: Guess, hash: Hash, tuple: &Tuple<A>, now: Now) -> Option<Found<'_, A>> {
-        let matching = |entry| self.matching(entry, tuple);
-        let (position, word, (entry, head, direction)) =
-            match self.index.find_at(guess.position, hash, matching) {
-                Some(found) => found,
-                None => self.index.find(hash, matching)?,
-            };
-        let bearers = &self.bearers;
-        let found = Found { hit: hit(position, word, direction), head, entry, bearers };
-        (!entry.expired_as(head, millis(now), &self.limits)).then_some(found)
+        let view = self.view();
+        view.find_near(view.guess(hash), hash, tuple, now).map(|found| found.hit)
     }
 
     #[inline(always)]
@@ -129,14 +159,6 @@ impl<A: Family> Map<A> {
         let (position, word, (_, _, direction)) =
             self.index.find(hash, |entry| self.matching(entry, tuple))?;
         Some(hit(position, word, direction))
-    }
-
-    /// By whose session the guessed connection passes, if by one: good for a hint only.
-    #[inline(always)]
-    pub fn guessed_bearer(&self, guess: Guess) -> Option<Bearer> {
-        let has_one = self.entries[guess.entry as usize].has_end();
-        let word = if has_one { self.bearers.get(guess.entry) } else { None };
-        word.map(|word| Bearer(word.load(Relaxed)))
     }
 
     /// The connection to which a packet quoted in an ICMP error belongs; the direction is the quoted packet's. The

@@ -90,6 +90,17 @@ fn another_mac_address_is_somebody_else() {
     assert!(slots.is_from(own.bearer, MAC) && !slots.is_from(own.bearer, OTHER));
     assert!(slots.is_taken(address(1), OTHER) && !slots.is_taken(address(1), MAC));
     assert!(!slots.is_taken(address(2), OTHER));
+    let obeys = |from: Mac, direction| {
+        let frame = [&OTHER, &from, &[8, 0][..]].concat();
+        slots.obeys(own.bearer, direction, &frame)
+    };
+    assert!(obeys(MAC, Direction::Original) && !obeys(OTHER, Direction::Original));
+    assert!(obeys(OTHER, Direction::Reply) && !slots.obeys(own.bearer, Direction::Original, &OTHER));
+    for bit in 0..48 {
+        let mut mac = MAC;
+        mac[bit / 8] ^= 1 << (bit % 8);
+        assert!(!obeys(mac, Direction::Original), "bit {bit} of the address does not count");
+    }
     // Also after the session: it is known that somebody was there, and from where.
     slots.end(address(1));
     assert_eq!(judged(&slots, 1, Some(MAC), 0).answer, Some(1000));
@@ -119,6 +130,22 @@ fn a_full_table_refuses_newcomers_and_keeps_whom_it_has_and_ended_sessions_make_
     assert_eq!(slots.len(), 1000);
     assert!((0..1000).all(|number| who(&slots, 19_000 + number, 0) == Some(number)));
     assert_eq!(Slots::default().set(occupant(1, &[(100, 1)])), Err(TooManySessions));
+}
+
+#[test]
+fn what_packets_look_at_lies_together_however_much_room_there_is() {
+    let slots = Slots::new(100_000);
+    let slot_of = |number| judged(&slots, number, None, 0).bearer.slot();
+    for number in 0..100 {
+        slots.set(occupant(number, &[(100, number)])).unwrap();
+    }
+    assert!((0..100).all(|number| slot_of(number) == number as usize));
+    // Whoever comes back has the slot that they had; with another version, see above.
+    for number in 0..100 {
+        assert!(slots.end(address(number)));
+        slots.set(occupant(number, &[(100, number)])).unwrap();
+    }
+    assert!((0..100).all(|number| slot_of(number) == number as usize));
 }
 
 /// A revocation that has returned is seen by every judgement that begins after it, and what was judged before is not

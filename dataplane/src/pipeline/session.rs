@@ -23,8 +23,19 @@ pub(super) fn standing(sessions: &Slots, stamp: &Stamp, now: Now) -> Standing {
     if !sessions.is_current(stamp.bearer) {
         return Standing::Changed;
     }
-    let left = stamp.valid_until.wrapping_sub(tick(now)).cast_signed();
-    if left > 0 { Standing::Good } else { Standing::Over }
+    if has_time(stamp, tick(now)) { Standing::Good } else { Standing::Over }
+}
+
+/// Whether, of a connection that passes by a session, this is good, and the packet, if it is the originator's, from the
+/// device whose session it is. In few steps: it is asked for nearly every packet.
+#[inline(always)]
+pub(super) fn obeys(sessions: &Slots, direction: Direction, stamp: &Stamp, frame: &[u8], tick: Tick) -> bool {
+    has_time(stamp, tick) && sessions.obeys(stamp.bearer, direction, frame)
+}
+
+#[inline(always)]
+fn has_time(stamp: &Stamp, Tick(tick): Tick) -> bool {
+    stamp.valid_until.wrapping_sub(tick).cast_signed() > 0
 }
 
 /// Refuses a packet that another device sends in the place of the one whose session let the connection through. It cuts
@@ -53,9 +64,13 @@ const TICK_MS: u64 = 16;
 /// No deadline is further away than a year; then the connection is judged again and has another.
 const FURTHEST_TICKS: u64 = 365 * 86_400_000 / TICK_MS;
 
+/// The present, as deadlines count it.
+#[derive(Clone, Copy)]
+pub(super) struct Tick(u32);
+
 #[inline(always)]
-fn tick(now: Now) -> u32 {
-    (now.millis() / TICK_MS) as u32
+pub(super) fn tick(now: Now) -> Tick {
+    Tick((now.millis() / TICK_MS) as u32)
 }
 
 /// The last whole tick before the answer may be another one.

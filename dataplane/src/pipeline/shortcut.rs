@@ -1,15 +1,15 @@
 //! The shortcut that nearly all packets take: plain ones of connections in which nothing special is going on.
 //!
-//! Memory is what such a packet waits for most. So it goes through five steps, a few packets apart, and in the time
+//! Memory is what such a packet waits for most. So it goes through four steps, a few packets apart, and in the time
 //! between them the memory works: it is read, and its connection's bucket asked for; the entry that the bucket names is
 //! asked for, and the next hop; the session by which the connection passes is, and the counters of the rule that the entry
 //! names; and then it has its turn.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::session::{Standing, is_from_sender, standing};
+use super::session::{Tick, obeys, tick};
 use super::{Context, Pipeline};
-use crate::connection::{Family, Guess, Hash, Map, Stamp, Table};
+use crate::connection::{Family, Guess, Hash, Stamp, Table, View};
 use crate::counters::RuleRow;
 use crate::headers::{self, AnyPlain, Plain};
 use crate::identity::{Bearer, Slots};
@@ -23,10 +23,8 @@ use crate::wire::ethernet;
 const BUCKET_AHEAD: usize = 16;
 /// How many packets before its turn the entry that the bucket names is asked for.
 const ENTRY_AHEAD: usize = 10;
-/// The same for the session by which it passes.
-const SESSION_AHEAD: usize = 6;
-/// The same for the counters of the rule that the entry names.
-const RULE_AHEAD: usize = 3;
+/// The same for what the entry names: the session by which it passes, and the counters of its rule.
+const REST_AHEAD: usize = 5;
 /// Packets that are under way between reading and verdict, and room for the next: a power of two.
 const WINDOW: usize = 32;
 
@@ -40,7 +38,9 @@ pub(super) fn process<F: FrameBuf>(
 ) {
     let policy = &context.snapshot.policy;
     let (counters, sessions) = (policy.counters.row(pipeline.index), policy.policy.identities());
-    let (burst, asks) = (Burst { context, counters, sessions }, sessions.capacity() > 0);
+    let Table { v4, v6, .. } = context.table;
+    let tick = tick(context.now);
+    let burst = Burst { context, v4: v4.view(), v6: v6.view(), counters, sessions, tick };
     let own = context.snapshot.topology.port(ingress).map(|port| port.mac).unwrap_or_default();
     let mut looks = [Look::No; WINDOW];
     for step in 0..frames.len() + BUCKET_AHEAD {
@@ -48,13 +48,10 @@ pub(super) fn process<F: FrameBuf>(
             looks[step % WINDOW].read(context, &own, frame.bytes());
         }
         if let Some(number) = step.checked_sub(BUCKET_AHEAD - ENTRY_AHEAD) {
-            looks[number % WINDOW].place(context);
+            looks[number % WINDOW].place(&burst);
         }
-        if asks && let Some(number) = step.checked_sub(BUCKET_AHEAD - SESSION_AHEAD) {
-            looks[number % WINDOW].prefetch_session(&burst);
-        }
-        if let Some(number) = step.checked_sub(BUCKET_AHEAD - RULE_AHEAD) {
-            looks[number % WINDOW].prefetch_rule(&burst);
+        if let Some(number) = step.checked_sub(BUCKET_AHEAD - REST_AHEAD) {
+            looks[number % WINDOW].prefetch_rest(&burst);
         }
         let Some(number) = step.checked_sub(BUCKET_AHEAD) else { continue };
         let Some(frame) = frames.get_mut(number) else { continue };
@@ -69,14 +66,17 @@ pub(super) fn process<F: FrameBuf>(
 /// What the packets of a burst have in common.
 struct Burst<'c> {
     context: &'c Context<'c>,
+    v4: View<'c, Ipv4Addr>,
+    v6: View<'c, Ipv6Addr>,
     counters: RuleRow<'c>,
     sessions: &'c Slots,
+    tick: Tick,
 }
 
 /// The verdict on a plain packet of which nothing more need be known.
 #[inline(always)]
 fn pass(burst: &Burst<'_>, ingress: PortId, frame: &mut [u8], look: &Look<'_>) -> Option<Verdict> {
-    let Table { v4, v6, .. } = burst.context.table;
+    let Burst { v4, v6, .. } = *burst;
     let came = Came { by: ingress, frame };
     let (hop, is_v4, hop_limit) = match look {
         Look::No => return None,
@@ -117,8 +117,8 @@ struct Place<'c> {
 impl<'c> Place<'c> {
     /// Looks into the bucket, and asks for the entry and the next hop.
     #[inline(always)]
-    fn of<A: Family>(map: &Map<A>, topology: &'c Topology, hash: Hash, destination: A) -> Place<'c> {
-        let guess = map.guess(hash);
+    fn of<A: Family>(view: View<'_, A>, topology: &'c Topology, hash: Hash, destination: A) -> Place<'c> {
+        let guess = view.guess(hash);
         let Egress::Send(hop) = topology.egress_in(destination) else { return Place { guess, hop: None } };
         afxdp::prefetch(hop);
         Place { guess, hop: Some(hop) }
@@ -150,42 +150,34 @@ impl<'c> Look<'c> {
 
     /// See [`Place::of`].
     #[inline(always)]
-    fn place(&mut self, context: &Context<'c>) {
-        let (table, topology) = (context.table, &context.snapshot.topology);
+    fn place(&mut self, burst: &Burst<'c>) {
+        let topology = &burst.context.snapshot.topology;
         match self {
             Look::No => {}
             Look::V4(plain, hash, place) => {
-                *place = Place::of(&table.v4, topology, *hash, plain.tuple.destination);
+                *place = Place::of(burst.v4, topology, *hash, plain.tuple.destination);
             }
             Look::V6(plain, hash, place) => {
-                *place = Place::of(&table.v6, topology, *hash, plain.tuple.destination);
+                *place = Place::of(burst.v6, topology, *hash, plain.tuple.destination);
             }
         }
     }
 
-    /// Looks into the entry, and asks for the session by which the connection passes, if by one.
+    /// Looks into the entry, and asks for the counters of its rule, and for the session by which it passes; if by none, for
+    /// anyone's.
     #[inline(always)]
-    fn prefetch_session(&self, burst: &Burst<'_>) {
-        let Table { v4, v6, .. } = burst.context.table;
-        let bearer = match *self {
-            Look::No => None,
-            Look::V4(.., place) => v4.guessed_bearer(place.guess),
-            Look::V6(.., place) => v6.guessed_bearer(place.guess),
+    fn prefetch_rest(&self, burst: &Burst<'_>) {
+        let (rule, bearer) = match *self {
+            Look::No => return,
+            Look::V4(.., Place { guess, .. }) => {
+                (burst.v4.guessed_rule(guess), burst.v4.guessed_bearer(guess))
+            }
+            Look::V6(.., Place { guess, .. }) => {
+                (burst.v6.guessed_rule(guess), burst.v6.guessed_bearer(guess))
+            }
         };
-        if let Some(bearer) = bearer {
-            burst.sessions.prefetch(bearer);
-        }
-    }
-
-    /// Looks into the entry, and asks for the counters of its rule.
-    #[inline(always)]
-    fn prefetch_rule(&self, burst: &Burst<'_>) {
-        let Table { v4, v6, .. } = burst.context.table;
-        match *self {
-            Look::No => {}
-            Look::V4(.., place) => burst.counters.prefetch(v4.guessed_rule(place.guess)),
-            Look::V6(.., place) => burst.counters.prefetch(v6.guessed_rule(place.guess)),
-        }
+        burst.counters.prefetch(rule);
+        burst.sessions.prefetch(bearer);
     }
 }
 
@@ -197,18 +189,18 @@ impl<'c> Look<'c> {
 fn pass_plain<'c, A: Family>(
     burst: &Burst<'c>,
     came: Came<'_>,
-    map: &Map<A>,
+    view: View<'_, A>,
     plain: &Plain<A>,
     hash: Hash,
     place: &Place<'c>,
 ) -> Option<&'c Hop> {
-    let Burst { context, counters, .. } = burst;
+    let Burst { context, counters, sessions, tick, .. } = *burst;
     let hop = place.hop?;
-    let found = map.find_near(place.guess, hash, &plain.tuple, context.now)?;
+    let found = view.find_near(place.guess, hash, &plain.tuple, context.now)?;
     let stamp = found.stamp();
     let (near, far) = ends(found.hit.direction, found.ingress(), &stamp);
     let is_settled = stamp.generation == context.snapshot.policy.generation
-        && (stamp.bearer == Bearer::NONE || obeys(burst, found.hit.direction, &stamp, came.frame))
+        && (stamp.bearer == Bearer::NONE || obeys(sessions, found.hit.direction, &stamp, came.frame, tick))
         && near == Some(came.by)
         && far == Some(hop.port)
         && plain.ip_len <= hop.mtu;
@@ -217,15 +209,6 @@ fn pass_plain<'c, A: Family>(
     }
     counters.hit(stamp.rule, usize::from(plain.ip_len), context.now);
     Some(hop)
-}
-
-/// Whether the session by which the connection passes is as it was, and the packet, if it is the originator's, from the
-/// device whose session it is. Apart from the rest, so that connections without a session pay one compare.
-#[inline(never)]
-fn obeys(burst: &Burst<'_>, direction: Direction, stamp: &Stamp, frame: &[u8]) -> bool {
-    let Burst { context, sessions, .. } = burst;
-    matches!(standing(sessions, stamp, context.now), Standing::Good)
-        && ethernet::source(frame).is_some_and(|mac| is_from_sender(sessions, direction, stamp, mac))
 }
 
 /// The ports behind which the connection's policy has the packet's sender and receiver.
