@@ -74,6 +74,10 @@ const CLIENT_PATIENCE: Duration = Duration::from_millis(500);
 /// How long to wait for threads to let go of the gateway.
 const LAST_PATIENCE: Duration = Duration::from_secs(12);
 
+/// How long each thread but the workers runs at once. What operators and providers ask for (a revocation, before all) takes
+/// far less; it shall not wait until workers that are never idle have had their turns.
+const TIME_SLICE: Duration = Duration::from_micros(100);
+
 /// What `bulkhead run` was asked.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -91,6 +95,8 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
     // Before anything else: a signal during the start stops it in order.
     let signals = Signals::listen().context("listening to signals")?;
+    // Refused, all works as well, but later when the processors are busy.
+    let _ = afxdp::set_time_slice(TIME_SLICE);
     let file = std::path::absolute(&options.config)?;
     let wanted =
         start::Wanted { file: &file, state: options.state.as_deref(), no_fallback: options.no_fallback };

@@ -10,6 +10,7 @@ mod error;
 pub mod l2fwd;
 pub mod redirect;
 mod ring;
+mod slice;
 mod socket;
 pub mod source;
 mod sys;
@@ -17,6 +18,7 @@ mod umem;
 
 pub use cache::{large_table, prefetch};
 pub use error::{Error, Kind};
+pub use slice::set_time_slice;
 pub use socket::{BusyPoll, Interface, Mode, Socket, SocketConfig, Statistics, ZeroCopy};
 pub use umem::{Frame, Umem, UmemConfig};
 
