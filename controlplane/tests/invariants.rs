@@ -27,7 +27,7 @@ type Target = (&'static str, fn(&[u8]), usize);
 const TARGETS: [Target; 6] = [
     ("events", events::check, 30),
     ("forms", forms::check, 20),
-    ("radius", radius::check, 19),
+    ("radius", radius::check, 20),
     ("statements", statements::check, 20),
     ("tokens", signed::check, 8),
     ("wire", wire::check, 27),

@@ -189,7 +189,7 @@ impl Ear<'_> {
             })
         };
         for client in clients.iter().filter(|client| !stays(client)) {
-            for act in self.accounts.end_all(&client.name) {
+            for act in self.accounts.end_all(&client.name, at().unix_s) {
                 if let Act::End { address, id } = act
                     && let Err(why) = self.end(client, address, id)
                 {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// It is not JSON in UTF-8, a name comes twice, it is nested deeper than 128, or something follows it. It says no more, for
+/// It is not JSON in UTF-8, a name comes twice, its nesting is 128 deep or more, or something follows it. It says no more, for
 /// what it was may be secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotJson;

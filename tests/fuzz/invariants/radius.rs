@@ -230,6 +230,8 @@ struct World {
     steps: u8,
     /// Authenticators of what was told.
     told: BTreeSet<(usize, [u8; 16])>,
+    /// When each client began anew.
+    anew: [i64; 2],
     /// Sessions that are over.
     over: BTreeSet<(usize, String)>,
     /// Sessions of the gateway by those of the clients.
@@ -251,6 +253,7 @@ impl World {
             now: NOW,
             steps: 0,
             told: BTreeSet::new(),
+            anew: [i64::MIN; 2],
             over: BTreeSet::new(),
             begun: BTreeMap::new(),
         }
@@ -287,7 +290,7 @@ impl World {
         }
         let is_new = self.told.insert((client, request.authenticator));
         let key = (client, request.session.clone());
-        let is_over = self.over.contains(&key);
+        let is_over = is_about_one && (self.over.contains(&key) || request.at <= self.anew[client]);
         if is_about_one {
             self.begun.entry(key.clone()).or_default();
         }
@@ -295,7 +298,7 @@ impl World {
         let is_nobody = request.user.as_ref().is_some_and(|user| values::identity(user, "user").is_err());
         assert_eq!(acts.is_err(), is_new && goes_on && !is_over && is_nobody, "{request:?}");
         let Ok(acts) = acts else { return };
-        assert!(is_new || acts.is_empty(), "a repetition: {acts:?}");
+        assert!(is_new && !is_over || acts.is_empty(), "a repetition, or over: {acts:?}");
         for act in acts {
             match act {
                 Act::Begin { address, mac, user } => {
@@ -317,12 +320,12 @@ impl World {
                 }
             }
         }
-        if is_new {
-            self.has_followed(client, request, is_over);
+        if is_new && !is_over {
+            self.has_followed(client, request);
         }
     }
 
-    fn has_followed(&mut self, client: usize, request: &Request, was_over: bool) {
+    fn has_followed(&mut self, client: usize, request: &Request) {
         let key = (client, request.session.clone());
         let begun = self.begun.get(&key);
         let begun: BTreeSet<IpAddr> = begun.into_iter().flat_map(|begun| begun.keys().copied()).collect();
@@ -334,9 +337,9 @@ impl World {
             Status::Anew => {
                 let mut mine = self.begun.iter().filter(|((of, _), _)| *of == client);
                 assert!(mine.all(|(_, begun)| begun.is_empty()), "the client begins anew");
-                self.over.extend(self.begun.keys().filter(|(of, _)| *of == client).cloned());
+                self.over.retain(|(of, _)| *of != client);
+                self.anew[client] = self.anew[client].max(request.at);
             }
-            Status::Start | Status::Interim if was_over => assert!(begun.is_empty(), "over is over"),
             Status::Start | Status::Interim if request.user.is_some() && !request.addresses.is_empty() => {
                 assert_eq!(begun, request.addresses.iter().copied().collect());
             }

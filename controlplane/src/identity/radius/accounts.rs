@@ -49,6 +49,8 @@ struct Account {
 pub struct Accounts {
     seen: Seen,
     held: HashMap<(String, String), Account>,
+    /// When each client began anew. What it tells of before that concerns nobody.
+    anew: HashMap<String, i64>,
 }
 
 impl Accounts {
@@ -72,9 +74,11 @@ impl Accounts {
         if let Err(Old) = self.seen.first_time(&id, request.at, now - WINDOW_S) {
             return Ok(Vec::new());
         }
+        let is_of_before = self.anew.get(&client.name).is_some_and(|anew| request.at <= *anew);
         match request.status {
             Status::Other => Ok(Vec::new()),
-            Status::Anew => Ok(self.end_all(&client.name)),
+            Status::Anew => Ok(self.end_all(&client.name, request.at)),
+            _ if is_of_before => Ok(Vec::new()),
             Status::Stop => Ok(self.stop(client, request)),
             Status::Start | Status::Interim => self.go_on(client, request),
         }
@@ -87,10 +91,13 @@ impl Accounts {
         }
     }
 
-    /// All sessions that a client has begun; for one that may tell no more.
-    pub fn end_all(&mut self, client: &str) -> Vec<Act> {
-        let mine = self.held.iter_mut().filter(|((name, _), _)| name == client);
-        mine.flat_map(|(_, account)| over(account)).collect()
+    /// All sessions that a client has begun, when it begins anew or may tell no more. They are forgotten: a client that has
+    /// restarted may count its sessions from the beginning again.
+    pub fn end_all(&mut self, client: &str, at: i64) -> Vec<Act> {
+        let anew = self.anew.entry(client.to_owned()).or_insert(at);
+        *anew = at.max(*anew);
+        let mine = self.held.extract_if(|(name, _), _| name == client);
+        mine.flat_map(|(_, mut account)| over(&mut account)).collect()
     }
 
     fn stop(&mut self, client: &Client, request: &Request) -> Vec<Act> {

@@ -236,7 +236,27 @@ fn a_client_that_begins_anew_has_nobody() {
     let mut accounts = Accounts::default();
     assert_eq!(decide(&mut accounts, &status(1, NOW), NOW), Ok(begins()));
     assert_eq!(decide(&mut accounts, &status(7, NOW + 1), NOW + 1), Ok(ends()));
-    assert_eq!(accounts.end_all("switch"), []);
+    assert_eq!(accounts.end_all("switch", NOW + 1), []);
+}
+
+#[test]
+fn a_client_that_had_restarted_could_not_begin_sessions_under_numbers_that_it_had_used() {
+    let mut accounts = Accounts::default();
+    assert_eq!(decide(&mut accounts, &status(1, NOW), NOW), Ok(begins()));
+    assert_eq!(decide(&mut accounts, &status(7, NOW + 10), NOW + 10), Ok(ends()));
+    // Late ones of before, this session's and another's, also of the same second.
+    for at in [NOW + 5, NOW + 10] {
+        let mut other = status(3, at);
+        other.iter_mut().filter(|(kind, _)| *kind == 44).for_each(|(_, id)| *id = b"other".to_vec());
+        assert_eq!(decide(&mut accounts, &status(3, at), NOW + 11), Ok(vec![]));
+        assert_eq!(decide(&mut accounts, &other, NOW + 11), Ok(vec![]));
+        assert_eq!(decide(&mut accounts, &status(2, at), NOW + 11), Ok(vec![]));
+    }
+    assert_eq!(decide(&mut accounts, &status(1, NOW + 11), NOW + 11), Ok(begins()));
+    // An older restart, heard of later, ends all the same, and takes nothing back.
+    assert_eq!(decide(&mut accounts, &status(7, NOW + 9), NOW + 12), Ok(ends()));
+    assert_eq!(decide(&mut accounts, &status(3, NOW + 10), NOW + 12), Ok(vec![]));
+    assert_eq!(decide(&mut accounts, &status(3, NOW + 12), NOW + 12), Ok(begins()));
 }
 
 #[test]
