@@ -95,8 +95,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<Result<(), Refusal>> {
     // Before anything else: a signal during the start stops it in order.
     let signals = Signals::listen().context("listening to signals")?;
-    // Refused, all works as well, but later when the processors are busy.
-    let _ = afxdp::set_time_slice(TIME_SLICE);
+    afxdp::prefer_time_slice(TIME_SLICE);
     let file = std::path::absolute(&options.config)?;
     let wanted =
         start::Wanted { file: &file, state: options.state.as_deref(), no_fallback: options.no_fallback };

@@ -58,7 +58,7 @@ pub fn confine(uid: u32, gid: u32) -> Result<()> {
 fn limit_resources() -> Result<()> {
     rustix::process::nice(NICENESS)?;
     // Strangers have no claim to the short slices of the gateway's threads, which go first.
-    afxdp::set_time_slice(Duration::ZERO)?;
+    afxdp::prefer_time_slice(Duration::ZERO);
     for (resource, limit) in [
         (Resource::RLIMIT_CORE, 0),
         (Resource::RLIMIT_FSIZE, 0),

@@ -18,7 +18,7 @@ mod umem;
 
 pub use cache::{large_table, prefetch};
 pub use error::{Error, Kind};
-pub use slice::set_time_slice;
+pub use slice::prefer_time_slice;
 pub use socket::{BusyPoll, Interface, Mode, Socket, SocketConfig, Statistics, ZeroCopy};
 pub use umem::{Frame, Umem, UmemConfig};
 

@@ -6,21 +6,18 @@ use std::time::Duration;
 /// Has the calling thread, and those that it starts, run for so long at once (Linux 6.12; 0.1 to 100 ms), or as long as
 /// the kernel thinks fit with [`Duration::ZERO`]. It gets no more of the processor than before; but who needs it for a
 /// short time only, and says so, has it sooner when all are busy (EEVDF: the earlier deadline goes first). Older kernels
-/// do as if nothing was said, and so does this for threads that have a real-time policy.
-///
-/// # Errors
-///
-/// Those of `sched_getattr` and `sched_setattr`.
-pub fn set_time_slice(length: Duration) -> io::Result<()> {
-    let attributes = attributes()?;
+/// do as if nothing was said, and so does this for threads that have a real-time policy. Refused, all stays as it is.
+pub fn prefer_time_slice(length: Duration) {
+    let Ok(attributes) = attributes() else { return };
     if attributes.sched_policy != libc::SCHED_OTHER.cast_unsigned() {
-        return Ok(());
+        return;
     }
     let sched_runtime = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
     let attributes = libc::sched_attr { sched_runtime, ..attributes };
     // SAFETY: the kernel reads the structure, as many bytes as its `size` says, which are all of it.
-    let done = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    unsafe {
+        libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0);
+    }
 }
 
 /// Those of the calling thread.
@@ -54,11 +51,11 @@ mod tests {
             return;
         }
         std::thread::spawn(move || {
-            set_time_slice(Duration::from_micros(300)).unwrap();
+            prefer_time_slice(Duration::from_micros(300));
             assert_eq!(runtime(), 300_000);
             std::thread::spawn(move || {
                 assert_eq!(runtime(), 300_000);
-                set_time_slice(Duration::ZERO).unwrap();
+                prefer_time_slice(Duration::ZERO);
                 assert_eq!(runtime(), ours);
             })
             .join()

@@ -134,8 +134,8 @@ pub(super) fn run(start: Start, connections: connection::Worker, ready: &Sender<
         // A CPU that does not exist leaves the choice to the scheduler.
         let _ = set.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
     }
-    // The gateway's other threads run for a short time only, and before it: see `afxdp::set_time_slice`.
-    let _ = afxdp::set_time_slice(Duration::ZERO);
+    // The gateway's other threads run for a short time only, and before it: see `afxdp::prefer_time_slice`.
+    afxdp::prefer_time_slice(Duration::ZERO);
     let config = afxdp::UmemConfig { frames: start.frames, ..Default::default() };
     let umem = match afxdp::Umem::new(&config) {
         Ok(umem) => umem,

@@ -16,6 +16,7 @@ use bulkhead_tests::frames::Family;
 use bulkhead_tests::https::{self, dial, get};
 use bulkhead_tests::scene::{Scene, number, office_and_servers};
 use bulkhead_tests::wait_until;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 use serde_json::Value;
 
 /// A portal in the office, and a way that needs nobody.
@@ -69,6 +70,27 @@ fn n1_without_a_session_the_portal_is_there_for_its_segment_and_for_no_other() {
             .run(|| std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_millis(300)));
         assert!(dialled.is_err(), "{address}");
     }
+}
+
+/// As in containers whose list of system calls has none for the scheduler.
+#[test]
+fn where_time_slices_are_refused_the_portal_did_not_begin() {
+    let refuse = || {
+        let rules = [(libc::SYS_sched_setattr, Vec::new())].into();
+        let refused = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+        let architecture = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, architecture).unwrap();
+        let program: BpfProgram = filter.try_into().unwrap();
+        apply_filter(&program).unwrap();
+    };
+    // It holds for a thread and what it starts.
+    let scene = std::thread::spawn(move || {
+        refuse();
+        let Some(scene) = Scene::start(&config()) else { return };
+        listens(&scene);
+        assert_eq!(get(scene.host("office"), place(&scene, Family::V4), "/", None).status, 200);
+    });
+    scene.join().unwrap();
 }
 
 #[test]
