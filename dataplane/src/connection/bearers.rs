@@ -23,7 +23,7 @@ impl Bearers {
 
     /// The entry's.
     pub(super) fn get(&self, entry: u32) -> Option<&AtomicU64> {
-        self.0.get().map(|all| &all[entry as usize])
+        self.all().get(entry as usize)
     }
 
     /// Where that of the entry, of so many, is to be written; `None` where nobody's needs no place. A session's has one
@@ -37,6 +37,6 @@ impl Bearers {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.0.get().map_or(0, |all| size_of_val(&**all))
+        size_of_val(self.all())
     }
 }

@@ -65,18 +65,11 @@ impl<A: Family> Found<'_, A> {
 }
 
 /// What a burst of packets looks at of a map: what does not change meanwhile is looked up once.
+#[derive(Clone, Copy)]
 pub struct View<'m, A: Family> {
     map: &'m Map<A>,
     bearers: &'m [AtomicU64],
 }
-
-impl<A: Family> Clone for View<'_, A> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<A: Family> Copy for View<'_, A> {}
 
 impl<'m, A: Family> View<'m, A> {
     /// Where the hash's connection probably lies, if there is one, by its bucket alone; asks for the entry's lines, and for

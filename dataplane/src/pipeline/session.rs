@@ -46,17 +46,12 @@ pub(super) fn check_sender(
     stamp: &Stamp,
     mac: Option<Mac>,
 ) -> Result<(), Reason> {
-    if mac.is_none_or(|mac| is_from_sender(sessions, direction, stamp, mac)) {
+    let is_of_originator = stamp.bearer != Bearer::NONE && direction == Direction::Original;
+    if mac.is_none_or(|mac| !is_of_originator || sessions.is_from(stamp.bearer, mac)) {
         Ok(())
     } else {
         Err(Reason::AddressTaken)
     }
-}
-
-/// Whether the packet, if it is the originator's, comes from the device whose session let the connection through.
-#[inline(always)]
-pub(super) fn is_from_sender(sessions: &Slots, direction: Direction, stamp: &Stamp, mac: Mac) -> bool {
-    stamp.bearer == Bearer::NONE || direction == Direction::Reply || sessions.is_from(stamp.bearer, mac)
 }
 
 /// Deadlines count 16 ms, so that 32 bits last for two years.

@@ -97,14 +97,15 @@ impl Accounts {
         let anew = self.anew.entry(client.to_owned()).or_insert(at);
         *anew = at.max(*anew);
         let mine = self.held.extract_if(|(name, _), _| name == client);
-        mine.flat_map(|(_, mut account)| over(&mut account)).collect()
+        mine.flat_map(|(_, account)| ends(account.begun)).collect()
     }
 
     fn stop(&mut self, client: &Client, request: &Request) -> Vec<Act> {
         self.make_room();
         let account = self.held.entry(key(client, request)).or_insert_with(|| Account::new(request.at));
         account.told = account.told.max(request.at);
-        over(account)
+        account.is_over = true;
+        ends(std::mem::take(&mut account.begun))
     }
 
     fn go_on(&mut self, client: &Client, request: &Request) -> Result<Vec<Act>, &'static str> {
@@ -157,7 +158,6 @@ fn key(client: &Client, request: &Request) -> (String, String) {
     (client.name.clone(), request.session.clone())
 }
 
-fn over(account: &mut Account) -> Vec<Act> {
-    account.is_over = true;
-    account.begun.drain(..).map(|(address, id)| Act::End { address, id }).collect()
+fn ends(begun: Vec<(IpAddr, String)>) -> Vec<Act> {
+    begun.into_iter().map(|(address, id)| Act::End { address, id }).collect()
 }
