@@ -12,12 +12,15 @@ mod events;
 mod forms;
 #[path = "../../tests/fuzz/invariants/radius.rs"]
 mod radius;
-#[path = "../../tests/fuzz/invariants/tokens.rs"]
+#[path = "../../tests/fuzz/invariants/signed.rs"]
 mod signed;
 #[path = "../../tests/fuzz/invariants/slow.rs"]
 mod slow;
 #[path = "../../tests/fuzz/invariants/statements.rs"]
 mod statements;
+// By this name it would hide the library's module, which the invariants name.
+#[path = "../../tests/fuzz/invariants/tokens.rs"]
+mod token;
 #[path = "../../tests/fuzz/invariants/wire.rs"]
 mod wire;
 
@@ -29,7 +32,7 @@ const TARGETS: [Target; 6] = [
     ("forms", forms::check, 20),
     ("radius", radius::check, 20),
     ("statements", statements::check, 20),
-    ("tokens", signed::check, 8),
+    ("tokens", token::check, 8),
     ("wire", wire::check, 27),
 ];
 

@@ -4,6 +4,8 @@ use bulkhead::{identity, sessions, tokens};
 
 #[path = "../invariants/events.rs"]
 mod invariants;
+#[path = "../invariants/signed.rs"]
+mod signed;
 #[path = "../invariants/slow.rs"]
 mod slow;
 

@@ -4,6 +4,8 @@ use bulkhead::{config, identity, portal, sessions, tokens};
 
 #[path = "../invariants/statements.rs"]
 mod invariants;
+#[path = "../invariants/signed.rs"]
+mod signed;
 #[path = "../invariants/slow.rs"]
 mod slow;
 

@@ -4,6 +4,8 @@ use bulkhead::tokens;
 
 #[path = "../invariants/tokens.rs"]
 mod invariants;
+#[path = "../invariants/signed.rs"]
+mod signed;
 #[path = "../invariants/slow.rs"]
 mod slow;
 

@@ -12,16 +12,13 @@ use std::time::Duration;
 
 use crate::identity::signals::{Effect, KeysAt, Subject, TYP, Taken, Told, Transmitter, judged, poll};
 use crate::sessions::{Claims, Device, Factor, Moment, Origin, Proof, Report, Session};
+use crate::signed::{Author, parts};
 use crate::slow;
-use crate::tokens::sign::Signer;
-use crate::tokens::{Key, Keys, open};
+use crate::tokens::open;
 use bulkhead_dataplane::policy::conditions::Posture;
 use bulkhead_dataplane::verdict::Now;
 use serde_json::{Map, Value};
 
-/// A key in PKCS#8 (RFC 8410) without its seed.
-const KEY: [u8; 16] =
-    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 /// When the first one comes, seconds since 1970.
 const BEGIN: i64 = 1_800_000_000;
 /// What can pass before one comes, seconds: around the leeway of clocks, and around the day that an event lasts.
@@ -51,16 +48,8 @@ fn an_answer_is_read_as_slowly(bytes: &[u8]) {
     }
 }
 
-/// The keys of both transmitters, and what we know of them.
-static SIGNERS: LazyLock<[(Signer, Keys, String); 2]> = LazyLock::new(|| {
-    [1, 2].map(|seed| {
-        let signer = Signer::from_pkcs8_without_public(&[&KEY[..], &[seed; 32]].concat());
-        let signer = signer.expect("it is a key");
-        let key = Key::of(signer.public_jwk().as_object().expect("an object")).expect("it is a key");
-        let kid = signer.thumbprint();
-        (signer, Keys::one(key), kid)
-    })
-});
+/// Both transmitters.
+static AUTHORS: LazyLock<[Author; 2]> = LazyLock::new(|| [1, 2].map(|seed| Author::new(&[seed; 32])));
 
 struct World {
     transmitters: [Transmitter; 2],
@@ -100,10 +89,9 @@ impl World {
         let from = usize::from(how & 1);
         let is_own = how & 2 == 0;
         let id = (how & 4 != 0).then_some("1");
-        let mut parts = rest.splitn(2, |byte| *byte == 0);
-        let (header, claims) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let (signer, _, _) = &SIGNERS[if is_own { from } else { 1 - from }];
-        let (_, keys, kid) = &SIGNERS[from];
+        let (header, claims) = parts(rest);
+        let Author { signer, .. } = &AUTHORS[if is_own { from } else { 1 - from }];
+        let Author { keys, kid, .. } = &AUTHORS[from];
         let token = signer.sign_parts(header, claims);
         let said = slow::opened(header, claims, kid, Some("secevent+jwt")).filter(|_| is_own);
         let opened = open(&token, keys, TYP).ok().map(|(claims, _)| claims);

@@ -15,9 +15,8 @@ use crate::identity::attempts::Attempts;
 use crate::identity::statements::{self, Signed, heard};
 use crate::portal::wire::{Certification, Enrolment, Secret, Statement};
 use crate::sessions::{Health, Moment};
+use crate::signed::{Author, parts};
 use crate::slow;
-use crate::tokens::sign::Signer;
-use crate::tokens::{Key, Keys};
 use bulkhead_dataplane::policy::conditions::Posture;
 use bulkhead_dataplane::verdict::Now;
 use serde::Serialize;
@@ -25,9 +24,6 @@ use serde_json::{Map, Value, json};
 
 /// The device of which the gateway knows the key.
 const DEVICE: &str = "laptop";
-/// A key in PKCS#8 (RFC 8410) without its seed.
-const KEY: [u8; 16] =
-    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 /// How long a challenge may be answered, and how many an address may have at once.
 const CHALLENGE: Duration = Duration::from_secs(300);
 const CHALLENGES: usize = 8;
@@ -53,17 +49,8 @@ struct Challenge {
     counts: bool,
 }
 
-/// The keys of both devices.
-static SIGNERS: LazyLock<[Signer; 2]> = LazyLock::new(|| {
-    let signer = |seed: u8| Signer::from_pkcs8_without_public(&[&KEY[..], &[seed; 32]].concat());
-    [1, 2].map(|seed| signer(seed).expect("it is a key"))
-});
-/// What the gateway knows of the first.
-static KNOWN: LazyLock<Keys> = LazyLock::new(|| {
-    let key = Key::of(SIGNERS[0].public_jwk().as_object().expect("an object"));
-    Keys::one(key.expect("it is a key"))
-});
-static KID: LazyLock<String> = LazyLock::new(|| SIGNERS[0].thumbprint());
+/// Both devices; the gateway knows the first.
+static AUTHORS: LazyLock<[Author; 2]> = LazyLock::new(|| [1, 2].map(|seed| Author::new(&[seed; 32])));
 
 struct World {
     challenges: Mutex<Attempts<()>>,
@@ -83,13 +70,13 @@ impl World {
         if rest.is_empty() {
             return self.challenge(address);
         }
-        let mut parts = rest.splitn(2, |byte| *byte == 0);
-        let (header, claims) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let (header, claims) = parts(rest);
         let claims = self.with_challenges(claims);
         let is_own = how & 4 == 0;
-        let token = Secret::new(SIGNERS[usize::from(!is_own)].sign_parts(header, &claims));
+        let token = Secret::new(AUTHORS[usize::from(!is_own)].signer.sign_parts(header, &claims));
         for _ in 0..=how >> 3 & 1 {
-            let said = |typ: &str| slow::opened(header, &claims, &KID, Some(typ)).filter(|_| is_own);
+            let said =
+                |typ: &str| slow::opened(header, &claims, &AUTHORS[0].kid, Some(typ)).filter(|_| is_own);
             let statement = said("bulkhead-statement+jwt").filter(is_statement);
             let enrolment = said("bulkhead-enrolment+jwt").filter(|said| has(said, &[]));
             let certification = said("bulkhead-certification+jwt").filter(|said| has(said, &["key"]));
@@ -134,7 +121,7 @@ impl World {
     }
 
     fn heard<S: Signed>(&self, token: &Secret, address: usize) -> Result<S, &'static str> {
-        heard(token, &KNOWN, DEVICE, &self.challenges, at(address), self.now)
+        heard(token, &AUTHORS[0].keys, DEVICE, &self.challenges, at(address), self.now)
     }
 
     /// It is heard exactly if it is one of its kind, and answers a challenge of its address that counts, which it uses up.
@@ -167,7 +154,7 @@ impl World {
         let begun = self.challenges.lock().expect("it is whole").begin(at(address), (), self.now);
         let mut again = serde_json::to_value(said).expect("it is JSON");
         again["nonce"] = begun.expect("there is room").reveal().into();
-        let token = Secret::new(SIGNERS[0].sign(S::TYP, &again));
+        let token = Secret::new(AUTHORS[0].signer.sign(S::TYP, &again));
         let heard = self.heard::<S>(&token, address).expect("the agent has signed it");
         assert_eq!(serde_json::to_value(&heard).expect("it is JSON"), again);
         assert!(self.heard::<S>(&token, address).is_err(), "a challenge serves once");
