@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::{Request, header};
+use hyper::{Request, Response, header};
 use hyper_util::rt::TokioIo;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -97,13 +97,35 @@ impl Portal {
     ///
     /// The portal cannot be reached, is not the one that was meant, or says what is not understood.
     pub fn ask(&self, question: &Question, cookie: Option<&Secret>) -> Result<Answer> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let asked = async { tokio::time::timeout(PATIENCE, self.ask_now(question, cookie)).await };
-        let answer = runtime.block_on(asked);
-        answer.map_err(|_| anyhow!("the portal at {} does not answer", self.authority))?
+        let mut fields = serde_json::to_value(question)?;
+        let ask = fields.as_object_mut().and_then(|fields| fields.remove("ask"));
+        let ask = ask.as_ref().and_then(|ask| ask.as_str()).context("a question has a name")?;
+        let mut request = Request::post(format!("/api/v1/{ask}"))
+            .header(header::HOST, &self.authority)
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Some(cookie) = cookie {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {}", cookie.reveal()));
+        }
+        let response = self.send(request.body(Full::new(Bytes::from(fields.to_string())))?)?;
+        serde_json::from_slice(response.body()).map_err(|_| {
+            let status = response.status();
+            anyhow!("the portal at {} says {status}, and nothing that is understood", self.authority)
+        })
     }
 
-    async fn ask_now(&self, question: &Question, cookie: Option<&Secret>) -> Result<Answer> {
+    /// Sends any request, on a connection of its own, and returns the whole answer.
+    ///
+    /// # Errors
+    ///
+    /// The portal cannot be reached, is not the one that was meant, or does not answer in time and length.
+    pub(crate) fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let sent = async { tokio::time::timeout(PATIENCE, self.send_now(request)).await };
+        let response = runtime.block_on(sent);
+        response.map_err(|_| anyhow!("the portal at {} does not answer", self.authority))?
+    }
+
+    async fn send_now(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>> {
         let (host, port) = self.host_and_port();
         let reaching = || format!("reaching the portal at {}", self.authority);
         let stream = TcpStream::connect((host, port)).await.with_context(reaching)?;
@@ -121,23 +143,10 @@ impl Portal {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // It ends with the answer, or with the time.
         tokio::spawn(connection);
-        let mut fields = serde_json::to_value(question)?;
-        let ask = fields.as_object_mut().and_then(|fields| fields.remove("ask"));
-        let ask = ask.as_ref().and_then(|ask| ask.as_str()).context("a question has a name")?;
-        let mut request = Request::post(format!("/api/v1/{ask}"))
-            .header(header::HOST, &self.authority)
-            .header(header::CONTENT_TYPE, "application/json");
-        if let Some(cookie) = cookie {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {}", cookie.reveal()));
-        }
-        let request = request.body(Full::new(Bytes::from(fields.to_string())))?;
-        let response = sender.send_request(request).await.with_context(reaching)?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MESSAGE_BYTES_MAX).collect().await;
+        let (head, body) = sender.send_request(request).await.with_context(reaching)?.into_parts();
+        let body = Limited::new(body, MESSAGE_BYTES_MAX).collect().await;
         let body = body.map_err(|error| anyhow!("{}: {error}", reaching()))?.to_bytes();
-        serde_json::from_slice(&body).map_err(|_| {
-            anyhow!("the portal at {} says {status}, and nothing that is understood", self.authority)
-        })
+        Ok(Response::from_parts(head, body))
     }
 
     /// What went wrong with the certificate, and what to do.

@@ -9,6 +9,7 @@
 mod gateway;
 mod policy;
 mod probe;
+mod provider;
 mod row;
 mod scenes;
 mod servers;

@@ -1,11 +1,12 @@
 //! The network and the policies of the demonstration.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead_dataplane::policy::Rule;
 use bulkhead_dataplane::verdict::SegmentId;
 
+use crate::demo::provider::CLIENT;
 use crate::lab::Zone;
 use crate::model::{Model, action_text};
 
@@ -76,6 +77,9 @@ action = "deny"
 /// How old the second factor may be of whoever reaches the database in the second act.
 pub const FACTOR_LASTS: Duration = Duration::from_secs(6);
 
+/// Where the second act's portal is for browsers.
+pub const PORTAL: &str = "https://portal.demo";
+
 /// The second act's: nobody reaches the database for where he is.
 const SECOND_ACT: &str = r#"
 [portal]
@@ -100,6 +104,14 @@ users = "alice"
 require = { mfa_max_age = "6s" }
 
 [[rule]]
+name = "dbas-to-db"
+from = "clients"
+to = "db"
+services = ["tcp/5432"]
+users = { groups = ["dba"] }
+require = { mfa_max_age = "6s" }
+
+[[rule]]
 name = "healthy-to-db"
 from = "clients"
 to = "db"
@@ -118,9 +130,33 @@ pub fn configuration(control: &Path, downloads: bool) -> String {
     network(control) + RULES + downloads
 }
 
+/// What the second act's configuration says of an identity provider.
+pub struct Corporate {
+    /// Its issuer.
+    pub issuer: String,
+    /// The file of the root that it is known by.
+    pub authority: PathBuf,
+    /// The file of the gateway's secret there.
+    pub secret: PathBuf,
+    /// The file of what it shows when it pushes events.
+    pub push: PathBuf,
+}
+
 /// The whole configuration of the second act.
-pub fn second_act(control: &Path) -> String {
-    network(control) + SECOND_ACT
+pub fn second_act(control: &Path, corporate: &Corporate) -> String {
+    let quoted = |path: &Path| format!("{:?}", path.display().to_string());
+    let (issuer, authority) = (&corporate.issuer, quoted(&corporate.authority));
+    let provider = format!(
+        "\n[identity.providers.corp]\nlabel = \"Corporate account\"\nissuer = \"{issuer}\"\nclient_id = \"{CLIENT}\"\n\
+         client_secret_file = {}\nscopes = [\"email\", \"groups\"]\ngroups = \"groups\"\nca_file = {authority}\n",
+        quoted(&corporate.secret)
+    );
+    let transmitter = format!(
+        "\n[identity.transmitters.corp]\nissuer = \"{issuer}\"\naudience = \"{PORTAL}\"\nkeys = \"{issuer}/keys\"\n\
+         ca_file = {authority}\npush_token_file = {}\n",
+        quoted(&corporate.push)
+    );
+    network(control) + SECOND_ACT + &provider + &transmitter
 }
 
 fn network(control: &Path) -> String {
@@ -183,9 +219,16 @@ mod tests {
 
     #[test]
     fn the_second_act_asks_for_a_factor_of_the_last_seconds() {
-        let model = crate::model::parse("demo.toml", &second_act(Path::new("/c"))).unwrap();
+        let file = |name: &str| PathBuf::from(format!("/a \"quoted\" place/{name}"));
+        let corporate = Corporate {
+            issuer: "https://localhost:8443".to_owned(),
+            authority: file("ca"),
+            secret: file("secret"),
+            push: file("push"),
+        };
+        let model = crate::model::parse("demo.toml", &second_act(Path::new("/c"), &corporate)).unwrap();
         let asked = model.rules.conditions.iter().filter_map(|condition| condition.mfa_max_age_s);
-        assert_eq!(asked.collect::<Vec<_>>(), [FACTOR_LASTS.as_secs() as u32]);
+        assert_eq!(asked.collect::<Vec<_>>(), [FACTOR_LASTS.as_secs() as u32; 2]);
     }
 
     #[test]

@@ -196,8 +196,8 @@ impl<'a> Stage<'a> {
     }
 
     /// The configuration of the second act.
-    pub fn second_act(&self) -> String {
-        policy::second_act(&self.path("control.sock"))
+    pub fn second_act(&self, corporate: &policy::Corporate) -> String {
+        policy::second_act(&self.path("control.sock"), corporate)
     }
 
     /// Begins a scene.

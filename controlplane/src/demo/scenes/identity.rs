@@ -15,11 +15,13 @@ use crate::api::types::{Asked, Said};
 use crate::api::user::UserAct;
 use crate::api::{Reply, Request};
 use crate::demo::policy;
-use crate::demo::probe::{Probe, Seen, Service};
+use crate::demo::probe::{Probe, Seen, Service, Tuple};
+use crate::demo::provider::{Provider, USER};
 use crate::demo::row::Finding;
-use crate::demo::stage::{Family, PATIENCE, Stage};
+use crate::demo::scenes::corporate::{self, Browser};
+use crate::demo::stage::{Family, NOTHING, PATIENCE, Stage};
 use crate::identity::{token, totp, unix_s};
-use crate::portal::wire::{Answer, Question, Secret};
+use crate::portal::wire::{Answer, Question, Secret, Standing};
 use crate::sessions::health::{Fact, Facts};
 
 /// How long the portal may take to be there.
@@ -44,11 +46,13 @@ pub fn play(stage: &mut Stage<'_>) -> Result<()> {
         ..Asked::default()
     };
     let query = alice.query(stage)?;
+    let mut page = alice.connection(stage, "web", Service::Tcp(443))?;
     tried(stage, "clients → db: alice", DATABASE, &known("1s"))?;
     std::thread::sleep(
         policy::FACTOR_LASTS.saturating_sub(alice.shown.elapsed()) + Duration::from_millis(100),
     );
     cut(stage, "her open query, the code too old now", &query, "expired")?;
+    goes_on(stage, "her page of web, open beside it", &mut page)?;
     tried(stage, "clients → db: alice, later", DATABASE, &known("1h"))?;
     alice.step_up(stage)?;
     let query = alice.query(stage)?;
@@ -64,8 +68,38 @@ pub fn play(stage: &mut Stage<'_>) -> Result<()> {
     let filter = SessionFilter { user: Some("alice".to_owned()), ..SessionFilter::default() };
     stage.gateway()?.request(&Request::RevokeSessions { filter, all: false, said: Said::default() })?;
     cut(stage, "her query after `session revoke`", &query, "identity_revoked")?;
+    at_her_company(stage, &mut alice)?;
     thief(stage)?;
     super::ledger(stage)
+}
+
+/// Her company's identity provider says who she is, and later that she is not any more.
+fn at_her_company(stage: &mut Stage<'_>, alice: &mut Alice) -> Result<()> {
+    let label = "alice: through her company's provider";
+    stage.trying(label)?;
+    alice.cookie = Some(Browser::new(&alice.portal, &alice.provider)?.sign_in(stage)?);
+    alice.shown = Instant::now();
+    let standing = alice.ask(stage, &Question::Standing)?;
+    alice.signed_in(stage, label, USER, standing);
+    let known = Asked {
+        user: Some(USER.to_owned()),
+        groups: vec!["dba".to_owned()],
+        mfa_age: Some("1s".to_owned()),
+        ..Asked::default()
+    };
+    let query = alice.query(stage)?;
+    tried(stage, "clients → db: one of its dba", DATABASE, &known)?;
+    let taken = corporate::push(stage, &alice.portal, &alice.provider)?;
+    if taken != (202, String::new()) {
+        bail!("the gateway does not take the provider's event: {taken:?}");
+    }
+    cut(stage, "her query after the provider's event", &query, "identity_revoked")?;
+    let label = format!("clients → db: after that, {DATABASE}");
+    stage.trying(&label)?;
+    // Whoever had a session is told that it is over, where the policy alone would say that nobody is there.
+    let happened = stage.happened("clients", "db", DATABASE, Family::V4)?;
+    stage.row(&label, Finding::new(NOTHING, "session_expired"), happened, None);
+    Ok(())
 }
 
 /// Tries a service from the clients' address, and compares with what the policy says of whoever that is.
@@ -85,13 +119,29 @@ fn cut(stage: &mut Stage<'_>, label: &str, query: &Query, reason: &str) -> Resul
     // It may be refused at once.
     let _ = (&query.stream).write_all(b"once more\n");
     let event = stage.gateway()?.wait(PATIENCE, |events| {
-        let of_it =
-            |event: &&serde_json::Value| event["kind"] == "cut" && event["source_port"] == query.source_port;
+        let of_it = |event: &&serde_json::Value| {
+            event["kind"] == "cut" && event["source_port"] == query.tuple.source_port
+        };
         events.iter().find(of_it).cloned()
     });
     let why = event.as_ref().and_then(|event| event["reason"].as_str()).unwrap_or("no event").to_owned();
     let what = if event.is_some() { "cut" } else { "went on" };
     stage.row(label, Finding::new("cut", reason), Finding::new(what, why), None);
+    Ok(())
+}
+
+/// Has a connection ask once more, and sees it answered.
+fn goes_on(stage: &mut Stage<'_>, label: &str, query: &mut Query) -> Result<()> {
+    use std::io::{BufRead, BufReader, Write};
+    stage.trying(label)?;
+    query.stream.set_read_timeout(Some(PATIENCE))?;
+    query.stream.write_all(b"say once more\n")?;
+    let mut line = String::new();
+    let read = BufReader::new(&query.stream).read_line(&mut line);
+    let what = if read.is_ok() && line == "once more\n" { "went on" } else { "cut" };
+    let rule = stage.gateway()?.connection(&query.tuple)?.and_then(|connection| connection.rule);
+    let happened = Finding::new(what, rule.unwrap_or_else(|| "no rule".to_owned()));
+    stage.row(label, Finding::new("went on", "web-pages"), happened, None);
     Ok(())
 }
 
@@ -111,19 +161,20 @@ fn thief(stage: &mut Stage<'_>) -> Result<()> {
     stage.gateway()?.request(&Request::BeginSession { new, said: Said::default() })?;
     let happened = stage.happened("clients", "db", DATABASE, Family::V4)?;
     let note = "her session is bound to her laptop: from another MAC address it is nobody".to_owned();
-    stage.row(&label, Finding::new(crate::demo::stage::NOTHING, "not_authenticated"), happened, Some(note));
+    stage.row(&label, Finding::new(NOTHING, "not_authenticated"), happened, Some(note));
     Ok(())
 }
 
 /// A connection that stays open.
 struct Query {
     stream: std::net::TcpStream,
-    source_port: u16,
+    tuple: Tuple,
 }
 
-/// A user and her laptop.
+/// A user, her laptop and her company.
 struct Alice {
     portal: Portal,
+    provider: Provider,
     password: Secret,
     key: Secret,
     home: Home,
@@ -136,7 +187,11 @@ impl Alice {
     /// Has the gateway know a user and a device, and open its portal.
     fn enter(stage: &mut Stage<'_>) -> Result<Alice> {
         stage.trying("a policy that asks who it is, and a portal")?;
-        let text = stage.second_act();
+        let back = format!("{}{}", policy::PORTAL, corporate::BACK);
+        let directory = stage.path("corp");
+        std::fs::create_dir(&directory)?;
+        let (provider, corporate) = Provider::start(&stage.lab.gateway, &directory, &back)?;
+        let text = stage.second_act(&corporate);
         stage.write_config(&text)?;
         let output = stage.gateway()?.command(&["reload"])?;
         if !output.status.success() {
@@ -155,7 +210,7 @@ impl Alice {
         let address = stage.lab.host("clients").gateway_v4;
         let portal = Portal::parse(&format!("https://{address}"), Some(&fingerprint), None)?;
         let home = Home::open(Some(stage.path("alices-laptop")))?;
-        let mut alice = Alice { portal, password, key, home, cookie: None, shown: Instant::now() };
+        let mut alice = Alice { portal, provider, password, key, home, cookie: None, shown: Instant::now() };
         alice.enroll(stage)?;
         Ok(alice)
     }
@@ -180,7 +235,7 @@ impl Alice {
             }
             other => other,
         };
-        self.signed_in(stage, label, answer);
+        self.signed_in(stage, label, "alice", answer);
         Ok(())
     }
 
@@ -189,32 +244,38 @@ impl Alice {
         let label = "alice: a fresh code";
         stage.trying(label)?;
         let answer = self.ask(stage, &Question::Totp { attempt: None, code: self.code(30)? })?;
-        self.signed_in(stage, label, answer);
+        self.signed_in(stage, label, "alice", answer);
         Ok(())
     }
 
-    fn signed_in(&mut self, stage: &mut Stage<'_>, label: &str, answer: Answer) {
+    fn signed_in(&mut self, stage: &mut Stage<'_>, label: &str, name: &str, answer: Answer) {
+        let user = |standing: Standing| standing.session.and_then(|session| session.user).unwrap_or_default();
         let (what, why) = match answer {
             Answer::Begun { cookie, standing } => {
                 self.cookie = Some(cookie);
                 self.shown = Instant::now();
-                ("signed in", standing.session.and_then(|session| session.user).unwrap_or_default())
+                ("signed in", user(*standing))
             }
+            Answer::Standing(standing) => ("signed in", user(*standing)),
             Answer::Refused { why, .. } => ("refused", statement::words(why).to_owned()),
             _ => ("refused", "an answer to something else".to_owned()),
         };
-        stage.row(label, Finding::new("signed in", "alice"), Finding::new(what, why), None);
+        stage.row(label, Finding::new("signed in", name), Finding::new(what, why), None);
     }
 
     fn query(&self, stage: &Stage<'_>) -> Result<Query> {
-        let (clients, db) = (stage.lab.host("clients"), stage.lab.host("db"));
-        let (source, destination) = (Family::V4.address(clients), Family::V4.address(db));
-        let mut probe = clients.namespace.run(|| Probe::send(source, destination, DATABASE))?;
+        self.connection(stage, "db", DATABASE)
+    }
+
+    fn connection(&self, stage: &Stage<'_>, to: &str, service: Service) -> Result<Query> {
+        let (from, host) = (stage.lab.host("clients"), stage.lab.host(to));
+        let (source, destination) = (Family::V4.address(from), Family::V4.address(host));
+        let mut probe = from.namespace.run(|| Probe::send(source, destination, service))?;
         if probe.look(PATIENCE)? != Seen::Answered {
-            bail!("alice does not reach the database");
+            bail!("alice does not reach {service} of {to}");
         }
-        let source_port = probe.tuple.source_port;
-        Ok(Query { stream: probe.into_stream()?, source_port })
+        let tuple = probe.tuple;
+        Ok(Query { stream: probe.into_stream()?, tuple })
     }
 
     fn enroll(&mut self, stage: &Stage<'_>) -> Result<()> {

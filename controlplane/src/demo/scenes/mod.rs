@@ -1,6 +1,7 @@
 //! One file a scene.
 
 pub mod attacks;
+mod corporate;
 pub mod crash;
 pub mod identity;
 pub mod reload;
