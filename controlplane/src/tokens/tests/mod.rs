@@ -1,6 +1,7 @@
 mod claims;
 mod forge;
 mod keys;
+mod paddings;
 mod properties;
 mod refusals;
 mod rfc;

@@ -3,8 +3,8 @@
 //! `wycheproof.json` holds their published data in a shorter form: all of `json_web_key_test.json` and
 //! `json_web_crypto_test.json`, and 121 of the 401 of `json_web_signature_test.json`: one series of each kind, but not the
 //! long ones of damaged RSA paddings (46 to 319) and of other lengths of the same hashes. No package has them; what they do
-//! to a signature, `signatures` does with Wycheproof's files of the algorithms themselves. With a checkout in
-//! `BULKHEAD_WYCHEPROOF` (the directory with the three files) all of them are run.
+//! to a signature, `signatures` does with Wycheproof's files of the algorithms themselves, and `paddings` to whole tokens. With
+//! a checkout in `BULKHEAD_WYCHEPROOF` (the directory with the three files) all of them are run.
 
 use std::path::Path;
 
