@@ -137,8 +137,13 @@ impl From<NotBegun> for Refusal {
 impl Gateway {
     /// Begins a session, records it and tells of it; without `by` it is the user's own doing. Returns when every worker
     /// judges by it.
-    pub(super) fn begin_session(&self, new: New, by: Option<&store::Who>) -> Result<Arc<Session>, NotBegun> {
+    pub(super) fn begin_session(
+        &self,
+        mut new: New,
+        by: Option<&store::Who>,
+    ) -> Result<Arc<Session>, NotBegun> {
         let now = self.engine.now();
+        self.remind(&mut new.claims);
         // It is recorded before it opens anything, so its name is made before.
         let id = self.sessions.fresh_id();
         let session = self
@@ -167,7 +172,18 @@ impl Gateway {
         self.settled(settled, "a session has begun").map_err(NotBegun::Stuck)?;
         // Whoever was locked out or put in quarantine since the look above has not seen this session.
         self.still_free(&begun.session, by)?;
-        Ok(begun.session)
+        // Nor has whoever told something of it.
+        let mut claims = begun.session.claims.clone();
+        self.remind(&mut claims);
+        if claims == begun.session.claims {
+            return Ok(begun.session);
+        }
+        Ok(self.amend_unrecorded(&begun.session, by, |_| {})?.unwrap_or(begun.session))
+    }
+
+    /// Adds what transmitters of security events have said last of whoever has these claims.
+    fn remind(&self, claims: &mut Claims) {
+        self.desk.signals.remind(&self.in_force().model.sign_in.transmitters, claims);
     }
 
     /// Changes what is known of a session ([`Sessions::amend`](crate::sessions::Sessions::amend)), records and tells of it,
@@ -211,6 +227,11 @@ impl Gateway {
         by: Option<&store::Who>,
         change: impl Fn(&mut Claims),
     ) -> Result<Option<Arc<Session>>, NotBegun> {
+        // It may be of somebody or on a device then of whom something was said.
+        let change = |claims: &mut Claims| {
+            change(claims);
+            self.remind(claims);
+        };
         let mut meant = session.clone();
         change(&mut meant.claims);
         // It may be of a group or on a device then that is locked out: seen before anything is opened by it.

@@ -29,10 +29,15 @@ const NAP: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 ///
-/// A worker is stuck, or it cannot be recorded.
+/// A worker is stuck, or it cannot be recorded; for one session, and for all others it was done.
 pub fn apply(gateway: &Gateway, transmitter: &str, told: &[Told]) -> Result<(), Refusal> {
+    let model = gateway.in_force().model;
+    let mut carried_out = Ok(());
     for told in told {
         let now = gateway.engine.now();
+        let at = Moment::before(now, Duration::ZERO);
+        // Before the look at who is there: whoever begins after it is reminded.
+        gateway.desk.signals.note(&model.sign_in.transmitters, transmitter, told, at);
         let all = gateway.sessions.list(&Which::default(), now);
         let meant: Vec<_> = all.into_iter().filter(|session| told.subject.means(session)).collect();
         let event = &told.event;
@@ -42,13 +47,19 @@ pub fn apply(gateway: &Gateway, transmitter: &str, told: &[Told]) -> Result<(), 
             "sessions": meant.len(),
         }));
         for session in meant {
-            one(gateway, &session, told, transmitter)?;
+            carried_out = carried_out.and(one(gateway, &session, told, transmitter, at));
         }
     }
-    Ok(())
+    carried_out
 }
 
-fn one(gateway: &Gateway, session: &Session, told: &Told, transmitter: &str) -> Result<(), Refusal> {
+fn one(
+    gateway: &Gateway,
+    session: &Session,
+    told: &Told,
+    transmitter: &str,
+    at: Moment,
+) -> Result<(), Refusal> {
     let entry = |kind, session: &Session| {
         let what = format!("{} of {transmitter}", told.event);
         session_changes(kind, session, By::Service(transmitter.to_owned())).with("what", what)
@@ -58,8 +69,7 @@ fn one(gateway: &Gateway, session: &Session, told: &Told, transmitter: &str) -> 
             .end_sessions_as(&Which::one(session), None, |session| entry(Kind::SessionRevoked, session))
             .map(drop)
     };
-    let now = Moment::before(gateway.engine.now(), Duration::ZERO);
-    let change = |claims: &mut Claims| told.effect.change(claims, now);
+    let change = |claims: &mut Claims| told.effect.change(claims, at);
     if told.effect == Effect::End {
         return end();
     }

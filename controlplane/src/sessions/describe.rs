@@ -4,7 +4,7 @@ use bulkhead_dataplane::identity::{MAX_STAGES, Stage};
 use bulkhead_dataplane::policy::conditions::{Device, Identity, Posture as State, PostureId};
 use bulkhead_dataplane::verdict::Now;
 
-use super::Session;
+use super::{Report, Session};
 use crate::model::{Identities, Model};
 
 /// A session that has more stages than fit is described again when so many are over.
@@ -64,7 +64,9 @@ pub fn identity(names: &Identities, session: &Session, at: Now) -> Identity {
     if let Some(health) = &claims.health {
         for (posture, state) in names.postures.iter().zip(&mut postures) {
             let told = claims.reports.iter().filter(|report| report.posture == posture.name);
-            if told.map(|report| report.at).max().is_some_and(|told| told > health.at) {
+            // What somebody else has found amiss the device does not talk away.
+            let counts = |told: &Report| told.at > health.at || told.state == State::Failed;
+            if told.max_by_key(|report| report.at).is_some_and(counts) {
                 continue;
             }
             let is_fresh = posture.takes(health.at, at);

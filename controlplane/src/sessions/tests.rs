@@ -162,6 +162,26 @@ fn an_older_report_of_the_same_posture_does_not_count_whatever_their_order() {
     }
 }
 
+#[test]
+fn a_device_talked_away_what_somebody_else_had_found_amiss() {
+    let model = parsed(&text());
+    let id = model.identities.posture("fresh").unwrap().0 as usize;
+    let stands = |told: State, told_age_s| {
+        let report = Report {
+            posture: "fresh".to_owned(),
+            state: told,
+            at: Moment::before(BEGIN, seconds(told_age_s)),
+        };
+        let facts = [("disk_encrypted".to_owned(), Fact::Flag(true))].into();
+        let health = Some(Health { facts, at: Moment::before(BEGIN, Duration::ZERO) });
+        let claims = Claims { reports: vec![report], health, ..user("dora") };
+        identity(&model.identities, &session(claims, 60), BEGIN).postures[id]
+    };
+    assert_eq!(stands(State::Failed, 10), State::Failed);
+    assert_ne!(stands(State::Failed, 86_400), State::Met, "also when that is long ago");
+    assert_eq!(stands(State::Met, 86_400), State::Met, "what nobody finds amiss, its own word is about");
+}
+
 /// What the condition says at a moment, from the times themselves.
 fn expected(model: &Model, session: &Session, condition: &Condition, now: Now) -> Option<Reason> {
     let gates = (0..100).collect();
@@ -201,9 +221,9 @@ fn expected(model: &Model, session: &Session, condition: &Condition, now: Now) -
         };
         let fresh = if elapsed_ns > 30_000_000_000 { State::Unknown } else { flag };
         for (name, state) in [("fresh", fresh), ("lasting", both)] {
-            let is_told_later =
-                session.claims.reports.iter().any(|report| report.posture == name && report.at > health.at);
-            if !is_told_later {
+            let of_it = session.claims.reports.iter().filter(|report| report.posture == name);
+            let last = of_it.max_by_key(|report| report.at);
+            if last.is_none_or(|last| last.at <= health.at && last.state != State::Failed) {
                 known.postures[model.identities.posture(name).unwrap().0 as usize] = state;
             }
         }

@@ -329,3 +329,34 @@ fn a_secret_that_cannot_be_used_is_told_when_the_policy_comes_and_not_when_a_use
     scene.reload(&provider(&shut));
     assert!(!alarms(&scene).contains("shut"), "{}", alarms(&scene));
 }
+
+#[test]
+fn what_was_told_of_somebody_who_was_not_there_was_forgotten_and_signing_in_anew_wiped_it_out() {
+    let Some((scene, transmitter)) = stage() else { return };
+    let alice = scene.path("office", "servers", Family::V4);
+    let source = alice.source.to_string();
+    let sign_in = || scene.json(&["session", "add", "--address", &source, "--user", "alice@example.org"]);
+    // Nobody is there yet.
+    transmitter.send("device-compliance-change", json!({ "current_status": "not-compliant" }));
+    transmitter.send("risk-level-change", json!({ "current_level": "HIGH" }));
+    assert_eq!((transmitter.told("id-0"), transmitter.told("id-1")), (Ok(()), Ok(())));
+    for round in 0..2 {
+        sign_in();
+        let before = scene.drops();
+        scene.stays_out("office", "servers", &alice.udp(4000 + round, 445, b"not healthy"));
+        scene.stays_out("office", "servers", &alice.udp(4000 + round, 8443, b"at risk"));
+        scene.expect_drops(&before, &[("posture_failed", 1), ("risk_too_high", 1)]);
+        scene.json(&["session", "revoke", "--all"]);
+    }
+    transmitter.send("device-compliance-change", json!({ "current_status": "compliant" }));
+    transmitter.send("risk-level-change", json!({ "current_level": "LOW" }));
+    assert_eq!((transmitter.told("id-2"), transmitter.told("id-3")), (Ok(()), Ok(())));
+    sign_in();
+    for port in [445, 8443] {
+        scene.crosses("office", "servers", &alice.udp(4002, port, b"as was told last"));
+    }
+    // What an operator says is newer.
+    scene.json(&["session", "add", "--address", &source, "--user", "alice@example.org", "--risk", "60"]);
+    scene.stays_out("office", "servers", &alice.udp(4003, 8443, b"at risk"));
+    scene.nothing_arrived("servers", "office");
+}

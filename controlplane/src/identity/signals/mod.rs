@@ -8,6 +8,7 @@
 //! Whether one counts, and what it tells, [`judged`] says of its claims alone; [`Taken`] says that it is the first time.
 
 mod event;
+mod memory;
 pub mod poll;
 mod subject;
 
@@ -22,6 +23,7 @@ use serde_json::{Map, Value};
 pub use event::Effect;
 pub use subject::Subject;
 
+use self::memory::Memory;
 use super::Shadow;
 use super::fetched::Fetched;
 use super::https::Https;
@@ -29,6 +31,7 @@ use super::oidc::At;
 use super::oidc::settings::read_secret;
 use super::seen::{Old, Seen};
 use crate::portal::wire::Secret;
+use crate::sessions::{Claims, Moment};
 use crate::tokens::claims::{LEEWAY_S, Wrong, date, text};
 use crate::tokens::{Keys, Refused, Typ, open};
 
@@ -182,6 +185,7 @@ struct Known {
 pub struct Receiver {
     known: Mutex<HashMap<String, Arc<Known>>>,
     taken: Mutex<Taken>,
+    memory: Mutex<Memory>,
 }
 
 impl Receiver {
@@ -197,6 +201,19 @@ impl Receiver {
         let new = Arc::new(Known { settings: settings.clone(), https, keys: Fetched::default() });
         known.insert(name.to_owned(), new.clone());
         Ok(new)
+    }
+
+    /// Remembers what one of these transmitters has told, for sessions to come.
+    pub fn note(&self, all: &[Transmitter], name: &str, told: &Told, at: Moment) {
+        if let Some(settings) = all.iter().find(|settings| settings.name == name) {
+            let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+            memory.note(settings, &told.subject, &told.effect, at);
+        }
+    }
+
+    /// Adds to what is known of somebody what these transmitters have said last ([`Memory`]).
+    pub fn remind(&self, all: &[Transmitter], claims: &mut Claims) {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).remind(all, claims);
     }
 
     /// Takes a token that was pushed. Who may not push costs no look at a signature.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::sessions::Session;
+use crate::sessions::{Claims, Session};
 
 /// The longest identifier, bytes.
 const ID_BYTES_MAX: usize = 512;
@@ -46,9 +46,29 @@ impl Subject {
 
     /// Whether it is this session's.
     pub fn means(&self, session: &Session) -> bool {
-        self.user.as_ref().is_none_or(|name| name.is_user_of(session))
-            && self.session.as_ref().is_none_or(|name| name.is_session(session))
-            && self.device.as_ref().is_none_or(|name| name.is_device_of(session))
+        self.is_of(&session.claims)
+    }
+
+    /// Whether it is that of whoever has these claims.
+    pub fn is_of(&self, claims: &Claims) -> bool {
+        self.user.as_ref().is_none_or(|name| name.is_user_of(claims))
+            && self.session.as_ref().is_none_or(|name| name.is_session(claims))
+            && self.device.as_ref().is_none_or(|name| name.is_device_of(claims))
+    }
+
+    /// A name under which it can be found: one of [`Subject::names_of`] of everybody whom it means.
+    pub fn name(&self) -> String {
+        let name = self.user.as_ref().or(self.session.as_ref()).or(self.device.as_ref());
+        name.map(Name::text).unwrap_or_default().to_lowercase()
+    }
+
+    /// The names under which a subject is found that means whoever has these claims.
+    pub fn names_of(claims: &Claims) -> Vec<String> {
+        let origin = claims.origin.as_ref();
+        let device = claims.device.as_ref().and_then(|device| device.name.as_ref());
+        let names = claims.user.iter().chain(origin.map(|origin| &origin.subject));
+        let names = names.chain(origin.and_then(|origin| origin.session.as_ref())).chain(device);
+        names.map(|name| name.to_lowercase()).collect()
     }
 }
 
@@ -66,39 +86,44 @@ impl Name {
         }
     }
 
-    fn is_user_of(&self, session: &Session) -> bool {
-        let origin = session.claims.origin.as_ref();
+    /// What it is called, whoever calls it so.
+    fn text(&self) -> &str {
+        match self {
+            Name::Email(text) | Name::At { subject: text, .. } | Name::Opaque { id: text, .. } => text,
+        }
+    }
+
+    fn is_user_of(&self, claims: &Claims) -> bool {
+        let origin = claims.origin.as_ref();
         match self {
             // Its form is not the same everywhere; rather one session too many.
-            Name::Email(email) => {
-                session.claims.user.as_ref().is_some_and(|user| user.eq_ignore_ascii_case(email))
-            }
+            Name::Email(email) => claims.user.as_ref().is_some_and(|user| user.eq_ignore_ascii_case(email)),
             Name::At { issuer, subject } => {
                 origin.is_some_and(|origin| origin.issuer == *issuer && origin.subject == *subject)
             }
             Name::Opaque { issuer, id } => {
-                self.is_session(session)
+                self.is_session(claims)
                     || origin.is_some_and(|origin| origin.issuer == *issuer && origin.subject == *id)
             }
         }
     }
 
-    fn is_session(&self, session: &Session) -> bool {
+    fn is_session(&self, claims: &Claims) -> bool {
         let (issuer, id) = match self {
             Name::Email(_) => return false,
             Name::At { issuer, subject } => (issuer, subject),
             Name::Opaque { issuer, id } => (issuer, id),
         };
-        let origin = session.claims.origin.as_ref();
+        let origin = claims.origin.as_ref();
         origin.is_some_and(|origin| origin.issuer == *issuer && origin.session.as_ref() == Some(id))
     }
 
-    fn is_device_of(&self, session: &Session) -> bool {
+    fn is_device_of(&self, claims: &Claims) -> bool {
         let name = match self {
             Name::Email(_) => return false,
             Name::At { subject, .. } => subject,
             Name::Opaque { id, .. } => id,
         };
-        session.claims.device.as_ref().is_some_and(|device| device.name.as_ref() == Some(name))
+        claims.device.as_ref().is_some_and(|device| device.name.as_ref() == Some(name))
     }
 }
