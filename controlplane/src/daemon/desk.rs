@@ -62,7 +62,7 @@ pub struct Desk {
     book: Result<Book, String>,
     limits: Mutex<Limits>,
     /// Users who have shown their password, and not yet a second factor.
-    attempts: Mutex<Attempts<String>>,
+    attempts: Mutex<Attempts<Record>>,
     /// What authenticators were asked for.
     ceremonies: Mutex<Attempts<passkeys::Ceremony>>,
     /// For one statement of a device each.
@@ -147,6 +147,43 @@ impl Desk {
     }
 }
 
+/// What the book said of somebody when they were believed.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Record {
+    /// Of a user: the name, and what stands for the rest.
+    User(String, Shadow),
+    /// The same of a device.
+    Device(String, Shadow),
+}
+
+impl Record {
+    fn of(user: &User) -> Record {
+        Record::User(user.name.clone(), user.mark())
+    }
+
+    fn of_device(device: &crate::identity::devices::Device) -> Record {
+        Record::Device(device.name.clone(), device.mark())
+    }
+
+    /// Whose it is.
+    fn name(&self) -> &str {
+        match self {
+            Record::User(name, _) | Record::Device(name, _) => name,
+        }
+    }
+
+    /// Whether the book says the same now.
+    fn stands(&self, book: &Book) -> bool {
+        let now = match self {
+            Record::User(name, _) => book.user(name).ok().flatten().map(|user| Record::of(&user)),
+            Record::Device(name, _) => {
+                book.device(name).ok().flatten().map(|device| Record::of_device(&device))
+            }
+        };
+        now.as_ref() == Some(self)
+    }
+}
+
 /// What was proved of whoever is at an address.
 pub struct Proven {
     /// The user; `None` of a device alone.
@@ -163,6 +200,8 @@ pub struct Proven {
     pub lasts: Option<Duration>,
     /// Whom an identity provider knows them as.
     pub origin: Option<Origin>,
+    /// What the book said of them.
+    pub record: Option<Record>,
 }
 
 impl Proven {
@@ -176,6 +215,7 @@ impl Proven {
             proof,
             lasts: None,
             origin: None,
+            record: None,
         }
     }
 }
@@ -369,19 +409,23 @@ impl Visitor<'_> {
         if methods.is_empty() {
             return self.begin(proven(user, None));
         }
-        match lock(&self.desk().attempts).begin(self.address, user.name, Instant::now()) {
+        match lock(&self.desk().attempts).begin(self.address, Record::of(&user), Instant::now()) {
             Some(attempt) => Answer::Factor { attempt, methods },
             None => refused(Why::Busy),
         }
     }
 
     fn finish_with_code(&self, attempt: &Secret, code: &Secret) -> Answer {
-        let name = lock(&self.desk().attempts).find(attempt, self.address, Instant::now()).cloned();
-        let Some(name) = name else { return refused(Why::Stale) };
-        let user = match self.take_code(&name, code) {
+        let record = lock(&self.desk().attempts).find(attempt, self.address, Instant::now()).cloned();
+        let Some(record) = record else { return refused(Why::Stale) };
+        let user = match self.take_code(record.name(), code) {
             Ok(user) => user,
             Err(no) => return no,
         };
+        // The password that was shown may be none any more.
+        if Record::of(&user) != record {
+            return refused(Why::Stale);
+        }
         // Of two at once with two codes one is enough.
         if lock(&self.desk().attempts).take(attempt, self.address, Instant::now()).is_none() {
             return refused(Why::Stale);
@@ -451,7 +495,7 @@ impl Visitor<'_> {
         let Ok(mac) = binding(&gateway.engine.snapshot().topology, self.address, None) else {
             return refused(Why::NoSegment);
         };
-        let Proven { user, groups, factor, device, proof, lasts, origin } = proven;
+        let Proven { user, groups, factor, device, proof, lasts, origin, record } = proven;
         let before = gateway.sessions.of(self.address, now);
         let is_mine = |before: &Session| self.session().is_some_and(|mine| mine.id == before.id);
         let is_other = |before: &&Arc<Session>| {
@@ -498,13 +542,23 @@ impl Visitor<'_> {
         let claims = Claims { user, groups, factor, device, health, origin, ..Claims::default() };
         let new = New { address: self.address, mac, claims, proof, ends };
         match gateway.begin_session(new, None) {
-            Ok(session) => self.welcome(&session),
+            Ok(session) if record.is_none_or(|record| self.says_still(&record)) => self.welcome(&session),
+            // Whoever has changed the book since it was looked at has not seen this session.
+            Ok(session) => match gateway.end_sessions(&Which::one(&session), None) {
+                Ok(_) => refused(Why::Stale),
+                Err(_) => refused(Why::Failed),
+            },
             Err(NotBegun::Refused(_, sessions::Refused::NoSegment)) => refused(Why::NoSegment),
             Err(NotBegun::Refused(_, sessions::Refused::Full)) => refused(Why::Full),
             Err(NotBegun::Refused(_, sessions::Refused::Workload)) => refused(Why::Failed),
             Err(NotBegun::Locked(_)) => refused(Why::Locked),
             Err(NotBegun::Denied(_) | NotBegun::Stuck(_)) => refused(Why::Failed),
         }
+    }
+
+    /// Whether the book says the same of somebody as when they were believed.
+    fn says_still(&self, record: &Record) -> bool {
+        self.desk().book().is_ok_and(|book| record.stands(book))
     }
 
     fn welcome(&self, session: &Session) -> Answer {
@@ -541,5 +595,6 @@ fn is_named(one: Option<&Device>, other: Option<&Device>) -> bool {
 }
 
 fn proven(user: User, factor: Option<(Duration, bool)>) -> Proven {
-    Proven { user: Some(user.name), groups: user.groups, factor, ..Proven::by(Proof::Password) }
+    let record = Some(Record::of(&user));
+    Proven { user: Some(user.name), groups: user.groups, factor, record, ..Proven::by(Proof::Password) }
 }

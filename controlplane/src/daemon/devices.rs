@@ -89,7 +89,7 @@ pub fn change(
                     claims.device.iter_mut().for_each(|device| device.tags.clone_from(tags));
                 })?;
             }
-            DeviceAct::Revoke | DeviceAct::Remove => gateway.take_device(session, by)?,
+            DeviceAct::Revoke | DeviceAct::Remove => gateway.take_device(session, Some(by))?,
         }
     }
     Ok(api::Device { code, ..row(&device, sessions.len()) })
@@ -97,11 +97,11 @@ pub fn change(
 
 impl Gateway {
     /// Nothing is known any more of the device of a session; where nobody else is known, it ends.
-    fn take_device(&self, session: &Session, by: &store::Who) -> Result<(), Refusal> {
+    pub(super) fn take_device(&self, session: &Session, by: Option<&store::Who>) -> Result<(), Refusal> {
         if session.claims.user.is_none() {
-            return self.end_sessions(&Which::one(session), Some(by)).map(drop);
+            return self.end_sessions(&Which::one(session), by).map(drop);
         }
-        let taken = self.amend_unrecorded(session, Some(by), |claims| {
+        let taken = self.amend_unrecorded(session, by, |claims| {
             (claims.device, claims.health) = (None, None);
         })?;
         if let Some(session) = taken {

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::passkeys::Passkey;
-use super::totp;
+use super::{Shadow, totp};
 use crate::portal::wire::Secret;
 
 /// Its name in the state directory.
@@ -84,6 +84,13 @@ pub struct Authenticator {
 impl User {
     fn passkey_ids(&self) -> Vec<String> {
         self.passkeys.iter().map(|passkey| passkey.id.clone()).collect()
+    }
+
+    /// What stands for all of a user that a sign-in goes by: another one as soon as somebody has changed something of it.
+    pub fn mark(&self) -> Shadow {
+        let app = self.totp.as_ref().map(|totp| &totp.key);
+        let since = (self.added_s, self.password_s, self.disabled);
+        Shadow::of_record(&(&self.name, &self.groups, &self.password, app, self.passkey_ids(), since))
     }
 
     /// How long before the next code is looked at. A clock that was put back makes nobody wait longer than the wait itself.

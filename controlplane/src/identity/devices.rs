@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::book::{Book, Broken, Table};
-use super::token;
+use super::{Shadow, token};
 use crate::portal::wire::Secret;
 use crate::store::sha256;
 use crate::tokens::key::{Key, Keys};
@@ -51,6 +51,13 @@ impl Device {
     /// Until when it is enrolled, seconds since 1970.
     pub fn ends_s(&self) -> u64 {
         self.enrolled_s.saturating_add(self.lasts_s)
+    }
+
+    /// What stands for all of a device that its statements and certificates go by: another one as soon as somebody has changed
+    /// something of it.
+    pub fn mark(&self) -> Shadow {
+        let until = (self.enrolled_s, self.lasts_s, self.revoked);
+        Shadow::of_record(&(&self.name, &self.tags, &self.key, &self.kid, until))
     }
 
     /// Whether this code enrolls it.
@@ -139,16 +146,23 @@ impl Book {
         self.change_record(DEVICES, "device", name, change)
     }
 
-    /// A new code for a device, which takes the place of the one before.
+    /// A new code for a device of this name, with these tags and this time, which takes the place of the one before. A key that
+    /// counts goes on counting; one whose time is over does not begin to count again.
     ///
     /// # Errors
     ///
     /// The file cannot be written.
     pub fn invite(&self, device: Device, now_s: u64) -> Result<Secret, Broken> {
         let code = code();
-        let device = Device { code: Some((digest(&code), now_s + CODE_LASTS_S)), ..device };
-        let name = device.name.clone();
-        let written = self.change_device(&name, |_| Ok::<_, std::convert::Infallible>((Some(device), ())))?;
+        let Device { name, tags, lasts_s, .. } = device;
+        let invited = Some((digest(&code), now_s + CODE_LASTS_S));
+        let written = self.change_device(&name, |before| {
+            let before = before.unwrap_or_default();
+            let is_over = !before.revoked && !before.is_enrolled(now_s);
+            let (key, kid) = if is_over { (None, None) } else { (before.key, before.kid) };
+            let device = Device { name: name.clone(), tags, lasts_s, key, kid, code: invited, ..before };
+            Ok::<_, std::convert::Infallible>((Some(device), ()))
+        })?;
         written.map(|()| code).map_err(|never| match never {})
     }
 
@@ -226,6 +240,20 @@ mod tests {
         assert!(enrolled.is_enrolled(NOW + 1000) && !enrolled.is_enrolled(NOW + 1001));
         assert_eq!(book.enroll("laptop", &code, &second, NOW + 2), Ok(Err(NotEnrolled::Code)), "used");
         assert_eq!(book.device("laptop"), Ok(Some(enrolled)));
+    }
+
+    #[test]
+    fn an_invitation_revived_a_key_whose_time_was_over() {
+        let directory = Directory::new("revived");
+        let book = Book::open(&directory.0).unwrap();
+        let code = book.invite(device(), NOW).unwrap();
+        let old = book.enroll("laptop", &code, &jwk(), NOW).unwrap().unwrap();
+        let later = NOW + old.lasts_s;
+        assert!(!old.is_enrolled(later));
+        // For the machine that takes its place.
+        let code = book.invite(Device { lasts_s: 5000, ..old }, later).unwrap();
+        assert!(!book.device("laptop").unwrap().unwrap().is_enrolled(later));
+        assert!(book.enroll("laptop", &code, &jwk(), later).unwrap().unwrap().is_enrolled(later));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod totp;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::portal::wire::Secret;
@@ -52,5 +53,11 @@ impl Shadow {
     /// Of a token.
     pub fn of(token: &Secret) -> Shadow {
         Shadow(Sha256::digest(token.reveal()).into())
+    }
+
+    /// Of something that is kept, secrets and all.
+    fn of_record(record: &impl Serialize) -> Shadow {
+        // Nothing that is kept has a key that JSON cannot have.
+        Shadow::of(&Secret::new(serde_json::to_string(record).unwrap_or_default()))
     }
 }

@@ -407,3 +407,63 @@ fn n5_two_users_behind_one_address_are_never_merged() {
     assert_eq!(sign_in(nat(6), "bob")["say"], "begun");
     scene.crosses("office", "servers", &path(nat(6)).udp(4000, 445, b"bob"));
 }
+
+#[test]
+fn a_user_who_was_disabled_while_the_password_was_looked_at_was_let_in() {
+    let Some((scene, _)) = begin() else { return };
+    let source: IpAddr = scene.host("office").v4[0].into();
+    let bob =
+        |add: &str| assert_eq!(scene.cli_with(&["user", add, "bob", "--password-stdin"], PASSWORD).code, 0);
+    bob("add");
+    let (change, undo) = (["user", "disable", "bob"], ["user", "enable", "bob"]);
+    for delay_ms in [10, 20, 30, 40, 60, 80, 100, 140] {
+        let answer = std::thread::scope(|scope| {
+            let signing_in = scope.spawn(|| {
+                ask_from(&scene, source, "password", None, &json!({ "user": "bob", "password": PASSWORD }))
+            });
+            // The hash of a password takes a while.
+            std::thread::sleep(Duration::from_millis(delay_ms));
+            assert_eq!(scene.cli(&change).code, 0);
+            signing_in.join().unwrap()
+        });
+        assert_eq!(scene.json(&["session", "list"])["sessions"], json!([]), "after {delay_ms} ms: {answer}");
+        assert_eq!(scene.cli(&undo).code, 0);
+    }
+}
+
+#[test]
+fn a_sign_in_that_began_with_the_old_password_could_be_finished_after_it_was_changed() {
+    let Some((scene, key)) = begin() else { return };
+    let source: IpAddr = scene.host("office").v4[0].into();
+    let password =
+        ask_from(&scene, source, "password", None, &json!({ "user": "alice", "password": PASSWORD }));
+    let fields = json!({ "attempt": text(&password, "attempt"), "code": code(&key, 0) });
+    let passwd = scene.cli_with(&["user", "passwd", "alice", "--password-stdin"], "another password of hers");
+    assert_eq!(passwd.code, 0, "{passwd:?}");
+    assert_eq!(ask_from(&scene, source, "totp", None, &fields)["why"], "stale");
+    assert_eq!(scene.json(&["session", "list"])["sessions"], json!([]));
+}
+
+#[test]
+fn a_device_that_was_heard_all_the_time_was_cut_off_when_its_session_was_over() {
+    let short = Config {
+        rules: config().rules.replace("[identity]\n", "[identity]\nsession = \"12s\"\n"),
+        ..config()
+    };
+    let Some(scene) = Scene::start(&short) else { return };
+    bulkhead_tests::wait_until("the portal listens", || {
+        super::portal::status(&scene)["listening"].as_array().is_some_and(|places| places.len() == 2)
+    });
+    let code = text(&scene.json(&["device", "enroll", "laptop-7", "--tag", "laptop"])["code"], "code");
+    assert_eq!(enroll(&scene, &code).code, 0);
+    let healthy = ["agent", "run", "--once", "--fact", "disk_encrypted=true", "--fact", "os_patch_age=86400"];
+    let path = path(&scene);
+    let begun = Instant::now();
+    for round in 0..5_u32 {
+        std::thread::sleep((4 * round * Duration::from_secs(1)).saturating_sub(begun.elapsed()));
+        assert_eq!(at_office(&scene, &healthy, "").code, 0);
+        scene.crosses("office", "servers", &path.udp(4000, 1433, b"the same connection"));
+    }
+    let events = scene.cli(&["events", "--last", "200"]).stdout;
+    assert!(events.contains("\"opened\"") && !events.contains("\"cut\""), "{events}");
+}

@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::json;
 
-use super::{Proven, Visitor, refused};
+use super::{Proven, Record, Visitor, refused};
 use crate::agent::statement::words;
 use crate::audit::{By, Entry, Kind};
 use crate::config::diagnostics::quoted;
@@ -21,7 +21,7 @@ use crate::identity::certificates::{Certificate, Evidence, Refused, spiffe};
 use crate::model::TrustDomain;
 use crate::portal::doorman::{NOTHING_SHOWN, RECOGNISED, Said};
 use crate::portal::wire::{Answer, Why};
-use crate::sessions::{self, Proof, Session};
+use crate::sessions::{self, Proof};
 
 /// The most names of authorities that clients are told, bytes; with more, they choose by themselves.
 const NAMES_BYTES_MAX: usize = 16 * 1024;
@@ -167,7 +167,7 @@ impl Visitor<'_> {
         let left = certificate.left(now).min(ends.duration_since(now).unwrap_or_default()).min(limit);
         let at = self.gateway.engine.now();
         let who = format!("device {}", device.name);
-        let name = device.name.clone();
+        let (name, record) = (device.name.clone(), Record::of_device(&device));
         let device = sessions::Device {
             name: Some(device.name),
             enrolled: true,
@@ -176,14 +176,13 @@ impl Visitor<'_> {
             until: Some(sessions::later(at, left)),
         };
         let session = self.gateway.sessions.of(self.address, at).filter(|session| self.is_on(session, &name));
-        // The device's own session begins anew before half of it is over; somebody's who has signed in there ends when it ends.
-        let is_own = |session: &Session| session.claims.user.is_none();
-        let is_old = |session: &Session| session.ends < sessions::later(at, left / 2);
         let answer = match session {
-            Some(session) if !(is_own(&session) && is_old(&session)) => self.heard(&session, device, None),
+            Some(session) if !self.is_to_begin_anew(&session, left) => {
+                self.heard(&session, device, None, &record)
+            }
             _ => {
-                let (device, lasts) = (Some((device, None)), Some(left));
-                self.begin(Proven { device, lasts, ..Proven::by(Proof::Device) })
+                let (device, lasts, record) = (Some((device, None)), Some(left), Some(record));
+                self.begin(Proven { device, lasts, record, ..Proven::by(Proof::Device) })
             }
         };
         Ok(Recognised { who, answer })

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{Proven, Visitor, refused};
+use super::{Proven, Record, Visitor, refused};
 use crate::audit::{By, Entry, Kind};
 use crate::config::diagnostics::quoted;
 use crate::config::identity::Check;
@@ -171,7 +171,10 @@ impl Visitor<'_> {
             Err(no) => return no,
         };
         let now = self.gateway.engine.now();
-        let heartbeat = Duration::from_secs(self.gateway.in_force().model.sign_in.heartbeat_s.into());
+        let record = Record::of_device(&device);
+        let model = self.gateway.in_force().model;
+        let heartbeat = Duration::from_secs(model.sign_in.heartbeat_s.into());
+        let lasts = Duration::from_secs(model.sign_in.session_s.into());
         let health = Health { facts: said.facts, at: Moment::before(now, Duration::ZERO) };
         let device = sessions::Device {
             name: Some(device.name),
@@ -181,9 +184,21 @@ impl Visitor<'_> {
             until: Some(sessions::later(now, heartbeat)),
         };
         match self.gateway.sessions.of(self.address, now).filter(|session| self.is_on(session, name)) {
-            Some(session) => self.heard(&session, device, Some(health)),
-            None => self.begin(Proven { device: Some((device, Some(health))), ..Proven::by(Proof::Device) }),
+            Some(session) if !self.is_to_begin_anew(&session, lasts) => {
+                self.heard(&session, device, Some(health), &record)
+            }
+            _ => {
+                let (device, record) = (Some((device, Some(health))), Some(record));
+                self.begin(Proven { device, record, ..Proven::by(Proof::Device) })
+            }
         }
+    }
+
+    /// Whether less than half is left of a session of a device alone: then it begins anew, and its connections go on.
+    /// Somebody's who has signed in there ends when it ends.
+    pub(super) fn is_to_begin_anew(&self, session: &Session, lasts: Duration) -> bool {
+        let half = sessions::later(self.gateway.engine.now(), lasts / 2);
+        session.claims.user.is_none() && session.ends < half
     }
 
     /// Whether a session of the address is on this device: its own, or that of whoever shows its cookie, or one that is bound
@@ -204,6 +219,7 @@ impl Visitor<'_> {
         session: &Session,
         device: sessions::Device,
         health: Option<Health>,
+        record: &Record,
     ) -> Answer {
         let gateway = self.gateway;
         let change = |claims: &mut Claims| {
@@ -218,6 +234,13 @@ impl Visitor<'_> {
             Err(NotBegun::Locked(_)) => return refused(Why::Locked),
             Err(_) => return refused(Why::Failed),
         };
+        // Whoever has revoked it since the book was looked at has not seen it here.
+        if !self.says_still(record) {
+            return match gateway.take_device(&heard, None) {
+                Ok(()) => refused(Why::Stale),
+                Err(_) => refused(Why::Failed),
+            };
+        }
         let now = gateway.engine.now();
         let names = &gateway.in_force().model.identities;
         let stands = |session: &Session| {

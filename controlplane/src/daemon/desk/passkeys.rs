@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
-use super::{Proven, Visitor, later, proven, refused};
+use super::{Proven, Record, Visitor, later, proven, refused};
 use crate::audit::{By, Entry, Kind};
 use crate::config::diagnostics::quoted;
 use crate::daemon::gateway::lock;
@@ -95,6 +95,14 @@ impl Visitor<'_> {
         user.filter(|user| !user.disabled).ok_or(refused(Why::Wrong))
     }
 
+    /// The user who has shown a password, if it still is the one that was shown.
+    fn half_way(&self, attempt: &Secret) -> Result<User, Answer> {
+        let record = lock(&self.desk().attempts).find(attempt, self.address, Instant::now()).cloned();
+        let record = record.ok_or(refused(Why::Stale))?;
+        let user = self.user(record.name())?;
+        if Record::of(&user) == record { Ok(user) } else { Err(refused(Why::Stale)) }
+    }
+
     /// The cookie's session and its user, of those who can have passkeys.
     fn own(&self) -> Result<(std::sync::Arc<Session>, User), Answer> {
         let session = self.session().ok_or(refused(Why::NotSignedIn))?;
@@ -125,8 +133,7 @@ impl Visitor<'_> {
         let of = |user: &User| party.ask(&user.passkeys).ok_or(refused(Why::Unknown));
         let begun = match attempt {
             Some(attempt) => {
-                let name = lock(&self.desk().attempts).find(&attempt, self.address, Instant::now()).cloned();
-                let (expected, options) = of(&self.user(&name.ok_or(refused(Why::Stale))?)?)?;
+                let (expected, options) = of(&self.half_way(&attempt)?)?;
                 (Ceremony::Factor { attempt, expected }, options)
             }
             None if step_up => {
@@ -157,8 +164,7 @@ impl Visitor<'_> {
                 Ok(self.begin(Proven { proof: Proof::Passkey, ..proven(user, Some((Duration::ZERO, true))) }))
             }
             Ceremony::Factor { attempt, expected } => {
-                let name = lock(&self.desk().attempts).find(&attempt, self.address, Instant::now()).cloned();
-                let user = self.user(&name.ok_or(refused(Why::Stale))?)?;
+                let user = self.half_way(&attempt)?;
                 let user = self.take_passkey(&party, expected, response, Some(user))?;
                 if lock(&self.desk().attempts).take(&attempt, self.address, Instant::now()).is_none() {
                     return Err(refused(Why::Stale));
