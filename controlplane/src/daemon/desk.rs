@@ -223,6 +223,9 @@ impl Proven {
 /// Answers a question that came by a connection with this peer.
 pub fn answer(gateway: &Gateway, peer: IpAddr, asked: Asked) -> Answer {
     let visitor = Visitor { gateway, address: peer.to_canonical(), cookie: asked.cookie };
+    if let Err(why) = visitor.opened() {
+        visitor.tell_refused(None, why);
+    }
     match asked.question {
         Question::Standing => visitor.standing(),
         Question::Password { user, password } => visitor.password(&user, &password),
@@ -276,14 +279,38 @@ impl Visitor<'_> {
 
     /// The session that the cookie opens here.
     fn session(&self) -> Option<Arc<Session>> {
-        let cookie = self.cookie.as_ref()?;
-        let id = {
+        self.opened().ok().flatten()
+    }
+
+    /// The session that the cookie opens here; nothing without a cookie, or when its session has ended.
+    ///
+    /// # Errors
+    ///
+    /// It is somebody else's cookie; in words.
+    fn opened(&self) -> Result<Option<Arc<Session>>, &'static str> {
+        let Some(cookie) = &self.cookie else { return Ok(None) };
+        let (address, id) = {
             let cookies = lock(&self.desk().cookies);
-            let opens = cookies.get(&Shadow::of(cookie)).filter(|opens| opens.address == self.address)?;
-            opens.id.clone()
+            let Some(opens) = cookies.get(&Shadow::of(cookie)) else { return Ok(None) };
+            (opens.address, opens.id.clone())
         };
-        let session = self.gateway.sessions.of(self.address, self.gateway.engine.now())?;
-        (session.id == id).then_some(session)
+        let session = self.gateway.sessions.of(address, self.gateway.engine.now());
+        let Some(session) = session.filter(|session| session.id == id) else { return Ok(None) };
+        if address != self.address {
+            return Err("a cookie was shown at another address than its session's");
+        }
+        if self.is_on_machine(&session) {
+            Ok(Some(session))
+        } else {
+            Err("a cookie was shown by another machine than its session's, which has its address now")
+        }
+    }
+
+    /// Whether what speaks here is the machine to which a session is bound. The portal's connections are the kernel's, which
+    /// lets in whoever answers to the address.
+    fn is_on_machine(&self, session: &Session) -> bool {
+        let topology = &self.gateway.engine.snapshot().topology;
+        session.mac.is_none() || binding(topology, self.address, None) == Ok(session.mac)
     }
 
     /// A new cookie for a session; the one shown before opens nothing any more.
@@ -359,7 +386,7 @@ impl Visitor<'_> {
     /// Logs and tells that somebody was not let in. Only names that exist are repeated: people type passwords into the field
     /// above.
     fn tell_refused(&self, user: Option<&str>, why: &str) {
-        let who = user.map_or_else(|| "a user who does not exist".to_owned(), quoted);
+        let who = user.map_or_else(|| "nobody who is known".to_owned(), quoted);
         log::say(&format!("sign-in refused at {}: {who}: {why}", self.address));
         let by = By::User { user: user.map(str::to_owned), address: self.address };
         self.gateway.audit.later(Entry::new(Kind::SignInRefused, by).with("why", why));

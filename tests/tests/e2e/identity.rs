@@ -409,6 +409,36 @@ fn n5_two_users_behind_one_address_are_never_merged() {
 }
 
 #[test]
+fn n7_a_cookie_was_worth_as_much_to_another_machine_that_had_taken_the_address() {
+    let Some((scene, key)) = begin() else { return };
+    let host = scene.host("office");
+    let mine: IpAddr = host.v4[0].into();
+    let password =
+        ask_from(&scene, mine, "password", None, &json!({ "user": "alice", "password": PASSWORD }));
+    let fields = json!({ "attempt": text(&password, "attempt"), "code": code(&key, 0) });
+    let cookie = text(&ask_from(&scene, mine, "totp", None, &fields), "cookie");
+    let ask = |ask: &str| ask_from(&scene, mine, ask, Some(&cookie), &json!({}));
+    assert_eq!(ask("standing")["session"]["user"], "alice");
+    // Another machine answers to her address now, and its owner has her cookie.
+    let become_mac = |mac| {
+        host.namespace.set_mac(host.interface, mac).unwrap();
+        scene.lab.gateway.add_neighbour("office", mine, mac).unwrap();
+    };
+    become_mac([2, 0, 0, 0, 0, 99]);
+    // So long it may take until the gateway has heard of it.
+    std::thread::sleep(Duration::from_millis(500));
+    let standing = ask("standing");
+    assert_eq!((&standing["session"], &standing["is_taken"]), (&Value::Null, &json!(true)), "{standing}");
+    // Within minutes of her code: whoever adds a passkey now is her from then on.
+    assert_eq!(ask("passkey_register_begin")["why"], "not_signed_in");
+    assert_eq!(ask("sign_out")["say"], "signed_out");
+    scene.gateway().expect_said(&["a cookie was shown by another machine"]);
+    become_mac(host.mac);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(ask("standing")["session"]["user"], "alice", "nobody has ended it");
+}
+
+#[test]
 fn a_user_who_was_disabled_while_the_password_was_looked_at_was_let_in() {
     let Some((scene, _)) = begin() else { return };
     let source: IpAddr = scene.host("office").v4[0].into();

@@ -209,7 +209,7 @@ impl Visitor<'_> {
             return false;
         }
         let is_opened = self.session().is_some_and(|mine| mine.id == session.id);
-        is_opened || other.is_some() || session.mac.is_some()
+        self.is_on_machine(session) && (is_opened || other.is_some() || session.mac.is_some())
     }
 
     /// Takes in what a device says that is known already; what it does not say stays as it was. Only what changes an answer is
