@@ -578,6 +578,7 @@ impl Visitor<'_> {
             Err(NotBegun::Refused(_, sessions::Refused::NoSegment)) => refused(Why::NoSegment),
             Err(NotBegun::Refused(_, sessions::Refused::Full)) => refused(Why::Full),
             Err(NotBegun::Refused(_, sessions::Refused::Workload)) => refused(Why::Failed),
+            Err(NotBegun::Refused(_, sessions::Refused::Way)) => refused(Why::Unknown),
             Err(NotBegun::Locked(_)) => refused(Why::Locked),
             Err(NotBegun::Denied(_) | NotBegun::Stuck(_)) => refused(Why::Failed),
         }

@@ -19,7 +19,7 @@ use bulkhead_dataplane::verdict::{Generation, Now, SegmentId};
 use super::describe::{Ages, Described, describe};
 use super::roll::Roll;
 use super::turns::Turns;
-use super::{Claims, Device, Proof, Session, later};
+use super::{Claims, Device, Origin, Proof, Session, later};
 use crate::identity::certificates::spiffe::Id;
 use crate::model::{Model, Workload};
 
@@ -64,6 +64,8 @@ pub enum Refused {
     Full,
     /// The policy says who is behind the address (`[[workload]]`).
     Workload,
+    /// The policy in force knows no such way to sign in.
+    Way,
 }
 
 impl fmt::Display for Refused {
@@ -71,6 +73,7 @@ impl fmt::Display for Refused {
         f.write_str(match self {
             Refused::NoSegment => "the address belongs to no segment",
             Refused::Workload => "the policy itself says who is there (`[[workload]]`)",
+            Refused::Way => "the policy in force knows no such way to sign in",
             Refused::Full => "there are as many sessions as fit (`sessions` in [gateway])",
         })
     }
@@ -320,7 +323,7 @@ impl State {
                 (true, _) if is_same => None,
                 (true, _) => Some(Why::Unbound),
                 (false, Some(_)) => Some(Why::Bound),
-                // It has to show its document again.
+                // It has to show its document again, or they have to sign in another way.
                 (false, None) if !stands(model, session) => Some(Why::Unbound),
                 (false, None) => None,
             };
@@ -352,7 +355,9 @@ impl State {
             return Err(Refused::Workload);
         }
         let New { address, mac, claims, proof, ends } = new;
-        Ok(Session { id, address, segment, mac, claims, proof, begun: now, ends })
+        let session = Session { id, address, segment, mac, claims, proof, begun: now, ends };
+        // It was proved by the policy of before, perhaps.
+        if stands(model, &session) { Ok(session) } else { Err(Refused::Way) }
     }
 
     fn id(&mut self, chance: &RandomState) -> String {
@@ -375,11 +380,23 @@ impl State {
     }
 }
 
-/// Whether the model says of a workload what it said when that showed its SPIFFE ID; of anybody else it says nothing.
+/// Whether the model believes in the way by which a session was proved: in the gateway's own users, in the identity provider,
+/// and of a workload, that it says what it said when that showed its SPIFFE ID.
 fn stands(model: &Model, session: &Session) -> bool {
-    let Some(device) = session.claims.device.as_ref().filter(|_| session.proof == Proof::Spiffe) else {
-        return true;
+    let Claims { device, origin, .. } = &session.claims;
+    let device = match session.proof {
+        Proof::Password | Proof::Passkey => return model.sign_in.passwords,
+        Proof::Provider => {
+            let is_same = |origin: &Origin| {
+                let mut providers = model.sign_in.providers.iter();
+                providers.any(|known| (&known.name, &known.issuer) == (&origin.provider, &origin.issuer))
+            };
+            return origin.as_ref().is_some_and(is_same);
+        }
+        Proof::Spiffe => device.as_ref(),
+        Proof::Operator | Proof::Radius | Proof::Device | Proof::Static => None,
     };
+    let Some(device) = device else { return true };
     let is_same = |workload: &Workload| {
         workload.spiffe.as_ref().map(Id::as_str) == device.credential.as_deref()
             && Some(&workload.name) == device.name.as_ref()

@@ -475,6 +475,21 @@ fn a_sign_in_that_began_with_the_old_password_could_be_finished_after_it_was_cha
 }
 
 #[test]
+fn sessions_outlived_the_way_by_which_they_had_begun() {
+    let Some((scene, key)) = begin() else { return };
+    let path = path(&scene);
+    assert_eq!(login(&scene, &key, 0).code, 0);
+    scene.crosses("office", "servers", &path.udp(4000, 5432, b"alice"));
+    let shut = Config {
+        rules: config().rules.replace("[identity]\n", "[identity]\npasswords = false\n"),
+        ..config()
+    };
+    scene.reload(&shut);
+    scene.stays_out("office", "servers", &path.udp(4000, 5432, b"on the live connection"));
+    assert_eq!(scene.json(&["session", "list"])["sessions"], json!([]));
+}
+
+#[test]
 fn a_device_that_was_heard_all_the_time_was_cut_off_when_its_session_was_over() {
     let short = Config {
         rules: config().rules.replace("[identity]\n", "[identity]\nsession = \"12s\"\n"),
