@@ -7,11 +7,11 @@ use std::time::SystemTime;
 
 use serde_json::json;
 
-use super::acts::operator;
+use super::acts::{operator, session_changed};
 use super::gateway::Gateway;
 use super::lifecycle::{boottime, from_ms, since_1970_ms};
 use super::log;
-use super::sessions::{name_of, refused};
+use super::sessions::{address, name_of, refused};
 use super::time::rfc3339;
 use crate::api::operator::{Restrain, Restrained, RestraintRow, Whom};
 use crate::api::types::Refusal;
@@ -19,7 +19,7 @@ use crate::audit::{By, Entry, Kind as Act};
 use crate::config::diagnostics::quoted;
 use crate::config::values;
 use crate::model::Model;
-use crate::restraints::{Clocks, Kind, Known, Restraint, Restraints, Subject};
+use crate::restraints::{Clocks, Full, Kind, Known, Restraint, Restraints, Subject};
 use crate::sessions::{Claims, Placed, Session, Which};
 use crate::store::{Disk, Who};
 
@@ -97,10 +97,7 @@ impl Gateway {
     /// There is no room, or a worker is stuck.
     pub(super) fn quarantine_of(&self, claims: &Claims, address: std::net::IpAddr) -> Result<(), Refusal> {
         let groups = names(&self.in_force().model, claims);
-        let is_new = self
-            .restraints
-            .bring_in(&known(claims, &groups, address))
-            .map_err(|full| Refusal::error(format!("no room in quarantine: {full}")))?;
+        let is_new = self.restraints.bring_in(&known(claims, &groups, address)).map_err(no_room)?;
         if is_new {
             self.publish_restraints()?;
             self.save_restraints();
@@ -113,13 +110,18 @@ impl Gateway {
         if self.restraints.list(Kind::Lock).is_empty() {
             return;
         }
-        for session in self.sessions.list(&Which::default(), self.engine.now()) {
-            if let Some(lock) = self.lock_of(&session) {
+        let ended = self.sessions.end_where(|session| self.lock_of(session).is_some());
+        for session in &ended {
+            if let Some(lock) = self.lock_of(session) {
                 log::say(&format!("session {} ends: {}", session.id, why(&lock)));
-                // What is amiss, an alarm tells.
-                let _ = self.end_sessions(&Which::one(&session), None);
             }
         }
+        // What is amiss, an alarm tells.
+        let _ = self.end_told(&ended, None);
+    }
+
+    fn end_told(&self, ended: &[Arc<Session>], by: Option<&Who>) -> Result<u64, Refusal> {
+        self.tell_ended(ended, by, |session| session_changed(Act::SessionRevoked, session, by))
     }
 
     /// The lock that means a session.
@@ -139,32 +141,32 @@ impl Gateway {
         let Restraint { kind, subject, .. } = &restraint;
         self.restraints.put(restraint.clone(), clocks).map_err(|full| Refusal::error(full.to_string()))?;
         // From here on nobody who is meant is let in; who was before, or is just being, is seen below.
-        let now = self.engine.now();
-        let mut ended = 0;
-        let sessions = self.sessions.list(&Which::default(), now);
-        let meant: Vec<_> = sessions.iter().filter(|session| self.is_meant(subject, session)).collect();
-        match kind {
+        let is_meant = |session: &Session| self.is_meant(subject, session);
+        let (meant, held) = match kind {
+            // All at once: however many they are, the workers are waited for once.
             Kind::Lock => {
-                for session in &meant {
-                    ended += self.end_sessions(&Which::one(session), Some(by))?;
-                }
+                let ended = self.sessions.end_where(is_meant);
+                let held = self.end_told(&ended, Some(by)).map(drop);
+                (ended.len(), held)
             }
             Kind::Quarantine => {
-                for session in &meant {
-                    self.quarantine_of(&session.claims, session.address)?;
-                }
+                let mut sessions = self.sessions.list(&Which::default(), self.engine.now());
+                sessions.retain(|session| is_meant(session));
+                (sessions.len(), self.bring_all_in(&sessions))
             }
-        }
-        // An address is looked at by the packets themselves.
-        if matches!(subject, Subject::Address(_)) {
-            self.publish_restraints()?;
+        };
+        // An address is looked at by the packets themselves, and so are those that have just come into quarantine.
+        let held = if matches!(subject, Subject::Address(_)) || *kind == Kind::Quarantine {
+            held.and(self.publish_restraints())
         } else {
-            self.engine.settle().map_err(|error| Refusal::error(format!("it holds, but {error}")))?;
-        }
+            held
+        };
+        // Also when a worker is stuck, or there is no room for some: it holds for all others.
         let unsaved = self.save_restraints();
         let act = if *kind == Kind::Lock { Act::Locked } else { Act::Quarantined };
-        self.done(entry(act, &restraint, operator(by)).with("sessions", meant.len()));
+        self.done(entry(act, &restraint, operator(by)).with("sessions", meant));
         self.tell_restraint(&restraint, "begun", Some(by));
+        held?;
         let is_quarantine = *kind == Kind::Quarantine;
         let warning = (is_quarantine && self.in_force().model.quarantine().is_none()).then(|| {
             "the policy has no quarantine segment (`quarantine = true` in [segments.NAME]), so nothing reaches anything from there"
@@ -173,9 +175,21 @@ impl Gateway {
         let held = self.restraints.list(*kind).into_iter().find(|held| held.subject == *subject);
         Ok(Restrained {
             restraint: row(held.as_ref().unwrap_or(&restraint)),
-            sessions: if is_quarantine { meant.len() as u64 } else { ended },
+            sessions: meant as u64,
             warning: unsaved.or(warning),
         })
+    }
+
+    /// Brings the addresses of sessions into quarantine; that is not published yet.
+    fn bring_all_in(&self, sessions: &[Arc<Session>]) -> Result<(), Refusal> {
+        let model = self.in_force().model;
+        let mut all = Ok(());
+        for session in sessions {
+            let groups = names(&model, &session.claims);
+            let brought = self.restraints.bring_in(&known(&session.claims, &groups, session.address));
+            all = all.and(brought.map(drop).map_err(no_room));
+        }
+        all
     }
 
     fn is_meant(&self, subject: &Subject, session: &Session) -> bool {
@@ -220,11 +234,7 @@ impl Gateway {
             Whom::User(text) => Subject::User(name(text, "user")?),
             Whom::Device(text) => Subject::Device(name(text, "device")?),
             Whom::Group(text) => Subject::Group(name(text, "group")?),
-            Whom::Address(text) => {
-                Subject::Address(text.parse().map_err(|_| {
-                    Refusal::error(format!("--address: {} is not an IP address", quoted(text)))
-                })?)
-            }
+            Whom::Address(text) => Subject::Address(address(text)?),
             Whom::Session(id) => {
                 let which = Which { id: Some(id.clone()), ..Which::default() };
                 let found = self.sessions.list(&which, self.engine.now());
@@ -354,6 +364,10 @@ impl Gateway {
             "reason": restraint.reason, "until": restraint.until_ms.map(|ms| rfc3339(from_ms(ms))), "by": by,
         }));
     }
+}
+
+fn no_room(full: Full) -> Refusal {
+    Refusal::error(format!("no room in quarantine: {full}"))
 }
 
 fn entry(act: Act, restraint: &Restraint, by: By) -> Entry {

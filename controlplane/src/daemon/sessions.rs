@@ -281,11 +281,24 @@ impl Gateway {
         by: Option<&store::Who>,
         entry: impl Fn(&Session) -> Entry,
     ) -> Result<u64, Refusal> {
-        let ended = self.sessions.end(which);
+        self.tell_ended(&self.sessions.end(which), by, entry)
+    }
+
+    /// Waits until no packet crosses by sessions that have ended, records that and tells of it. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// A worker is stuck.
+    pub(super) fn tell_ended(
+        &self,
+        ended: &[Arc<Session>],
+        by: Option<&store::Who>,
+        entry: impl Fn(&Session) -> Entry,
+    ) -> Result<u64, Refusal> {
         // Also when there was none: somebody else may be ending the same ones at this moment.
         let settled = self.engine.settle();
         self.done_all(ended.iter().map(|session| entry(session)));
-        for session in &ended {
+        for session in ended {
             self.tell("revoked", session, by);
         }
         self.settled(settled, "sessions are revoked")?;
@@ -416,8 +429,11 @@ pub(super) fn refused(option: &str, wrong: values::Wrong) -> Refusal {
     Refusal::error(format!("{option}: {wrong}"))
 }
 
-fn address(text: &str) -> Result<IpAddr, Refusal> {
-    text.parse().map_err(|_| Refusal::error(format!("--address: {} is not an IP address", quoted(text))))
+pub(super) fn address(text: &str) -> Result<IpAddr, Refusal> {
+    let address: Result<IpAddr, _> = text.parse();
+    let wrong = |_| Refusal::error(format!("--address: {} is not an IP address", quoted(text)));
+    // `::ffff:10.1.0.7` is 10.1.0.7: no packet has it.
+    address.map(|address| address.to_canonical()).map_err(wrong)
 }
 
 fn which(filter: &SessionFilter) -> Result<Which, Refusal> {

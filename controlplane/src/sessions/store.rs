@@ -591,6 +591,11 @@ impl Sessions {
         }
     }
 
+    /// As [`Sessions::end`], those for which this says so.
+    pub fn end_where(&self, is_meant: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
+        self.state().end_all(is_meant)
+    }
+
     /// Those meant that have not ended, by address.
     pub fn list(&self, which: &Which, now: Now) -> Vec<Arc<Session>> {
         let state = self.state();

@@ -343,3 +343,32 @@ fn everything_about_a_session_is_shown_and_events_and_connections_name_the_user(
 fn text_of(value: &Value, key: &str) -> String {
     text(value, key)
 }
+
+#[test]
+fn a_lock_of_many_waited_for_the_workers_once_for_each_session() {
+    let Some(scene) = Scene::start(&Config::new(rules())) else { return };
+    for n in 0..=300 {
+        let address = scene.peer("office").nth(Family::V6, n).to_string();
+        let user = if n < 300 { "dora" } else { "alice" };
+        let who = ["--address", &address, "--mac", "02:00:00:00:00:07", "--user", user];
+        ok(scene.cli(&[&["session", "add"][..], &who].concat()));
+    }
+    let begun = Instant::now();
+    let told = ok(scene.cli(&["lock", "--group", "dba"]));
+    let took = begun.elapsed();
+    assert!(told.stdout.contains("300 session(s) ended"), "{told:?}");
+    assert_eq!(sessions(&scene).len(), 1);
+    // A round of the workers, and one write of the log, take some milliseconds.
+    assert!(took < Duration::from_millis(600), "{took:?}");
+}
+
+#[test]
+fn an_ipv4_address_written_as_an_ipv6_one_was_locked_and_nobody_kept_out() {
+    let Some(scene) = Scene::start(&Config::new(rules())) else { return };
+    let own = path(&scene, Family::V4, 1);
+    let mapped = format!("::ffff:{}", own.source);
+    ok(scene.cli(&["lock", "--address", &mapped]));
+    scene.stays_out("office", "servers", &own.udp(4000, 53, b"x"));
+    ok(scene.cli(&["unlock", "--address", &own.source.to_string()]));
+    scene.crosses("office", "servers", &own.udp(4001, 53, b"x"));
+}
