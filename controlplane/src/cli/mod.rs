@@ -198,6 +198,11 @@ pub struct OutputArgs {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // Whatever it does, it may hold keys and passwords: no core dump has them, and only root looks into its memory.
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        complain(&format!("error: hiding the memory of this process: {error}"));
+        return ExitCode::FAILURE;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -299,3 +299,23 @@ fn exit_codes_tell_success_error_and_failed_tests() {
     let failed = scene.try_run(&["--no-fallback"]).expect_err("its tests fail");
     assert_eq!(failed.status.code(), Some(3));
 }
+
+#[test]
+fn c13_a_gateway_that_died_left_its_secrets_in_a_core_dump() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+    use nix::sys::signal::{Signal, kill};
+    use std::os::unix::process::ExitStatusExt;
+    setrlimit(Resource::RLIMIT_CORE, RLIM_INFINITY, RLIM_INFINITY).expect("the limit is ours to raise");
+    let Some(mut scene) = Scene::start(&Config::new(String::new())) else { return };
+    let directory = scene.config().parent().expect("it is in one").to_owned();
+    let mut sleeper = std::process::Command::new("sleep").arg("60").current_dir(directory).spawn().unwrap();
+    kill(nix::unistd::Pid::from_raw(sleeper.id() as i32), Signal::SIGABRT).unwrap();
+    if !sleeper.wait().unwrap().core_dumped() {
+        eprintln!("SKIP: the kernel dumps no core here");
+        return;
+    }
+    let gateway = scene.take_gateway();
+    gateway.signal(Signal::SIGABRT);
+    let status = gateway.ended();
+    assert_eq!((status.signal(), status.core_dumped()), (Some(Signal::SIGABRT as i32), false));
+}
