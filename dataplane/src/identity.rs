@@ -379,22 +379,27 @@ impl Slots {
                 .is_some_and(|slot| slot.version.load(Acquire) == bearer.version())
     }
 
-    /// Whether a packet from this MAC address is of the device whose session it is.
+    /// Whether this is the MAC address of the device whose session it is.
     #[inline]
     pub fn is_from(&self, bearer: Bearer, mac: Mac) -> bool {
         let own = self.slots.get(bearer.slot()).map_or(0, |slot| slot.mac.load(Relaxed));
         own == 0 || own == word(mac)
     }
 
-    /// [`Slots::is_current`] and, if the packet is the originator's, [`Slots::is_from`] in one look, for a bearer of somebody.
+    /// [`Slots::is_current`] and, of the MAC address from which the originator's packet comes or to which one for it goes,
+    /// [`Slots::is_from`] in one look, for a bearer of somebody.
     #[inline(always)]
-    pub(crate) fn obeys(&self, bearer: Bearer, direction: Direction, frame: &[u8]) -> bool {
+    pub(crate) fn obeys(&self, bearer: Bearer, direction: Direction, frame: &[u8], to: Mac) -> bool {
         let Some(slot) = self.slots.get(bearer.slot()) else { return false };
         if slot.version.load(Acquire) != bearer.version() {
             return false;
         }
         let own = slot.mac.load(Relaxed);
-        own == 0 || direction == Direction::Reply || source_word(frame).is_some_and(|seen| seen == own)
+        let seen = || match direction {
+            Direction::Original => source_word(frame),
+            Direction::Reply => Some(word(to)),
+        };
+        own == 0 || seen() == Some(own)
     }
 
     /// Whether a packet from this MAC address is of another device than that of the address's session.

@@ -35,7 +35,7 @@ mod datagram;
 mod session;
 mod shortcut;
 
-use session::{Standing, check_sender, deadline, standing};
+use session::{Standing, check_receiver, check_sender, deadline, standing};
 
 /// The most frames handled together.
 pub const BURST: usize = 64;
@@ -434,6 +434,10 @@ impl Pipeline {
         let hop = next_hop(context, headers, tuple.destination)?;
         if far != Some(hop.port) && !policy.policy.is_behind(hop.port, tuple.destination) {
             return Err(Reason::RouteRefused.into());
+        }
+        // The stamp of a worker that is ahead names a session of another policy.
+        if stamp.generation == policy.generation {
+            check_receiver(policy.policy.identities(), hit.direction, &stamp, hop.destination)?;
         }
         if stamp.egress.is_none() && stamp.generation == policy.generation {
             let egress = if hit.direction == Direction::Original { hop.port } else { ingress };

@@ -236,7 +236,7 @@ reasons! {
     Locked "locked" "policy" "An operator has locked out the source or the destination address. `bulkhead locks` says why and until when.";
     Quarantined "quarantined" "policy" "The source or the destination is in quarantine, and no rule from or to the quarantine segment allows it. `bulkhead quarantine list` says why and until when.";
     PolicyRevoked "policy_revoked" "policy" "The connection was allowed once, and the running policy no longer allows it: it was cut.";
-    AddressTaken "address_taken" "policy" "The packet comes from another MAC address than the device whose session let the connection through: somebody has taken its address.";
+    AddressTaken "address_taken" "policy" "The packet comes from, or would go to, another MAC address than the device whose session let the connection through: somebody has taken its address.";
     IdentityRevoked "identity_revoked" "policy" "The identity behind the connection changed or was revoked: it was cut.";
     Expired "expired" "policy" "The connection's permission ran out: it was cut.";
     Killed "killed" "policy" "An operator cut the connection.";

@@ -92,10 +92,14 @@ fn another_mac_address_is_somebody_else() {
     assert!(!slots.is_taken(address(2), OTHER));
     let obeys = |from: Mac, direction| {
         let frame = [&OTHER, &from, &[8, 0][..]].concat();
-        slots.obeys(own.bearer, direction, &frame)
+        slots.obeys(own.bearer, direction, &frame, MAC)
     };
     assert!(obeys(MAC, Direction::Original) && !obeys(OTHER, Direction::Original));
-    assert!(obeys(OTHER, Direction::Reply) && !slots.obeys(own.bearer, Direction::Original, &OTHER));
+    assert!(obeys(OTHER, Direction::Reply) && !slots.obeys(own.bearer, Direction::Original, &OTHER, MAC));
+    assert!(
+        !slots.obeys(own.bearer, Direction::Reply, &[0; 14], OTHER),
+        "its own frames do not go to another"
+    );
     for bit in 0..48 {
         let mut mac = MAC;
         mac[bit / 8] ^= 1 << (bit % 8);

@@ -26,11 +26,18 @@ pub(super) fn standing(sessions: &Slots, stamp: &Stamp, now: Now) -> Standing {
     if has_time(stamp, tick(now)) { Standing::Good } else { Standing::Over }
 }
 
-/// Whether, of a connection that passes by a session, this is good, and the packet, if it is the originator's, from the
-/// device whose session it is. In few steps: it is asked for nearly every packet.
+/// Whether, of a connection that passes by a session, this is good, and the packet from the device whose session it is, or
+/// to it, if that is the MAC address to which it goes. In few steps: it is asked for nearly every packet.
 #[inline(always)]
-pub(super) fn obeys(sessions: &Slots, direction: Direction, stamp: &Stamp, frame: &[u8], tick: Tick) -> bool {
-    has_time(stamp, tick) && sessions.obeys(stamp.bearer, direction, frame)
+pub(super) fn obeys(
+    sessions: &Slots,
+    direction: Direction,
+    stamp: &Stamp,
+    frame: &[u8],
+    to: Mac,
+    tick: Tick,
+) -> bool {
+    has_time(stamp, tick) && sessions.obeys(stamp.bearer, direction, frame, to)
 }
 
 #[inline(always)]
@@ -52,6 +59,18 @@ pub(super) fn check_sender(
     } else {
         Err(Reason::AddressTaken)
     }
+}
+
+/// Refuses a packet for the originator that would go to another device than the one whose session let the connection through,
+/// because that has its address now.
+pub(super) fn check_receiver(
+    sessions: &Slots,
+    direction: Direction,
+    stamp: &Stamp,
+    to: Mac,
+) -> Result<(), Reason> {
+    let is_for_originator = stamp.bearer != Bearer::NONE && direction == Direction::Reply;
+    if !is_for_originator || sessions.is_from(stamp.bearer, to) { Ok(()) } else { Err(Reason::AddressTaken) }
 }
 
 /// Deadlines count 16 ms, so that 32 bits last for two years.

@@ -200,7 +200,8 @@ fn pass_plain<'c, A: Family>(
     let stamp = found.stamp();
     let (near, far) = ends(found.hit.direction, found.ingress(), &stamp);
     let is_settled = stamp.generation == context.snapshot.policy.generation
-        && (stamp.bearer == Bearer::NONE || obeys(sessions, found.hit.direction, &stamp, came.frame, tick))
+        && (stamp.bearer == Bearer::NONE
+            || obeys(sessions, found.hit.direction, &stamp, came.frame, hop.destination, tick))
         && near == Some(came.by)
         && far == Some(hop.port)
         && plain.ip_len <= hop.mtu;

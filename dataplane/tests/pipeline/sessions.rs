@@ -192,6 +192,34 @@ fn n3_whoever_takes_the_address_gets_nothing_and_cuts_nothing() {
 }
 
 #[test]
+fn n3_whoever_had_taken_the_address_was_sent_what_was_for_its_session() {
+    let mut gateway = gateway();
+    sign_in(&gateway, Some(CLIENT.mac), &[(100, staff())]);
+    gateway.handshake(1000, 443);
+    assert!(gateway.send(CLIENTS, &udp(CLIENT, SERVER, 1000, 53)).is_ok());
+    let answers_to = |gateway: &mut Gateway, mac| {
+        gateway.change_topology(|spec| {
+            for neighbour in &mut spec.neighbours {
+                if neighbour.address == CLIENT.address.parse::<std::net::IpAddr>().unwrap() {
+                    neighbour.mac = mac;
+                }
+            }
+        });
+    };
+    // The kernel believes whoever answers (RFC 826, RFC 4861).
+    answers_to(&mut gateway, [2, 0, 0, 0, 0, 99]);
+    for _ in 0..2 {
+        assert_eq!(gateway.send(SERVERS, &answer(1000, 443)), Err(Reason::AddressTaken));
+    }
+    assert!(gateway.send(CLIENTS, &data(1000, 443)).is_ok(), "the originator is who it was");
+    assert!(gateway.send(SERVERS, &udp(SERVER, CLIENT, 53, 1000)).is_ok(), "for whoever is there");
+    answers_to(&mut gateway, CLIENT.mac);
+    assert!(gateway.send(SERVERS, &answer(1000, 443)).is_ok(), "that has cut nothing");
+    assert_eq!(cuts(&gateway), []);
+    gateway.assert_ledger(&[(Reason::AddressTaken, 2)]);
+}
+
+#[test]
 fn a_session_of_one_family_opens_nothing_for_the_other() {
     let gateway = gateway();
     sign_in(&gateway, None, &[(100, staff())]);

@@ -197,6 +197,25 @@ fn n3_a_second_host_that_takes_the_address_gets_nothing_of_the_session_and_cuts_
         scene.stays_out("office", "servers", &thief.udp(4000, 5432, b"thief"));
         scene.stays_out("office", "servers", &thief.udp(4001, 5432, b"thief"));
         scene.crosses("office", "servers", &honest.udp(4000, 5432, b"honest"));
+        // The gateway's kernel believes who answers for an address. What is for her is sent to nobody else.
+        let back = Path {
+            source: honest.destination,
+            destination: honest.source,
+            ..scene.path("servers", "office", family)
+        };
+        let answers = |mac| {
+            scene.lab.gateway.add_neighbour("office", honest.source, mac).unwrap();
+            // So long it may take until the gateway has heard of it.
+            std::thread::sleep(Duration::from_millis(300));
+        };
+        scene.crosses("servers", "office", &back.udp(5432, 4000, b"for her"));
+        answers(thief.from);
+        let before = scene.drops();
+        scene.stays_out("servers", "office", &back.udp(5432, 4000, b"for her"));
+        scene.stays_out("servers", "office", &back.udp(5432, 4000, b"for her"));
+        scene.expect_drops(&before, &[("address_taken", 2)]);
+        answers(honest.from);
+        scene.crosses("servers", "office", &back.udp(5432, 4000, b"for her"));
     }
 }
 
