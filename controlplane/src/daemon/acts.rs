@@ -141,6 +141,7 @@ impl Recorder {
         let thread = std::thread::Builder::new().name("audit".to_owned()).spawn(move || {
             let mut told = false;
             while recorded.audit.wait(AGAIN) {
+                recorded.follow_refusals();
                 match recorded.audit.flush() {
                     Ok(()) => told = false,
                     Err(why) => {
@@ -160,6 +161,7 @@ impl Recorder {
 
     /// Ends it; what is pending is written once more.
     pub fn stop(self, by: By) {
+        self.gateway.end_refusals();
         self.gateway.audit.later(Entry::new(Kind::Stop, by));
         self.gateway.audit.end_waiting();
         // A panic in it was told on standard error.

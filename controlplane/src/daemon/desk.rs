@@ -389,7 +389,7 @@ impl Visitor<'_> {
         let who = user.map_or_else(|| "nobody who is known".to_owned(), quoted);
         log::say(&format!("sign-in refused at {}: {who}: {why}", self.address));
         let by = By::User { user: user.map(str::to_owned), address: self.address };
-        self.gateway.audit.later(Entry::new(Kind::SignInRefused, by).with("why", why));
+        self.gateway.refused(Entry::new(Kind::SignInRefused, by).with("why", why));
         self.gateway.hub.told(json!({
             "ts": rfc3339(SystemTime::now()), "kind": "sign_in", "change": "refused",
             "address": self.address.to_string(), "user": user, "why": why,

@@ -24,6 +24,7 @@ use super::lifecycle::Lifecycle;
 use super::load::{self, Before, Loaded};
 use super::log;
 use super::portal;
+use super::refusals::Refusals;
 use super::totals::Totals;
 use crate::api::server::Client;
 use crate::api::types::Refusal;
@@ -58,6 +59,8 @@ pub struct Gateway {
     pub restraints: Restraints,
     /// Who did what: the audit log.
     pub audit: Journal,
+    /// What of it refusals may take.
+    pub refusals: Mutex<Refusals>,
     /// Where people say who they are.
     pub desk: Desk,
     /// How the portal is.
@@ -132,6 +135,7 @@ impl Gateway {
             sessions,
             restraints,
             audit: Journal::default(),
+            refusals: Mutex::default(),
             desk,
             portal: portal::View::default(),
             kernel_forwarding: Mutex::default(),

@@ -28,6 +28,7 @@ mod plan;
 mod portal;
 mod radius;
 mod reach;
+mod refusals;
 mod restraints;
 mod sessions;
 mod shown;

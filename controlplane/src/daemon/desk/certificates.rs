@@ -145,7 +145,7 @@ impl Visitor<'_> {
         log::say(&format!("certificate{of} refused at {}: {words}", self.address));
         let by = By::User { user: None, address: self.address };
         let entry = Entry::new(Kind::SignInRefused, by).with("certificate", serial.clone());
-        self.gateway.audit.later(entry.with("why", why.to_string()));
+        self.gateway.refused(entry.with("why", why.to_string()));
         self.gateway.hub.told(json!({
             "ts": rfc3339(SystemTime::now()), "kind": "sign_in", "change": "refused",
             "address": self.address.to_string(), "certificate": serial, "why": why.to_string(),

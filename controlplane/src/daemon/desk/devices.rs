@@ -61,7 +61,7 @@ impl Visitor<'_> {
         let who = device.map_or_else(|| "a device that is not known".to_owned(), quoted);
         log::say(&format!("device refused at {}: {who}: {why}", self.address));
         let by = By::User { user: None, address: self.address };
-        self.gateway.audit.later(Entry::new(Kind::SignInRefused, by).with("device", device).with("why", why));
+        self.gateway.refused(Entry::new(Kind::SignInRefused, by).with("device", device).with("why", why));
         refused(Why::Wrong)
     }
 
