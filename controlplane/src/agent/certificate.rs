@@ -1,12 +1,12 @@
 //! Another key of this device, certified, for programs that show certificates: browsers and curl.
 //!
 //! Browsers do not sign with Ed25519, and the device's own key never leaves the agent. So a key is made for them, on P-256, and
-//! the device's own key signs for the gateway that it is this device's.
+//! the device's own key signs for the gateway that it is this device's. It signs too, so that nobody has somebody else's certified.
 
 use anyhow::{Context, Result, anyhow, bail};
 use data_encoding::BASE64URL_NOPAD;
 use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, PrivateKey, PrivateKeyChain};
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SigningKey};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::json;
@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::home::Home;
 use super::statement::{challenge, unexpected};
+use crate::identity::statements::possession;
 use crate::portal::wire::{Answer, CERTIFICATION, Certification, Question, Secret};
 
 /// A certificate with its key.
@@ -38,9 +39,10 @@ impl Certified {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let (nonce, _, _) = challenge(&settings.portal)?;
         let public = BASE64URL_NOPAD.encode(key.der_bytes());
+        let proof = BASE64URL_NOPAD.encode(&key.sign(&possession(&device, &nonce))?);
         let said = Certification { device: device.clone(), nonce, key: public };
         let token = Secret::new(own.sign(CERTIFICATION, &json!(said)));
-        let question = Question::DeviceCertificate { device: device.clone(), token };
+        let question = Question::DeviceCertificate { device: device.clone(), token, proof };
         match settings.portal.ask(&question, None)? {
             Answer::Enrolled { certificate, authority } => {
                 Ok(Certified { device, key, certificate, authority })

@@ -249,7 +249,7 @@ pub fn answer(gateway: &Gateway, peer: IpAddr, asked: Asked) -> Answer {
         }
         Question::Challenge => visitor.challenge(),
         Question::DeviceEnroll { device, code, key, token } => visitor.enroll(&device, &code, &key, &token),
-        Question::DeviceCertificate { device, token } => visitor.certify(&device, &token),
+        Question::DeviceCertificate { device, token, proof } => visitor.certify(&device, &token, &proof),
         Question::Statement { device, token } => visitor.statement(&device, &token),
         Question::SignOut => visitor.sign_out(),
     }

@@ -167,6 +167,9 @@ pub enum Question {
         device: String,
         /// A compact JWS of type [`CERTIFICATION`], signed by the device's own key: a [`Certification`].
         token: Secret,
+        /// What the other key has signed of the same challenge
+        /// ([`possession`](crate::identity::statements::possession)), in base64url.
+        proof: String,
     },
     /// A statement that a device's key has signed: that it is there, and its health. Answered with [`Answer::Standing`],
     /// [`Answer::Begun`] or [`Answer::Refused`].

@@ -127,13 +127,16 @@ impl Visitor<'_> {
     }
 
     /// A device has another key of its own certified.
-    pub(super) fn certify(&self, name: &str, token: &Secret) -> Answer {
+    pub(super) fn certify(&self, name: &str, token: &Secret, proof: &str) -> Answer {
         let (device, said) = match self.stated::<Certification>(name, token) {
             Ok(stated) => stated,
             Err(no) => return no,
         };
-        let own = device.key.as_ref().and_then(devices::public);
-        let (Some(point), Some(own)) = (statements::point(&said), own) else { return refused(Why::Wrong) };
+        let point = match statements::possessed(&said, proof) {
+            Ok(point) => point,
+            Err(why) => return self.tell_device_refused(Some(name), why),
+        };
+        let Some(own) = device.key.as_ref().and_then(devices::public) else { return refused(Why::Wrong) };
         let by = By::User { user: None, address: self.address };
         let entry = Entry::new(Kind::DeviceChanged, by).with("device", name).with("change", "certified");
         if self.gateway.grant(entry).is_err() {
