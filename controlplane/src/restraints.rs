@@ -34,7 +34,7 @@ pub const MOST: usize = 16_384;
 pub const ADDRESSES: usize = 65_536;
 /// First line of the file.
 const KIND: &str = "bulkhead restraints 1";
-/// 16,384 restraints of at most 2 KiB, and 65,536 addresses of at most 48 bytes.
+/// 16,384 restraints of at most 3 KiB, and 65,536 addresses of at most 48 bytes.
 const BYTES_MAX: u64 = 64 << 20;
 
 /// Which of the two.
@@ -57,6 +57,8 @@ pub enum Subject {
     Device(String),
     /// Everybody in this group.
     Group(String),
+    /// Whatever shows this SPIFFE ID.
+    Spiffe(String),
     /// This address.
     Address(IpAddr),
 }
@@ -67,6 +69,7 @@ impl fmt::Display for Subject {
             Subject::User(name) => write!(f, "user {name}"),
             Subject::Device(name) => write!(f, "device {name}"),
             Subject::Group(name) => write!(f, "group {name}"),
+            Subject::Spiffe(id) => write!(f, "workload {id}"),
             Subject::Address(address) => write!(f, "address {address}"),
         }
     }
@@ -101,6 +104,8 @@ pub struct Known<'k> {
     pub groups: &'k [String],
     /// What the device is called.
     pub device: Option<&'k str>,
+    /// The SPIFFE ID that it has shown.
+    pub spiffe: Option<&'k str>,
     /// Where they are.
     pub address: IpAddr,
 }
@@ -112,6 +117,7 @@ impl Subject {
             Subject::User(name) => known.user == Some(name),
             Subject::Device(name) => known.device == Some(name),
             Subject::Group(name) => known.groups.contains(name),
+            Subject::Spiffe(id) => known.spiffe == Some(id),
             Subject::Address(address) => known.address == *address,
         }
     }

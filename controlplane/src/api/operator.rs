@@ -41,6 +41,8 @@ pub enum Whom {
     Device(String),
     /// Everybody in this group.
     Group(String),
+    /// Whatever shows this SPIFFE ID.
+    Spiffe(String),
     /// This address.
     Address(String),
     /// The address of the session with this id.

@@ -9,7 +9,7 @@ use crate::api::operator::{Release, Restrain, Restrained, RestraintRow, Whom};
 use crate::api::{Reply, Request};
 use crate::restraints::Kind;
 
-/// Lock out a user, a device, a group or an address, at once
+/// Lock out a user, a device, a group, a workload or an address, at once
 ///
 /// When this returns, no packet of theirs crosses: the sessions concerned have ended, and none begins while the lock
 /// holds, whatever is shown for it. From and to a locked address nothing crosses at all, also what needs no session, and live
@@ -19,7 +19,8 @@ use crate::restraints::Kind;
 /// With --for it ends by itself, by the wall clock; putting that forward ends none early while the gateway runs.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  bulkhead lock --user alice --reason \"lost her laptop\"\n  \
-    bulkhead lock --address 10.1.0.7 --for 2h\n  bulkhead lock --group contractors")]
+    bulkhead lock --address 10.1.0.7 --for 2h\n  bulkhead lock --group contractors\n  \
+    bulkhead lock --spiffe spiffe://example.org/billing/api")]
 pub struct LockArgs {
     #[command(flatten)]
     whom: WhomArgs,
@@ -36,7 +37,7 @@ pub struct UnlockArgs {
     #[command(flatten)]
     whom: WhomArgs,
     /// The file in which it was written who is locked out or in quarantine is damaged: begin anew without it
-    #[arg(long, conflicts_with_all = ["user", "device", "group", "address"])]
+    #[arg(long, conflicts_with_all = ["user", "device", "group", "spiffe", "address"])]
     damaged: bool,
     #[command(flatten)]
     control: ControlArgs,
@@ -93,6 +94,9 @@ struct WhomArgs {
     /// Everybody in this group
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
+    /// Whatever shows this SPIFFE ID
+    #[arg(long, value_name = "ID")]
+    spiffe: Option<String>,
     /// This address
     #[arg(long)]
     address: Option<String>,
@@ -100,9 +104,9 @@ struct WhomArgs {
 
 impl WhomArgs {
     fn whom(self) -> Option<Whom> {
-        let WhomArgs { user, device, group, address } = self;
+        let WhomArgs { user, device, group, spiffe, address } = self;
         let named = user.map(Whom::User).or(device.map(Whom::Device)).or(group.map(Whom::Group));
-        named.or(address.map(Whom::Address))
+        named.or(spiffe.map(Whom::Spiffe)).or(address.map(Whom::Address))
     }
 }
 

@@ -18,6 +18,7 @@ use crate::api::types::Refusal;
 use crate::audit::{By, Entry, Kind as Act};
 use crate::config::diagnostics::quoted;
 use crate::config::values;
+use crate::identity::certificates::spiffe::Id;
 use crate::model::Model;
 use crate::restraints::{Clocks, Full, Kind, Known, Restraint, Restraints, Subject};
 use crate::sessions::{Claims, Placed, Session, Which};
@@ -59,8 +60,11 @@ fn names(model: &Model, claims: &Claims) -> Vec<String> {
 }
 
 fn known<'k>(claims: &'k Claims, groups: &'k [String], address: std::net::IpAddr) -> Known<'k> {
-    let device = claims.device.as_ref().and_then(|device| device.name.as_deref());
-    Known { user: claims.user.as_deref(), groups, device, address }
+    let device = claims.device.as_ref();
+    // A certificate has a number there.
+    let spiffe = device.and_then(|device| device.credential.as_deref()).filter(|id| Id::parse(id).is_ok());
+    let device = device.and_then(|device| device.name.as_deref());
+    Known { user: claims.user.as_deref(), groups, device, spiffe, address }
 }
 
 /// A restraint in the words of the control socket.
@@ -234,6 +238,11 @@ impl Gateway {
             Whom::User(text) => Subject::User(name(text, "user")?),
             Whom::Device(text) => Subject::Device(name(text, "device")?),
             Whom::Group(text) => Subject::Group(name(text, "group")?),
+            Whom::Spiffe(text) => {
+                let id = Id::parse(text)
+                    .map_err(|why| Refusal::error(format!("--spiffe: {}: {why}", quoted(text))));
+                Subject::Spiffe(id?.to_string())
+            }
             Whom::Address(text) => Subject::Address(address(text)?),
             Whom::Session(id) => {
                 let which = Which { id: Some(id.clone()), ..Which::default() };

@@ -43,11 +43,13 @@ fn quarantine(subject: Subject) -> Restraint {
 fn whoever_is_meant_by_name_group_device_or_address_is_found_and_nobody_else() {
     let restraints = open(&Machine::default(), NOW);
     let groups = ["dba".to_owned(), "staff".to_owned()];
-    let known = Known { user: Some("alice"), groups: &groups, device: Some("laptop-7"), address: address(7) };
+    let (device, spiffe) = (Some("laptop-7"), Some("spiffe://example.org/billing"));
+    let known = Known { user: Some("alice"), groups: &groups, device, spiffe, address: address(7) };
     let subjects = [
         user("alice"),
         Subject::Group("staff".to_owned()),
         Subject::Device("laptop-7".to_owned()),
+        Subject::Spiffe("spiffe://example.org/billing".to_owned()),
         Subject::Address(address(7)),
     ];
     for subject in subjects {
@@ -60,12 +62,13 @@ fn whoever_is_meant_by_name_group_device_or_address_is_found_and_nobody_else() {
         user("bob"),
         Subject::Group("dba2".to_owned()),
         Subject::Device("alice".to_owned()),
+        Subject::Spiffe("spiffe://example.org/billing/api".to_owned()),
         Subject::Address(address(8)),
     ] {
         restraints.put(lock(other, None), NOW).unwrap();
     }
     assert_eq!(restraints.of(Kind::Lock, &known), None);
-    let nobody = Known { user: None, groups: &[], device: None, address: address(9) };
+    let nobody = Known { user: None, groups: &[], device: None, spiffe: None, address: address(9) };
     assert_eq!(restraints.of(Kind::Lock, &nobody), None);
 }
 
@@ -172,6 +175,7 @@ fn there_is_an_end_to_how_many_there_are() {
         user: Some("alice"),
         groups: &[],
         device: None,
+        spiffe: None,
         address: std::net::Ipv4Addr::from_bits(number).into(),
     };
     for number in 0..ADDRESSES as u32 {
@@ -197,7 +201,8 @@ fn a_policy_gets_the_addresses_of_all_of_them_and_a_lock_counts_more() {
     restraints.put(quarantine(Subject::Address(address(8))), NOW).unwrap();
     restraints.put(lock(Subject::Address(address(9)), None), NOW).unwrap();
     restraints.put(lock(user("mallory"), None), NOW).unwrap();
-    let at = |last| Known { user: Some("alice"), groups: &[], device: None, address: address(last) };
+    let at =
+        |last| Known { user: Some("alice"), groups: &[], device: None, spiffe: None, address: address(last) };
     assert_eq!((restraints.bring_in(&at(7)), restraints.bring_in(&at(9))), (Ok(true), Ok(true)));
     let bob = Known { user: Some("bob"), ..at(6) };
     assert_eq!(restraints.bring_in(&bob), Ok(false));

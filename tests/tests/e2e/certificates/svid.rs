@@ -14,6 +14,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
+use serde_json::json;
 use time::OffsetDateTime;
 
 use super::{door, listens, path, portal, show};
@@ -111,6 +112,31 @@ fn a_workload_is_known_by_its_svid_and_no_longer_than_that_holds() {
     scene.crosses("office", "servers", &path.udp(4000, 5432, b"the first one has ended"));
     std::thread::sleep(Duration::from_secs(6));
     scene.stays_out("office", "servers", &path.udp(4000, 5432, b"the second one too"));
+}
+
+#[test]
+fn a_workload_could_not_be_locked_out_by_the_id_that_it_shows() {
+    let Some((scene, domain)) = scene(|scene, config| scene.run(config)) else { return };
+    listens(&scene);
+    let path = path(&scene);
+    let (certificate, key) = files(&scene, &domain.svid(ID, Duration::from_secs(3600)));
+    let Some((code, said)) = show(&scene, &certificate, &key) else { return };
+    assert_eq!(code, 0, "{said}");
+    scene.crosses("office", "servers", &path.udp(4000, 5432, b"billing"));
+    let other = scene.cli(&["lock", "--spiffe", "spiffe://example.org/billing"]);
+    assert!(other.code == 0 && other.stdout.contains("0 session(s) ended"), "{other:?}");
+    scene.crosses("office", "servers", &path.udp(4000, 5432, b"another workload"));
+    let told = scene.cli(&["lock", "--spiffe", ID, "--reason", "its key has leaked"]);
+    let words = format!("workload {ID} is locked out; 1 session(s) ended");
+    assert!(told.code == 0 && told.stdout.contains(&words), "{told:?}");
+    scene.stays_out("office", "servers", &path.udp(4000, 5432, b"on the live connection"));
+    let (_, said) = show(&scene, &certificate, &key).expect("curl is there");
+    assert!(said.contains("locked") && scene.json(&["session", "list"])["sessions"] == json!([]), "{said}");
+    let wrong = scene.cli(&["lock", "--spiffe", "spiffe://Example.org/billing"]);
+    assert!(wrong.code == 1 && wrong.stderr.contains("its trust domain has"), "{wrong:?}");
+    assert_eq!(scene.cli(&["unlock", "--spiffe", ID]).code, 0);
+    assert_eq!(show(&scene, &certificate, &key).map(|(code, _)| code), Some(0));
+    scene.crosses("office", "servers", &path.udp(4001, 5432, b"with a new key"));
 }
 
 #[test]
