@@ -195,26 +195,29 @@ fn slow_effect(kind: &str, event: &Map<String, Value>, posture: Option<&str>) ->
     })
 }
 
-/// Whom an event is about: of a user, of a session, of a device the format, the issuer and the name that its JSON has.
+/// Whom an event is about: of a user, of a session, of a device, of a group the format, the issuer and the name that its JSON
+/// has; and whether it has nothing else.
 #[derive(Debug)]
-struct SlowSubject([Option<[String; 3]>; 3]);
+struct SlowSubject([Option<[String; 3]>; 4], bool);
 
 impl SlowSubject {
     /// RFC 9493, section 3; SSF 1.0, section 3.
     fn of(subject: &Value) -> Option<SlowSubject> {
-        let members = ["user", "session", "device"].map(|member| subject.get(member));
+        let members = ["user", "session", "device", "group"].map(|member| subject.get(member));
         match subject.as_object()?.get("format") {
             Some(format) if format == "complex" => {}
             None => {}
-            Some(_) => return Some(SlowSubject([Some(SlowSubject::name(subject)?), None, None])),
+            Some(_) => return Some(SlowSubject([Some(SlowSubject::name(subject)?), None, None, None], true)),
         }
-        let mut names = [None, None, None];
+        let mut names = [None, None, None, None];
         for (name, member) in names.iter_mut().zip(members) {
             if let Some(member) = member {
                 *name = Some(SlowSubject::name(member)?);
             }
         }
-        names.iter().any(Option::is_some).then_some(SlowSubject(names))
+        let known = members.iter().flatten().count() + usize::from(subject.get("format").is_some());
+        let is_known = subject.as_object()?.len() == known;
+        names.iter().any(Option::is_some).then_some(SlowSubject(names, is_known))
     }
 
     fn name(subject: &Value) -> Option<[String; 3]> {
@@ -231,24 +234,26 @@ impl SlowSubject {
         Some([format, issuer, name])
     }
 
-    /// Whether it is about whoever has this user, issuer, subject, session and device.
-    fn means(&self, who: &[Option<String>; 5], transmitter: &str) -> bool {
-        let [user, issuer, subject, session, device] = who.each_ref().map(Option::as_deref);
-        self.0.iter().enumerate().all(|(member, name)| {
-            let Some([format, of, name]) = name.as_ref().map(|name| name.each_ref().map(String::as_str))
-            else {
-                return true;
-            };
-            let is_from = issuer == Some(if format == "opaque" { transmitter } else { of });
-            match (member, format) {
-                (0, "email") => user.map(str::to_ascii_lowercase) == Some(name.to_ascii_lowercase()),
-                (0, "iss_sub") => is_from && subject == Some(name),
-                (0, _) => is_from && (subject == Some(name) || session == Some(name)),
-                (_, "email") => false,
-                (1, _) => is_from && session == Some(name),
-                _ => device == Some(name),
-            }
-        })
+    /// Whether it is about whoever has this user, issuer, subject, session, device and group.
+    fn means(&self, who: &[Option<String>; 6], transmitter: &str) -> bool {
+        let [user, issuer, subject, session, device, group] = who.each_ref().map(Option::as_deref);
+        self.1
+            && self.0.iter().enumerate().all(|(member, name)| {
+                let Some([format, of, name]) = name.as_ref().map(|name| name.each_ref().map(String::as_str))
+                else {
+                    return true;
+                };
+                let is_from = issuer == Some(if format == "opaque" { transmitter } else { of });
+                match (member, format) {
+                    (0, "email") => user.map(str::to_ascii_lowercase) == Some(name.to_ascii_lowercase()),
+                    (0, "iss_sub") => is_from && subject == Some(name),
+                    (0, _) => is_from && (subject == Some(name) || session == Some(name)),
+                    (_, "email") => false,
+                    (1, _) => is_from && session == Some(name),
+                    (3, _) => is_from && group == Some(name),
+                    _ => device == Some(name),
+                }
+            })
     }
 
     /// What was read of it means the same sessions: that of whom it is about, and those of which one thing is another.
@@ -256,12 +261,13 @@ impl SlowSubject {
         let name = |member: usize| self.0[member].as_ref().map(|[_, _, name]| name.clone());
         let issuer = self.0.iter().flatten().map(|[_, of, _]| of.clone()).find(|of| !of.is_empty());
         let issuer = issuer.or_else(|| Some(transmitter.to_owned()));
-        let who = [name(0), issuer, name(0), name(1), name(2)];
-        let others =
-            [None, name(0), name(1), name(2), Some("nobody".to_owned()), Some(transmitter.to_owned())];
+        let who = [name(0), issuer, name(0), name(1), name(2), name(3)];
+        let nobody = ["nobody", transmitter].map(|name| Some(name.to_owned()));
+        let others = [None, name(0), name(1), name(2), name(3)].into_iter().chain(nobody);
+        let others: Vec<_> = others.collect();
         let changed = |change: fn(&str) -> String| name(0).map(|name| change(&name));
         let more = [changed(str::to_ascii_uppercase), changed(|name| format!("{name}x"))];
-        let asked = |who: &[Option<String>; 5]| {
+        let asked = |who: &[Option<String>; 6]| {
             let is = read.means(&session(who));
             assert_eq!(is, self.means(who, transmitter), "{who:?}: {self:?}");
         };
@@ -273,13 +279,13 @@ impl SlowSubject {
                 asked(&who);
             }
         }
-        let nobody = [None, None, None, None, None];
+        let nobody = [None, None, None, None, None, None];
         assert!(!read.means(&session(&nobody)), "it is about somebody");
     }
 }
 
-fn session(who: &[Option<String>; 5]) -> Session {
-    let [user, issuer, subject, session, device] = who.clone();
+fn session(who: &[Option<String>; 6]) -> Session {
+    let [user, issuer, subject, session, device, group] = who.clone();
     let subject = subject.unwrap_or_default();
     let provider = "corp".to_owned();
     let origin = issuer.map(|issuer| Origin { provider, issuer, subject, session });
@@ -289,7 +295,7 @@ fn session(who: &[Option<String>; 5]) -> Session {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         segment: "office".to_owned(),
         mac: None,
-        claims: Claims { user, device, origin, ..Claims::default() },
+        claims: Claims { user, device, origin, groups: group.into_iter().collect(), ..Claims::default() },
         proof: Proof::Operator,
         begun: Now(0),
         ends: Now(1),
@@ -300,7 +306,7 @@ fn session(who: &[Option<String>; 5]) -> Session {
 fn takes_away_at_most(told: &Told) {
     let now = Moment::before(Now(5_000_000_000), Duration::ZERO);
     let report = |posture: &str, state| Report { posture: posture.to_owned(), state, at: now };
-    let who = ["alice", "https://idp.example", "alice-1", "sid-1", "laptop-7"];
+    let who = ["alice", "https://idp.example", "alice-1", "sid-1", "laptop-7", "dba"];
     let before = Claims {
         factor: Some(Factor { shown: now, phishing_resistant: true }),
         reports: vec![report("compliant", Posture::Unknown), report("patched", Posture::Failed)],

@@ -301,6 +301,31 @@ fn c11_what_is_not_for_us_or_not_theirs_changes_nothing_and_is_told_to_them() {
 }
 
 #[test]
+fn an_event_reached_more_sessions_than_its_subject_named() {
+    let Some((scene, transmitter)) = stage() else { return };
+    let alice = scene.path("office", "servers", Family::V4);
+    sign_in(&scene, alice.source, "alice@example.org");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let opaque = |id: &str| json!({ "format": "opaque", "id": id });
+    let user = json!({ "format": "email", "email": "alice@example.org" });
+    for (id, member) in [("t1", "tenant"), ("t2", "group")] {
+        let claims = json!({
+            "iss": ISSUER, "aud": AUDIENCE, "jti": id, "iat": now,
+            "sub_id": { "format": "complex", "user": user, member: opaque("of somebody else") },
+            "events": { format!("{CAEP}session-revoked"): {} },
+        });
+        transmitter.send_token(id, &transmitter.signer.sign("secevent+jwt", &claims));
+        assert_eq!(transmitter.told(id), Ok(()), "it was taken");
+        scene.crosses("office", "servers", &alice.udp(4000, 5432, b"it is not about her"));
+    }
+    // That may be a session that should have ended: an operator has to see it.
+    let alarms = scene.status()["alarms"].to_string();
+    let told = "session-revoked of idp is about nobody here: nothing is known of the `tenant` of its subject";
+    assert!(alarms.contains(told) && alarms.matches("is about nobody here").count() == 1, "{alarms}");
+    scene.nothing_arrived("servers", "office");
+}
+
+#[test]
 fn a_secret_that_cannot_be_used_is_told_when_the_policy_comes_and_not_when_a_user_waits() {
     let Some(mut scene) = Scene::build(office_and_servers()) else { return };
     let directory = scene.config().parent().unwrap().to_owned();

@@ -13,6 +13,9 @@ pub struct Subject {
     user: Option<Name>,
     session: Option<Name>,
     device: Option<Name>,
+    group: Option<Name>,
+    /// What it names besides, of which nobody here knows whose it is (`tenant`, `org_unit`, `application`).
+    unknown: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +43,23 @@ impl Subject {
             Some(member) => Name::read(member.as_object()?, issuer).map(Some),
             None => Some(None),
         };
-        let read = Subject { user: member("user")?, session: member("session")?, device: member("device")? };
-        (read != Subject::default()).then_some(read)
+        let read = Subject {
+            user: member("user")?,
+            session: member("session")?,
+            device: member("device")?,
+            group: member("group")?,
+            unknown: Vec::new(),
+        };
+        let is_known =
+            |key: &&String| ["format", "user", "session", "device", "group"].contains(&key.as_str());
+        let unknown = subject.keys().filter(|key| !is_known(key)).map(|key| printable(key)).collect();
+        (read != Subject::default()).then_some(Subject { unknown, ..read })
+    }
+
+    /// Members that cannot be held against anything that is known of a session. All members must be true of a subject (SSF 1.0,
+    /// section 3), so with one of these it is nobody's.
+    pub fn unknown(&self) -> &[String] {
+        &self.unknown
     }
 
     /// Whether it is this session's.
@@ -51,15 +69,17 @@ impl Subject {
 
     /// Whether it is that of whoever has these claims.
     pub fn is_of(&self, claims: &Claims) -> bool {
-        self.user.as_ref().is_none_or(|name| name.is_user_of(claims))
+        self.unknown.is_empty()
+            && self.group.as_ref().is_none_or(|name| name.is_group_of(claims))
+            && self.user.as_ref().is_none_or(|name| name.is_user_of(claims))
             && self.session.as_ref().is_none_or(|name| name.is_session(claims))
             && self.device.as_ref().is_none_or(|name| name.is_device_of(claims))
     }
 
     /// A name under which it can be found: one of [`Subject::names_of`] of everybody whom it means.
     pub fn name(&self) -> String {
-        let name = self.user.as_ref().or(self.session.as_ref()).or(self.device.as_ref());
-        name.map(Name::text).unwrap_or_default().to_lowercase()
+        let names = [&self.user, &self.session, &self.device, &self.group];
+        names.into_iter().flatten().next().map(Name::text).unwrap_or_default().to_lowercase()
     }
 
     /// The names under which a subject is found that means whoever has these claims.
@@ -68,8 +88,13 @@ impl Subject {
         let device = claims.device.as_ref().and_then(|device| device.name.as_ref());
         let names = claims.user.iter().chain(origin.map(|origin| &origin.subject));
         let names = names.chain(origin.and_then(|origin| origin.session.as_ref())).chain(device);
-        names.map(|name| name.to_lowercase()).collect()
+        names.chain(&claims.groups).map(|name| name.to_lowercase()).collect()
     }
+}
+
+/// For the log.
+fn printable(name: &str) -> String {
+    name.chars().filter(char::is_ascii_graphic).take(32).collect()
 }
 
 impl Name {
@@ -116,6 +141,16 @@ impl Name {
         };
         let origin = claims.origin.as_ref();
         origin.is_some_and(|origin| origin.issuer == *issuer && origin.session.as_ref() == Some(id))
+    }
+
+    /// Of the groups that the same issuer has told.
+    fn is_group_of(&self, claims: &Claims) -> bool {
+        let (issuer, name) = match self {
+            Name::Email(_) => return false,
+            Name::At { issuer, subject } => (issuer, subject),
+            Name::Opaque { issuer, id } => (issuer, id),
+        };
+        claims.origin.as_ref().is_some_and(|origin| origin.issuer == *issuer) && claims.groups.contains(name)
     }
 
     fn is_device_of(&self, claims: &Claims) -> bool {

@@ -102,6 +102,7 @@ fn session(claims: Claims) -> Session {
 fn alice() -> Session {
     session(Claims {
         user: Some("alice@example.org".to_owned()),
+        groups: vec!["dba".to_owned()],
         device: Some(Device { name: Some("laptop-7".to_owned()), ..Device::default() }),
         origin: Some(Origin {
             provider: "corp".to_owned(),
@@ -289,7 +290,14 @@ fn a_subject_means_those_sessions_of_which_all_that_it_says_holds() {
             false,
         ),
         (json!({ "format": "complex", "user": email("bob@example.org"), "session": opaque("sid-1") }), false),
-        (json!({ "format": "complex", "device": opaque("laptop-7"), "tenant": opaque("t") }), true),
+        // Of what nobody has told here, nobody is told to be meant.
+        (json!({ "format": "complex", "device": opaque("laptop-7"), "tenant": opaque("t") }), false),
+        (json!({ "user": email("alice@example.org"), "org_unit": opaque("sales") }), false),
+        (json!({ "format": "complex", "group": opaque("dba") }), true),
+        (json!({ "user": email("alice@example.org"), "group": at("https://idp.example", "dba") }), true),
+        (json!({ "user": email("alice@example.org"), "group": at("https://other.example", "dba") }), false),
+        (json!({ "user": email("alice@example.org"), "group": opaque("staff") }), false),
+        (json!({ "user": email("alice@example.org"), "group": email("dba") }), false),
         (json!({ "format": "complex", "device": opaque("laptop-8") }), false),
         (json!({ "user": at("https://idp.example", "alice-1"), "device": opaque("laptop-7") }), true),
     ] {
