@@ -1,7 +1,7 @@
 //! Who is held, by address, and in the order in which something is due: so that the clock costs nothing for those of whom
 //! nothing is, however many there are.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -29,6 +29,8 @@ pub(super) struct Roll {
     held: HashMap<IpAddr, Held>,
     /// Each once, by its next moment.
     due: BTreeSet<(Now, IpAddr)>,
+    /// Where each user is.
+    users: HashMap<String, HashSet<IpAddr>>,
 }
 
 impl Roll {
@@ -45,10 +47,19 @@ impl Roll {
         self.held.values().map(|held| &held.session)
     }
 
+    /// Those of a user, in no order.
+    pub fn of_user(&self, user: &str) -> impl Iterator<Item = &Arc<Session>> {
+        let addresses = self.users.get(user).into_iter().flatten();
+        addresses.filter_map(|address| self.held.get(address)).map(|held| &held.session)
+    }
+
     /// Holds one in place of the one that its address has, which is returned.
     pub fn insert(&mut self, session: Arc<Session>, again: Option<Now>) -> Option<Arc<Session>> {
         let address = session.address;
         let before = self.remove(address);
+        if let Some(user) = &session.claims.user {
+            self.users.entry(user.clone()).or_default().insert(address);
+        }
         let held = Held { session, again };
         self.due.insert((held.next(), address));
         self.held.insert(address, held);
@@ -58,6 +69,14 @@ impl Roll {
     pub fn remove(&mut self, address: IpAddr) -> Option<Arc<Session>> {
         let held = self.held.remove(&address)?;
         self.due.remove(&(held.next(), address));
+        if let Some(user) = &held.session.claims.user
+            && let Some(addresses) = self.users.get_mut(user)
+        {
+            addresses.remove(&address);
+            if addresses.is_empty() {
+                self.users.remove(user);
+            }
+        }
         Some(held.session)
     }
 
@@ -95,6 +114,42 @@ mod tests {
             begun: Now(0),
             ends: Now(ends),
         })
+    }
+
+    #[test]
+    fn users_are_found_where_they_are_and_nowhere_else() {
+        let of = |address: &str, user: Option<&str>| {
+            let mut session = Session::clone(&session(address, 30));
+            session.claims.user = user.map(str::to_owned);
+            Arc::new(session)
+        };
+        let mut roll = Roll::default();
+        for (address, user) in [
+            ("10.0.0.1", Some("alice")),
+            ("10.0.0.2", Some("bob")),
+            ("10.0.0.3", Some("alice")),
+            ("10.0.0.4", None),
+        ] {
+            roll.insert(of(address, user), None);
+        }
+        let at = |roll: &Roll, user: &str| {
+            let mut at: Vec<String> = roll.of_user(user).map(|session| session.id.clone()).collect();
+            at.sort_unstable();
+            at
+        };
+        assert_eq!(
+            (at(&roll, "alice"), at(&roll, "carl")),
+            (vec!["10.0.0.1".into(), "10.0.0.3".into()], vec![])
+        );
+        roll.insert(of("10.0.0.3", Some("bob")), None);
+        roll.describe_again("10.0.0.2".parse().unwrap(), Some(Now(3)));
+        assert_eq!(
+            (at(&roll, "alice").len(), at(&roll, "bob")),
+            (1, vec!["10.0.0.2".into(), "10.0.0.3".into()])
+        );
+        roll.insert(of("10.0.0.1", None), None);
+        roll.remove("10.0.0.2".parse().unwrap());
+        assert_eq!((at(&roll, "alice").len(), at(&roll, "bob").len(), roll.users.len()), (0, 1, 1));
     }
 
     fn due(roll: &Roll, at: u64) -> Vec<String> {

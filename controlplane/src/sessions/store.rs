@@ -192,6 +192,25 @@ struct State {
 }
 
 impl State {
+    /// Those that are meant, by address; of an address or a user without a look at all others.
+    fn meant(&self, which: &Which) -> Vec<Arc<Session>> {
+        let is_meant = |session: &&Arc<Session>| which.means(session);
+        let mut meant: Vec<Arc<Session>> = match (which.address, &which.user) {
+            (Some(address), _) => self
+                .held
+                .get(address)
+                .map(|held| &held.session)
+                .filter(is_meant)
+                .cloned()
+                .into_iter()
+                .collect(),
+            (None, Some(user)) => self.held.of_user(user).filter(is_meant).cloned().collect(),
+            (None, None) => self.held.sessions().filter(is_meant).cloned().collect(),
+        };
+        meant.sort_unstable_by_key(|session| session.address);
+        meant
+    }
+
     /// The policies that are in use still.
     fn views(&mut self) -> Vec<(Arc<Slots>, &View)> {
         self.views.retain(|view| view.slots.strong_count() > 0);
@@ -582,13 +601,8 @@ impl Sessions {
     /// them.
     pub fn end(&self, which: &Which) -> Vec<Arc<Session>> {
         let mut state = self.state();
-        match which.address {
-            None => state.end_all(|session| which.means(session)),
-            Some(address) => {
-                let is_meant = state.held.get(address).is_some_and(|held| which.means(&held.session));
-                is_meant.then(|| state.end(address)).flatten().into_iter().collect()
-            }
-        }
+        let meant = state.meant(which);
+        meant.into_iter().filter_map(|session| state.end(session.address)).collect()
     }
 
     /// As [`Sessions::end`], those for which this says so.
@@ -598,11 +612,8 @@ impl Sessions {
 
     /// Those meant that have not ended, by address.
     pub fn list(&self, which: &Which, now: Now) -> Vec<Arc<Session>> {
-        let state = self.state();
-        let all = state.held.sessions();
-        let mut list: Vec<_> =
-            all.filter(|session| session.ends > now && which.means(session)).cloned().collect();
-        list.sort_unstable_by_key(|session| session.address);
+        let mut list = self.state().meant(which);
+        list.retain(|session| session.ends > now);
         list
     }
 
