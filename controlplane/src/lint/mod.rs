@@ -21,7 +21,7 @@ const WIDE_PORTS: u16 = 1024;
 const LARGE: [u8; 2] = [8, 16];
 
 /// What kinds of warnings there are, by the names that `--allow` takes.
-pub const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 13] = [
     "never-matches",
     "unsatisfiable",
     "unreachable-by-floor",
@@ -30,6 +30,7 @@ pub const KINDS: [&str; 12] = [
     "denies-nothing",
     "pointless-requirement",
     "broad",
+    "wide-quarantine",
     "unused-segment",
     "expired",
     "expires-soon",
@@ -126,7 +127,7 @@ pub fn lint(model: &Model, now: Timestamp) -> Vec<Lint> {
         )),
     }
     for (rule, id) in rules.rules.iter().zip(0..) {
-        lints.extend(linter.broad(RuleId(id), rule));
+        lints.extend(linter.quarantine(RuleId(id), rule).or_else(|| linter.broad(RuleId(id), rule)));
         lints.extend(linter.expiring(RuleId(id), now));
     }
     lints.extend(linter.segments());
@@ -232,26 +233,53 @@ impl Linter<'_> {
         format!("{}{who} → {} {service}", query.source, query.destination)
     }
 
+    /// Whether one of these segments has a large network.
+    fn has_large(&self, list: &[SegmentId]) -> bool {
+        let is_large = |network: &IpNet| network.prefix_len() <= LARGE[usize::from(network.addr().is_ipv6())];
+        let networks = list.iter().flat_map(|segment| &self.rules.segments[segment.0 as usize].networks);
+        networks.into_iter().any(is_large)
+    }
+
+    /// Rules that let what is in quarantine reach more than what can mend it.
+    fn quarantine(&self, id: RuleId, rule: &Rule) -> Option<Lint> {
+        let quarantine = self.model.quarantine()?;
+        if rule.action != Action::Allow || !rule.from.contains(&quarantine) {
+            return None;
+        }
+        let others = self.model.segments.len() - 1;
+        let reached = rule.to.iter().filter(|segment| **segment != quarantine).count();
+        let why = if rule.services.contains(&Service::Any) {
+            "every service"
+        } else if rule.services.iter().any(is_wide) {
+            "a wide range of ports"
+        } else if others > 1 && reached == others {
+            "every other segment"
+        } else if self.has_large(&rule.to) {
+            "a large network"
+        } else {
+            return None;
+        };
+        let info = &self.model.rule_infos[id.0 as usize];
+        let message = format!("rule `{}` lets what is in quarantine reach {why}", info.name);
+        let mut lint = Lint::new("wide-quarantine", Some(info.at), message)
+            .hint("whoever is there may be somebody else's by now; name the servers and ports that mend it");
+        lint.rules = vec![(info.name.clone(), self.model.rule_place(id).unwrap_or_default())];
+        Some(lint)
+    }
+
     /// Rules that allow more than anybody can have looked at.
     fn broad(&self, id: RuleId, rule: &Rule) -> Option<Lint> {
         if rule.action != Action::Allow {
             return None;
         }
-        let is_large = |network: &IpNet| network.prefix_len() <= LARGE[usize::from(network.addr().is_ipv6())];
-        let has_large = |list: &[SegmentId]| {
-            let networks = list.iter().flat_map(|segment| &self.rules.segments[segment.0 as usize].networks);
-            networks.into_iter().any(is_large)
-        };
-        let is_wide = |service: &Service| match *service {
-            Service::Tcp(low, high) | Service::Udp(low, high) => high.saturating_sub(low) >= WIDE_PORTS,
-            _ => false,
-        };
         let count = self.model.segments.len();
         let why = if rule.services.contains(&Service::Any) {
             "every service"
         } else if count > 2 && rule.from.len() == count && rule.to.len() == count {
             "connections from every segment to every segment"
-        } else if (has_large(&rule.from) || has_large(&rule.to)) && rule.services.iter().any(is_wide) {
+        } else if (self.has_large(&rule.from) || self.has_large(&rule.to))
+            && rule.services.iter().any(is_wide)
+        {
             "a wide range of ports from or to a large network"
         } else {
             return None;
@@ -290,6 +318,13 @@ impl Linter<'_> {
                 Lint::new("unused-segment", Some(info.at), message)
             })
             .collect()
+    }
+}
+
+fn is_wide(service: &Service) -> bool {
+    match *service {
+        Service::Tcp(low, high) | Service::Udp(low, high) => high.saturating_sub(low) >= WIDE_PORTS,
+        _ => false,
     }
 }
 

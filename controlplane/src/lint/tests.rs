@@ -186,3 +186,28 @@ fn a_rule_whose_demands_another_does_not_make_is_redundant() {
     assert_eq!(kinds(&strict("\"tcp/1-100\"")), warned("redundant", &["strict", "anybody"]));
     assert_eq!(kinds(&strict("\"tcp/81-100\"")), []);
 }
+
+#[test]
+fn a_quarantine_that_reaches_more_than_what_mends_it_is_told() {
+    let quarantine = |to: &str, services: &str, more: &str| {
+        let segments = "[segments.jail]\nquarantine = true\n[segments.internet]\nport = \"a\"\nnetworks = [\"0.0.0.0/0\"]\n";
+        let found = kinds(&[segments.to_owned(), rule("out", "\"jail\"", to, services, more)]);
+        found.into_iter().filter(|(kind, _)| *kind != "redundant").collect::<Vec<_>>()
+    };
+    let told = warned("wide-quarantine", &["out"]);
+    for (to, services) in [
+        (DB, "\"any\""),
+        (DB, "\"tcp/1-65535\""),
+        ("[\"db\", \"lab\", \"office\", \"internet\"]", "\"tcp/80\""),
+        ("\"internet\"", "\"tcp/443\""),
+    ] {
+        assert_eq!(quarantine(to, services, ""), told, "{to} {services}");
+    }
+    for (to, services, more) in [
+        (DB, "\"tcp/8080\"", ""),
+        ("[\"db\", \"lab\"]", "\"udp/53\"", ""),
+        ("\"internet\"", "\"tcp/443\"", DENY),
+    ] {
+        assert!(!quarantine(to, services, more).contains(&told[0]), "{to} {services} {more}");
+    }
+}
