@@ -512,3 +512,32 @@ fn a_device_that_was_heard_all_the_time_was_cut_off_when_its_session_was_over() 
     let events = scene.cli(&["events", "--last", "200"]).stdout;
     assert!(events.contains("\"opened\"") && !events.contains("\"cut\""), "{events}");
 }
+
+#[test]
+fn n4_whoever_is_given_the_address_next_is_nobody_and_takes_the_place_by_signing_in() {
+    let Some((scene, key)) = begin() else { return };
+    let host = scene.host("office");
+    let source: IpAddr = host.v4[0].into();
+    let hers = path(&scene);
+    assert_eq!(login(&scene, &key, 0).code, 0);
+    scene.crosses("office", "servers", &hers.udp(4000, 445, b"alice"));
+    assert_eq!(scene.cli_with(&["user", "add", "bob", "--password-stdin"], PASSWORD).code, 0);
+    // She has left, and her lease is over: another machine is given the address.
+    let next = [2, 0, 0, 0, 0, 98];
+    host.namespace.set_mac(host.interface, next).unwrap();
+    scene.lab.gateway.add_neighbour("office", source, next).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let theirs = Path { from: next, ..hers };
+    let before = scene.drops();
+    scene.stays_out("office", "servers", &theirs.udp(4000, 445, b"her connection"));
+    scene.stays_out("office", "servers", &theirs.udp(4001, 445, b"a new one"));
+    scene.expect_drops(&before, &[("address_taken", 1), ("not_authenticated", 1)]);
+    let bob = json!({ "user": "bob", "password": PASSWORD });
+    assert_eq!(ask_from(&scene, source, "password", None, &bob)["say"], "begun");
+    scene.crosses("office", "servers", &theirs.udp(4002, 445, b"bob"));
+    scene.stays_out("office", "servers", &theirs.udp(4002, 5432, b"not alice"));
+    scene.stays_out("office", "servers", &hers.udp(4000, 445, b"her own machine, come back"));
+    scene.stays_out("office", "servers", &hers.udp(4003, 445, b"her own machine, come back"));
+    let sessions = scene.json(&["session", "list"])["sessions"].clone();
+    assert_eq!((sessions.as_array().unwrap().len(), &sessions[0]["user"]), (1, &json!("bob")), "{sessions}");
+}

@@ -62,6 +62,15 @@ fn n1_without_a_session_the_portal_is_there_for_its_segment_and_for_no_other() {
         let hosts = [scene.host_address("office", family).to_string()];
         assert!(page.body.contains(&hosts[0]), "it says from where: {}", page.body);
     }
+    // And nothing else of the gateway is, nor behind it what asks who it is.
+    let office = scene.host("office");
+    for port in [22, 53, 8443] {
+        let address = SocketAddr::new(office.gateway_v4.into(), port);
+        let dialled = office
+            .namespace
+            .run(|| std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_millis(300)));
+        assert!(dialled.is_err(), "{address}");
+    }
     // Steering lets nobody else's packets to it.
     let servers = scene.host("servers");
     for address in [place(&scene, Family::V4), SocketAddr::new(servers.gateway_v4.into(), 443)] {
