@@ -90,7 +90,7 @@ impl Desk {
             limits: Mutex::default(),
             attempts: Mutex::default(),
             ceremonies: Mutex::default(),
-            challenges: Mutex::default(),
+            challenges: Mutex::new(Attempts::of_programs()),
             authority: Mutex::default(),
             handshakes: Mutex::default(),
             without_bundle: Mutex::default(),

@@ -24,17 +24,25 @@ struct Attempt<T> {
 pub struct Attempts<T> {
     held: HashMap<Shadow, Attempt<T>>,
     capacity: usize,
+    /// When there are too many, the oldest goes.
+    is_renewed: bool,
 }
 
 impl<T> Default for Attempts<T> {
     fn default() -> Self {
-        Attempts { held: HashMap::new(), capacity: CAPACITY }
+        Attempts { held: HashMap::new(), capacity: CAPACITY, is_renewed: false }
     }
 }
 
 impl<T> Attempts<T> {
-    /// Remembers something for whoever has the token. Nothing when there are too many: then others are not pushed out, for
-    /// whoever floods has many addresses, and the others are who is signing in.
+    /// Of programs, who go on at once: with too many the oldest goes. Whoever floods would have to begin [`CAPACITY`] of them
+    /// between a program's question and its answer; if they were refused, in [`LASTS`], to keep out every program there is.
+    pub fn of_programs() -> Attempts<T> {
+        Attempts { is_renewed: true, ..Attempts::default() }
+    }
+
+    /// Remembers something for whoever has the token. Nothing when there are too many, of people: then others are not pushed
+    /// out, for whoever floods has many addresses, and the others are who is signing in.
     pub fn begin(&mut self, address: IpAddr, what: T, now: Instant) -> Option<Secret> {
         if self.held.len() >= self.capacity {
             self.held.retain(|_, attempt| now < attempt.begun + LASTS);
@@ -44,6 +52,12 @@ impl<T> Attempts<T> {
             && let Some(oldest) = mine.min_by_key(|(_, attempt)| attempt.begun).map(|(shadow, _)| *shadow)
         {
             self.held.remove(&oldest);
+        }
+        if self.held.len() >= self.capacity && self.is_renewed {
+            let oldest = self.held.iter().min_by_key(|(_, attempt)| attempt.begun);
+            if let Some(oldest) = oldest.map(|(shadow, _)| *shadow) {
+                self.held.remove(&oldest);
+            }
         }
         if self.held.len() >= self.capacity {
             return None;
@@ -84,6 +98,22 @@ mod tests {
         assert_eq!(attempts.find(&token, address(1), now).copied(), Some("alice"));
         assert_eq!(attempts.take(&token, address(1), now), Some("alice"));
         assert_eq!(attempts.take(&token, address(1), now), None, "once");
+    }
+
+    #[test]
+    fn c7_a_flood_of_questions_kept_every_device_from_its_challenge() {
+        let (mut attempts, now) = (Attempts::of_programs(), Instant::now());
+        attempts.capacity = 64;
+        for n in 0..1000 {
+            let at = now + Duration::from_millis(n.into());
+            assert!(attempts.begin(address(1 + n), (), at).is_some() && attempts.held.len() <= 64);
+        }
+        let at = now + Duration::from_secs(1);
+        let mine = attempts.begin(address(0), (), at).expect("there is room for whoever comes");
+        for n in 0..60 {
+            let _ = attempts.begin(address(2000 + n), (), at + Duration::from_millis(1 + u64::from(n)));
+        }
+        assert_eq!(attempts.take(&mine, address(0), at + Duration::from_millis(100)), Some(()));
     }
 
     #[test]

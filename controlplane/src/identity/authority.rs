@@ -3,9 +3,7 @@
 //! The gateway itself knows a device by its public key, which is in the book; the certificate is for others who shall know it
 //! too (an 802.1X server, a proxy), and says until when it holds.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -17,10 +15,14 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
+use crate::store::{Disk, Files, replace};
+
 /// Its key, in the state directory.
 const KEY: &str = "device-ca.key";
 /// Its certificate, beside it.
 pub const CERTIFICATE: &str = "device-ca.crt";
+/// The most of either file that is read.
+const BYTES_MAX: u64 = 64 << 10;
 /// How long the authority's own certificate holds: longer than any device's.
 const LASTS: Duration = Duration::days(3650);
 /// The subject's serial number (X.520, section 6.2.9).
@@ -88,34 +90,22 @@ impl Authority {
     ///
     /// A file cannot be read or written, or holds something else.
     pub fn open(directory: &Path) -> Result<Authority, String> {
+        Authority::open_on(&Files, directory)
+    }
+
+    fn open_on(disk: &dyn Disk, directory: &Path) -> Result<Authority, String> {
         let (key_path, certificate_path) = (directory.join(KEY), directory.join(CERTIFICATE));
-        let broken = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-        let pem = match fs::read_to_string(&key_path) {
-            Ok(pem) => Zeroizing::new(pem),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let made = KeyPair::generate().map_err(|error| broken(&key_path, &error))?;
-                let pem = Zeroizing::new(made.serialize_pem());
-                write_new(&key_path, 0o600, pem.as_bytes()).map_err(|error| broken(&key_path, &error))?;
-                pem
-            }
-            Err(error) => return Err(broken(&key_path, &error)),
-        };
+        let pem = kept(disk, &key_path, || {
+            let made = KeyPair::generate().map_err(|error| error.to_string())?;
+            Ok(Zeroizing::new(made.serialize_pem()))
+        })?;
         let key = KeyPair::from_pem(&pem).map_err(|error| broken(&key_path, &error))?;
-        let certificate = match fs::read_to_string(&certificate_path) {
-            Ok(pem) => pem,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let made = authority_params()
-                    .self_signed(&key)
-                    .map_err(|error| broken(&certificate_path, &error))?;
-                let pem = made.pem();
-                write_new(&certificate_path, 0o644, pem.as_bytes())
-                    .map_err(|error| broken(&certificate_path, &error))?;
-                pem
-            }
-            Err(error) => return Err(broken(&certificate_path, &error)),
-        };
+        let certificate = kept(disk, &certificate_path, || {
+            let made = authority_params().self_signed(&key).map_err(|error| error.to_string())?;
+            Ok(Zeroizing::new(made.pem()))
+        })?;
         // Of the certificate's own fields only its subject and key matter to whom it issues for.
-        Ok(Authority { issuer: Issuer::new(authority_params(), key), certificate })
+        Ok(Authority { issuer: Issuer::new(authority_params(), key), certificate: certificate.to_string() })
     }
 
     /// Its certificate, in PEM.
@@ -151,8 +141,58 @@ impl Authority {
     }
 }
 
-fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+fn broken(path: &Path, error: &dyn std::fmt::Display) -> String {
+    format!("{}: {error}", path.display())
+}
+
+/// What a file holds, which is made as a whole or not at all.
+fn kept(
+    disk: &dyn Disk,
+    path: &Path,
+    make: impl FnOnce() -> Result<Zeroizing<String>, String>,
+) -> Result<Zeroizing<String>, String> {
+    match disk.read(path, BYTES_MAX) {
+        Ok(bytes) => {
+            let text = String::from_utf8(bytes).map_err(|_| broken(path, &"it is no text"))?;
+            Ok(Zeroizing::new(text))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let made = make().map_err(|error| broken(path, &error))?;
+            replace(disk, path, made.as_bytes()).map_err(|error| broken(path, &error))?;
+            Ok(made)
+        }
+        Err(error) => Err(broken(path, &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::machine::{Fault, Machine};
+
+    #[test]
+    fn a_power_failure_while_the_authority_was_made_left_half_a_key_with_which_nobody_was_enrolled() {
+        let mut stopped = 0;
+        for step in 0.. {
+            let machine = Machine::default();
+            machine.arm(Some(Fault::Stop(step)));
+            let made = Authority::open_on(&machine, Path::new("/state"));
+            if !machine.has_struck() {
+                made.map(drop).unwrap();
+                break;
+            }
+            stopped += 1;
+            for left in machine.after_power_failure() {
+                let found = Authority::open_on(&left, Path::new("/state"))
+                    .map_err(|why| format!("step {step}: {why}"));
+                let again = Authority::open_on(&left, Path::new("/state")).unwrap();
+                assert_eq!(found.unwrap().certificate(), again.certificate());
+                assert!(
+                    made.is_err()
+                        || made.as_ref().is_ok_and(|made| made.certificate() == again.certificate())
+                );
+            }
+        }
+        assert!(stopped >= 8, "{stopped}");
+    }
 }
