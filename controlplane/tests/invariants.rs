@@ -6,6 +6,10 @@ use std::path::Path;
 use bulkhead::{config, identity, portal, sessions, tokens};
 use proptest::prelude::*;
 
+#[path = "../../tests/fuzz/invariants/certificates.rs"]
+mod certificates;
+#[path = "../../tests/fuzz/invariants/connections.rs"]
+mod connections;
 #[path = "../../tests/fuzz/invariants/events.rs"]
 mod events;
 #[path = "../../tests/fuzz/invariants/forms.rs"]
@@ -27,7 +31,9 @@ mod wire;
 /// A target: its name, its function, and how many seeds it has at least.
 type Target = (&'static str, fn(&[u8]), usize);
 
-const TARGETS: [Target; 6] = [
+const TARGETS: [Target; 8] = [
+    ("certificates", certificates::check, 50),
+    ("connections", connections::check, 65),
     ("events", events::check, 30),
     ("forms", forms::check, 20),
     ("radius", radius::check, 20),

@@ -9,9 +9,10 @@ use std::time::Instant;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, StatusCode};
+use hyper::{Method, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -64,12 +65,22 @@ pub async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     connection: Rc<Connection>,
 ) {
-    let service = service_fn(|request| {
+    let answer = |request| {
         let (shared, connection) = (shared.clone(), connection.clone());
-        async move {
-            let response = answer(&shared, &connection, request).await;
-            Ok::<_, Infallible>(finished(response, shared.strict))
-        }
+        async move { answer(&shared, &connection, request).await }
+    };
+    converse(stream, shared.strict, answer).await;
+}
+
+/// Reads requests from a connection, one after the other, and writes what each is answered.
+pub async fn converse<A: Future<Output = Response>>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    strict: bool,
+    answer: impl Fn(hyper::Request<Incoming>) -> A,
+) {
+    let service = service_fn(|request| {
+        let answered = answer(request);
+        async move { Ok::<_, Infallible>(finished(answered.await, strict)) }
     });
     let served = builder().serve_connection(TokioIo::new(stream), service);
     // Whatever went wrong on it, the client knows.
@@ -82,6 +93,8 @@ fn builder() -> http1::Builder {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
         .max_buf_size(HEAD_BYTES_MAX)
+        // With that alone, how long a head may be depends on the pieces in which it comes, and on what came before.
+        .max_header_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX);
     builder
 }
@@ -159,32 +172,62 @@ async fn answer(
         response.headers_mut().insert(header::RETRY_AFTER, wait_s.into());
         return ending(response);
     }
-    // Nobody who has business here sends a body of unknown length, and a length that is told twice, in two ways, is how
-    // requests are smuggled (RFC 9112, section 6.1).
-    if request.headers().contains_key(header::TRANSFER_ENCODING) {
-        return ending(pages::trouble(
-            StatusCode::LENGTH_REQUIRED,
-            "The request does not say how long it is.",
-        ));
+    match hear(request).await {
+        Ok(Heard { head, body }) => Request { shared, connection, head, body }.answer().await,
+        Err(refused) => refused,
     }
-    let path = request.uri().path().to_owned();
-    let route = match Route::of(request.method(), &path) {
-        Ok(route) => route,
-        Err(why) => return ending(requests::nothing(why)),
-    };
-    if *request.method() == Method::POST
-        && let Err(why) =
-            route::is_same_site(request.headers(), route::host(request.uri(), request.headers()).as_deref())
-    {
-        return ending(pages::trouble(StatusCode::FORBIDDEN, why));
+}
+
+/// A request that is whole, and for something that there is.
+pub struct Heard {
+    /// All before the body.
+    pub head: Parts,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// Reads a request, if it may be asked here.
+///
+/// # Errors
+///
+/// The refusal, after which the connection ends.
+pub async fn hear(request: hyper::Request<Incoming>) -> Result<Heard, Response> {
+    if let Some(refused) = refusal(&request) {
+        return Err(ending(refused));
     }
     let (head, body) = request.into_parts();
-    let body = match read(body).await {
-        Ok(body) => body,
-        Err(refused) => return ending(refused),
+    let body = read(body).await.map_err(ending)?;
+    Ok(Heard { head, body })
+}
+
+/// Why this may not be asked here, by its head alone.
+fn refusal(request: &hyper::Request<Incoming>) -> Option<Response> {
+    let (headers, host) = (request.headers(), route::host(request.uri(), request.headers()));
+    // Nobody who has business here sends a body of unknown length, and a length that is told twice, in two ways, is how
+    // requests are smuggled (RFC 9112, section 6.1).
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        return Some(pages::trouble(StatusCode::LENGTH_REQUIRED, "The request does not say how long it is."));
+    }
+    // For whom a request is, others may have read in the host that is not looked at here (RFC 9112, section 3.2).
+    let is_for_one = match headers.get_all(header::HOST).iter().count() {
+        0 => request.version() < Version::HTTP_11,
+        count => count == 1 && host.is_some(),
     };
-    let request = Request { shared, connection, head, body };
-    request.answer(route).await
+    if !is_for_one {
+        return Some(pages::trouble(
+            StatusCode::BAD_REQUEST,
+            "The request does not say for which host it is.",
+        ));
+    }
+    if let Err(why) = Route::of(request.method(), request.uri().path()) {
+        return Some(requests::nothing(why));
+    }
+    if *request.method() == Method::POST
+        && let Err(why) = route::is_same_site(headers, host.as_deref())
+    {
+        return Some(pages::trouble(StatusCode::FORBIDDEN, why));
+    }
+    None
 }
 
 /// The whole body, if it is small enough and comes soon enough.
@@ -199,5 +242,43 @@ async fn read(body: Incoming) -> Result<Bytes, Response> {
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(pages::trouble(StatusCode::BAD_REQUEST, "The request is broken.")),
         Err(_) => Err(pages::trouble(StatusCode::REQUEST_TIMEOUT, "The request did not come in time.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// What is answered to this, after which the connection ends.
+    async fn answered(sent: &str) -> String {
+        let (mut client, server) = tokio::io::duplex(1 << 16);
+        client.write_all(sent.as_bytes()).await.unwrap();
+        let answer = async |request| match hear(request).await {
+            Ok(_) => Response::default(),
+            Err(refused) => refused,
+        };
+        converse(server, false, answer).await;
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn a_request_for_two_hosts_or_none_is_for_nobody() {
+        for (version, hosts, expected) in [
+            ("1.1", "Host: p\r\n", "200"),
+            ("1.1", "", "400"),
+            ("1.1", "Host: p\r\nHost: q\r\n", "400"),
+            ("1.1", "Host: p\r\nHost: p\r\n", "400"),
+            ("1.1", "Host: p@q\r\n", "400"),
+            ("1.1", "Host:\r\n", "400"),
+            ("1.0", "", "200"),
+            ("1.0", "Host: p\r\nHost: q\r\n", "400"),
+        ] {
+            let text = answered(&format!("GET / HTTP/{version}\r\n{hosts}Connection: close\r\n\r\n")).await;
+            assert!(text.starts_with(&format!("HTTP/{version} {expected} ")), "{version} {hosts:?}: {text}");
+        }
     }
 }

@@ -13,7 +13,8 @@ pub mod cookie;
 pub mod doorman;
 #[doc(hidden)]
 pub mod form;
-mod http;
+#[doc(hidden)]
+pub mod http;
 pub mod limits;
 pub mod orders;
 mod pages;

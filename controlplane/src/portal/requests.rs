@@ -56,7 +56,11 @@ impl Request<'_> {
     }
 
     /// The answer to it.
-    pub async fn answer(&self, route: Route<'_>) -> Response {
+    pub async fn answer(&self) -> Response {
+        let route = match Route::of(&self.head.method, self.head.uri.path()) {
+            Ok(route) => route,
+            Err(why) => return nothing(why),
+        };
         match route {
             Route::Home => match self.ask(Question::Standing).await {
                 Answer::Standing(standing) => pages::home(StatusCode::OK, &standing, None),

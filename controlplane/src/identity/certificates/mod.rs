@@ -17,8 +17,9 @@ use rustls::SignatureScheme;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
+use x509_parser::asn1_rs::Tag;
+use x509_parser::prelude::{AttributeTypeAndValue, FromDer, GeneralName, X509Certificate};
 
 use super::unix_s;
 
@@ -83,7 +84,7 @@ pub enum Refused {
     IsAuthority,
     /// It is not for clients.
     NotForClients,
-    /// An authority signed below it that may not.
+    /// An authority of its chain signed what it may not: below another one, or with a key that is not for it.
     Path,
     /// Its key must not sign a handshake, or may sign certificates.
     KeyUsage,
@@ -124,7 +125,7 @@ impl fmt::Display for Refused {
             Refused::NotForClients => {
                 f.write_str("it is not for clients (its extended key usage has no clientAuth)")
             }
-            Refused::Path => f.write_str("an authority in its chain may not sign below another"),
+            Refused::Path => f.write_str("an authority in its chain may not sign what it has signed"),
             Refused::KeyUsage => f.write_str(
                 "its key usage is not that of a client: digitalSignature, and no signing of certificates",
             ),
@@ -227,19 +228,18 @@ impl Certificate {
         let names = parsed.subject_alternative_name().map_err(unreadable)?;
         let uris = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
             GeneralName::URI(uri) => Some((*uri).to_owned()),
+            // One that is no text is a name all the same.
+            GeneralName::Invalid(Tag(6), octets) => Some(String::from_utf8_lossy(octets).into_owned()),
             _ => None,
         });
-        let one = |mut values: Vec<&str>| (values.len() == 1).then(|| values.remove(0).to_owned());
         let subject = parsed.subject();
-        let common = subject.iter_common_name().filter_map(|name| name.as_str().ok()).collect();
         let oid = &x509_parser::oid_registry::OID_X509_SERIALNUMBER;
-        let serials = subject.iter_by_oid(oid).filter_map(|name| name.as_str().ok()).collect();
         Ok(Certificate {
             transcript,
             serial: data_encoding::HEXLOWER.encode(parsed.raw_serial()),
             ends_s: u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default(),
-            name: one(common),
-            subject_serial: one(serials),
+            name: the_one(subject.iter_common_name()),
+            subject_serial: the_one(subject.iter_by_oid(oid)),
             uris: uris.collect(),
             public_key: parsed.public_key().raw.to_vec(),
             may_sign: usage.as_ref().is_some_and(|usage| usage.value.digital_signature()),
@@ -265,6 +265,11 @@ impl Certificate {
         let own = EndEntityCert::try_from(&self.chain[0]).map_err(refused)?;
         let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
         let at = UnixTime::since_unix_epoch(Duration::from_secs(unix_s(now)));
+        // What keys may be used for besides, that library leaves to others.
+        let is_path = |path: &VerifiedPath<'_>| {
+            let may = path.intermediate_certificates().all(|above| may_certify(&above.der()));
+            if may { Ok(()) } else { Err(webpki::Error::EndEntityUsedAsCa) }
+        };
         own.verify_for_usage(
             algorithms.all,
             &anchors,
@@ -272,12 +277,23 @@ impl Certificate {
             at,
             KeyUsage::client_auth(),
             None,
-            None,
+            Some(&is_path),
         )
         .map_err(refused)?;
-        // What it may be used for besides, that library leaves to others.
         if self.may_sign && !self.may_certify { Ok(()) } else { Err(Refused::KeyUsage) }
     }
+}
+
+/// The only attribute of its kind, if it is text.
+fn the_one<'a>(mut all: impl Iterator<Item = &'a AttributeTypeAndValue<'a>>) -> Option<String> {
+    let one = all.next()?;
+    if all.next().is_some() { None } else { one.as_str().ok().map(str::to_owned) }
+}
+
+/// Whether the key of an authority may sign certificates, if its certificate says what it may (RFC 5280, section 6.1.4, n).
+fn may_certify(authority: &[u8]) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(authority) else { return false };
+    parsed.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
 }
 
 /// Whether a message is what this side of a handshake of TLS 1.3 signs: a transcript's hash behind its words.

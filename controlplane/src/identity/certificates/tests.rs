@@ -1,8 +1,8 @@
 use std::time::UNIX_EPOCH;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType,
+    BasicConstraints, CertificateParams, CustomExtension, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType,
     SignatureAlgorithm, SigningKey, date_time_ymd,
 };
 use serde_json::json;
@@ -316,6 +316,53 @@ fn a_certificate_without_one_name_is_no_devices() {
     let own = leaf(&root, &PKCS_ED25519, |leaf| leaf.subject_alt_names.clear());
     let shown = Certificate::shown(&evidence(&[&own], 1)).unwrap();
     assert_eq!(shown.is_of(None, &root.der, now()), Err(Refused::NoName));
+}
+
+#[test]
+fn a_name_that_is_no_text_is_one_beside_another() {
+    let root = root("devices");
+    let (device, bmp) = ("laptop-7", DnValue::BmpString("tablet".try_into().unwrap()));
+    for (second, name) in [(None, Ok(device)), (Some(bmp), Err(Refused::NoName))] {
+        let own = leaf(&root, &PKCS_ED25519, |leaf| {
+            // rcgen has each kind of attribute once; the common name by its number is another.
+            leaf.distinguished_name.push(DnType::CommonName, device);
+            second.into_iter().for_each(|second| {
+                leaf.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 3]), second);
+            });
+        });
+        assert_eq!(Certificate::shown(&evidence(&[&own], 1)).unwrap().device_name(), name);
+    }
+    // An SVID's URI, and another one that is not UTF-8.
+    let id = [&[0x86, ID.len() as u8], ID.as_bytes()].concat();
+    for (second, expected) in
+        [(&[][..], Ok(ID.to_owned())), (&[0x86, 3, b'a', 0xff, b'b'], Err(Refused::Names(2)))]
+    {
+        let names = [&id, second].concat();
+        let own = leaf(&root, &PKCS_ED25519, |leaf| {
+            leaf.subject_alt_names.clear();
+            let content = [&[0x30, names.len() as u8], names.as_slice()].concat();
+            leaf.custom_extensions = vec![CustomExtension::from_oid_content(&[2, 5, 29, 17], content)];
+        });
+        assert_eq!(svid(&[&own], &[&root]), expected);
+    }
+}
+
+#[test]
+fn an_authority_whose_key_must_not_sign_certificates_has_signed_none() {
+    let root = root("example.org");
+    for (usages, expected) in [
+        (vec![KeyUsagePurpose::KeyCertSign], Ok(ID.to_owned())),
+        (vec![], Ok(ID.to_owned())),
+        (vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign], Err(Refused::Path)),
+    ] {
+        let (key, mut params) = (key(&PKCS_ECDSA_P256_SHA256), root.params.clone());
+        params.distinguished_name.push(DnType::OrganizationName, "below");
+        params.key_usages = usages;
+        let made = params.signed_by(&key, &Issuer::from_params(&root.params, &root.key)).unwrap();
+        let middle = Made { der: made.der().clone(), key, params };
+        let own = leaf(&middle, &PKCS_ECDSA_P256_SHA256, |_| ());
+        assert_eq!(svid(&[&own, &middle], &[&root]), expected);
+    }
 }
 
 #[test]
