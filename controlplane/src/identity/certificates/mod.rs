@@ -17,9 +17,12 @@ use rustls::SignatureScheme;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
+use webpki::{EndEntityCert, VerifiedPath, anchor_from_trusted_cert};
 use x509_parser::asn1_rs::Tag;
-use x509_parser::prelude::{AttributeTypeAndValue, FromDer, GeneralName, X509Certificate};
+use x509_parser::oid_registry::OID_X509_EXT_KEY_USAGE;
+use x509_parser::prelude::{
+    AttributeTypeAndValue, FromDer, GeneralName, KeyUsage, X509Certificate, X509Error,
+};
 
 use super::unix_s;
 
@@ -224,7 +227,7 @@ impl Certificate {
         parsed: &X509Certificate<'_>,
     ) -> Result<Certificate, Refused> {
         let unreadable = |_| Refused::Unreadable("its extensions cannot be read");
-        let usage = parsed.key_usage().map_err(unreadable)?;
+        let usage = key_usage(parsed).map_err(unreadable)?;
         let names = parsed.subject_alternative_name().map_err(unreadable)?;
         let uris = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
             GeneralName::URI(uri) => Some((*uri).to_owned()),
@@ -242,8 +245,8 @@ impl Certificate {
             subject_serial: the_one(subject.iter_by_oid(oid)),
             uris: uris.collect(),
             public_key: parsed.public_key().raw.to_vec(),
-            may_sign: usage.as_ref().is_some_and(|usage| usage.value.digital_signature()),
-            may_certify: usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()),
+            may_sign: usage.is_some_and(KeyUsage::digital_signature),
+            may_certify: usage.is_some_and(|usage| usage.key_cert_sign() || usage.crl_sign()),
             chain,
         })
     }
@@ -275,7 +278,7 @@ impl Certificate {
             &anchors,
             &self.chain[1..],
             at,
-            KeyUsage::client_auth(),
+            webpki::KeyUsage::client_auth(),
             None,
             Some(&is_path),
         )
@@ -293,7 +296,19 @@ fn the_one<'a>(mut all: impl Iterator<Item = &'a AttributeTypeAndValue<'a>>) -> 
 /// Whether the key of an authority may sign certificates, if its certificate says what it may (RFC 5280, section 6.1.4, n).
 fn may_certify(authority: &[u8]) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(authority) else { return false };
-    parsed.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
+    key_usage(&parsed).is_ok_and(|usage| usage.is_none_or(KeyUsage::key_cert_sign))
+}
+
+/// The key usages, behind which nothing else stands: the parser would pass over it.
+fn key_usage<'c>(parsed: &'c X509Certificate<'_>) -> Result<Option<&'c KeyUsage>, X509Error> {
+    let Some(usage) = parsed.key_usage()? else { return Ok(None) };
+    let extension = parsed.get_extension_unique(&OID_X509_EXT_KEY_USAGE)?;
+    // A tag, a length and that many octets: there are nine usages.
+    let is_whole = extension.is_some_and(|extension| match extension.value {
+        [_, length, octets @ ..] => octets.len() == usize::from(*length),
+        _ => false,
+    });
+    if is_whole { Ok(Some(usage.value)) } else { Err(X509Error::InvalidExtensions) }
 }
 
 /// Whether a message is what this side of a handshake of TLS 1.3 signs: a transcript's hash behind its words.

@@ -366,6 +366,19 @@ fn an_authority_whose_key_must_not_sign_certificates_has_signed_none() {
 }
 
 #[test]
+fn key_usages_behind_which_something_else_stands_are_none() {
+    let root = root("example.org");
+    for (content, is_one) in [(&[3, 2, 7, 0x80][..], true), (&[3, 2, 7, 0x80, 5, 0], false)] {
+        let own = leaf(&root, &PKCS_ED25519, |leaf| {
+            leaf.key_usages.clear();
+            leaf.custom_extensions =
+                vec![CustomExtension::from_oid_content(&[2, 5, 29, 15], content.to_vec())];
+        });
+        assert_eq!(svid(&[&own], &[&root]).is_ok(), is_one, "{content:?}");
+    }
+}
+
+#[test]
 fn a_spiffe_id_is_read_to_the_letter() {
     for (text, domain) in [
         ("spiffe://example.org/a", "example.org"),
