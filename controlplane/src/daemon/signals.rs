@@ -38,14 +38,6 @@ pub fn apply(gateway: &Gateway, transmitter: &str, told: &[Told]) -> Result<(), 
         let at = Moment::before(now, Duration::ZERO);
         // Before the look at who is there: whoever begins after it is reminded.
         gateway.desk.signals.note(&model.sign_in.transmitters, transmitter, told, at);
-        if let unknown @ [_, ..] = told.subject.unknown() {
-            // It was taken, and asks for something all the same.
-            gateway.alarm(format!(
-                "a security event {} of {transmitter} is about nobody here: nothing is known of the `{}` of its subject",
-                told.event,
-                unknown.join("`, `")
-            ));
-        }
         let all = gateway.sessions.list(&Which::default(), now);
         let meant: Vec<_> = all.into_iter().filter(|session| told.subject.means(session)).collect();
         let event = &told.event;

@@ -196,9 +196,9 @@ fn slow_effect(kind: &str, event: &Map<String, Value>, posture: Option<&str>) ->
 }
 
 /// Whom an event is about: of a user, of a session, of a device, of a group the format, the issuer and the name that its JSON
-/// has; and whether it has nothing else.
+/// has.
 #[derive(Debug)]
-struct SlowSubject([Option<[String; 3]>; 4], bool);
+struct SlowSubject([Option<[String; 3]>; 4]);
 
 impl SlowSubject {
     /// RFC 9493, section 3; SSF 1.0, section 3.
@@ -207,7 +207,7 @@ impl SlowSubject {
         match subject.as_object()?.get("format") {
             Some(format) if format == "complex" => {}
             None => {}
-            Some(_) => return Some(SlowSubject([Some(SlowSubject::name(subject)?), None, None, None], true)),
+            Some(_) => return Some(SlowSubject([Some(SlowSubject::name(subject)?), None, None, None])),
         }
         let mut names = [None, None, None, None];
         for (name, member) in names.iter_mut().zip(members) {
@@ -215,9 +215,7 @@ impl SlowSubject {
                 *name = Some(SlowSubject::name(member)?);
             }
         }
-        let known = members.iter().flatten().count() + usize::from(subject.get("format").is_some());
-        let is_known = subject.as_object()?.len() == known;
-        names.iter().any(Option::is_some).then_some(SlowSubject(names, is_known))
+        names.iter().any(Option::is_some).then_some(SlowSubject(names))
     }
 
     fn name(subject: &Value) -> Option<[String; 3]> {
@@ -237,23 +235,22 @@ impl SlowSubject {
     /// Whether it is about whoever has this user, issuer, subject, session, device and group.
     fn means(&self, who: &[Option<String>; 6], transmitter: &str) -> bool {
         let [user, issuer, subject, session, device, group] = who.each_ref().map(Option::as_deref);
-        self.1
-            && self.0.iter().enumerate().all(|(member, name)| {
-                let Some([format, of, name]) = name.as_ref().map(|name| name.each_ref().map(String::as_str))
-                else {
-                    return true;
-                };
-                let is_from = issuer == Some(if format == "opaque" { transmitter } else { of });
-                match (member, format) {
-                    (0, "email") => user.map(str::to_ascii_lowercase) == Some(name.to_ascii_lowercase()),
-                    (0, "iss_sub") => is_from && subject == Some(name),
-                    (0, _) => is_from && (subject == Some(name) || session == Some(name)),
-                    (_, "email") => false,
-                    (1, _) => is_from && session == Some(name),
-                    (3, _) => is_from && group == Some(name),
-                    _ => device == Some(name),
-                }
-            })
+        self.0.iter().enumerate().all(|(member, name)| {
+            let Some([format, of, name]) = name.as_ref().map(|name| name.each_ref().map(String::as_str))
+            else {
+                return true;
+            };
+            let is_from = issuer == Some(if format == "opaque" { transmitter } else { of });
+            match (member, format) {
+                (0, "email") => user.map(str::to_ascii_lowercase) == Some(name.to_ascii_lowercase()),
+                (0, "iss_sub") => is_from && subject == Some(name),
+                (0, _) => is_from && (subject == Some(name) || session == Some(name)),
+                (_, "email") => false,
+                (1, _) => is_from && session == Some(name),
+                (3, _) => is_from && group == Some(name),
+                _ => device == Some(name),
+            }
+        })
     }
 
     /// What was read of it means the same sessions: that of whom it is about, and those of which one thing is another.

@@ -14,8 +14,6 @@ pub struct Subject {
     session: Option<Name>,
     device: Option<Name>,
     group: Option<Name>,
-    /// What it names besides, of which nobody here knows whose it is (`tenant`, `org_unit`, `application`).
-    unknown: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,18 +46,9 @@ impl Subject {
             session: member("session")?,
             device: member("device")?,
             group: member("group")?,
-            unknown: Vec::new(),
         };
-        let is_known =
-            |key: &&String| ["format", "user", "session", "device", "group"].contains(&key.as_str());
-        let unknown = subject.keys().filter(|key| !is_known(key)).map(|key| printable(key)).collect();
-        (read != Subject::default()).then_some(Subject { unknown, ..read })
-    }
-
-    /// Members that cannot be held against anything that is known of a session. All members must be true of a subject (SSF 1.0,
-    /// section 3), so with one of these it is nobody's.
-    pub fn unknown(&self) -> &[String] {
-        &self.unknown
+        // A tenant or a unit is nothing that sessions here have: such members count as true of all (SSF 1.0, section 8.1.3.1).
+        (read != Subject::default()).then_some(read)
     }
 
     /// Whether it is this session's.
@@ -69,8 +58,7 @@ impl Subject {
 
     /// Whether it is that of whoever has these claims.
     pub fn is_of(&self, claims: &Claims) -> bool {
-        self.unknown.is_empty()
-            && self.group.as_ref().is_none_or(|name| name.is_group_of(claims))
+        self.group.as_ref().is_none_or(|name| name.is_group_of(claims))
             && self.user.as_ref().is_none_or(|name| name.is_user_of(claims))
             && self.session.as_ref().is_none_or(|name| name.is_session(claims))
             && self.device.as_ref().is_none_or(|name| name.is_device_of(claims))
@@ -90,11 +78,6 @@ impl Subject {
         let names = names.chain(origin.and_then(|origin| origin.session.as_ref())).chain(device);
         names.chain(&claims.groups).map(|name| name.to_lowercase()).collect()
     }
-}
-
-/// For the log.
-fn printable(name: &str) -> String {
-    name.chars().filter(char::is_ascii_graphic).take(32).collect()
 }
 
 impl Name {
