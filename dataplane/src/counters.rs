@@ -3,10 +3,9 @@
 //! A worker counts into a plain [`Ledger`] of its own and publishes it once a burst into a [`SharedLedger`], a
 //! sequence lock: readers see whole bursts only, so that the ledger balances at every reading, also under load.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-
 use crossbeam::utils::CachePadded;
 
+use crate::sync::{Acquire, AtomicU64, Relaxed, Release, fence, spin_loop};
 use crate::verdict::{Now, Reason, RuleId};
 
 /// What became of every packet. Counts are packets unless the name says bytes.
@@ -98,42 +97,56 @@ impl Ledger {
 }
 
 /// A ledger that its one worker publishes and anybody reads.
-pub struct SharedLedger {
+#[derive(Default)]
+pub struct SharedLedger(SequenceLock<WORDS>);
+
+impl SharedLedger {
+    /// Publishes a ledger. Only its one worker may call this.
+    pub fn publish(&self, ledger: &Ledger) {
+        self.0.write(ledger.words());
+    }
+
+    /// The ledger as of the end of some burst.
+    pub fn read(&self) -> Ledger {
+        Ledger::from_words(&self.0.read())
+    }
+}
+
+/// Words of one writer that readers see as they were after one of the writings, all of them.
+struct SequenceLock<const WORDS: usize> {
     /// Odd while the words are being written.
     sequence: AtomicU64,
     words: [AtomicU64; WORDS],
 }
 
-impl Default for SharedLedger {
+impl<const WORDS: usize> Default for SequenceLock<WORDS> {
     fn default() -> Self {
-        SharedLedger { sequence: AtomicU64::new(0), words: std::array::from_fn(|_| AtomicU64::new(0)) }
+        SequenceLock { sequence: AtomicU64::new(0), words: std::array::from_fn(|_| AtomicU64::new(0)) }
     }
 }
 
-impl SharedLedger {
-    /// Publishes a ledger. Only its one worker may call this.
-    pub fn publish(&self, ledger: &Ledger) {
-        let sequence = self.sequence.load(Ordering::Relaxed);
-        self.sequence.store(sequence + 1, Ordering::Relaxed);
+impl<const WORDS: usize> SequenceLock<WORDS> {
+    fn write(&self, words: [u64; WORDS]) {
+        let sequence = self.sequence.load(Relaxed);
+        self.sequence.store(sequence + 1, Relaxed);
         // No word below may become visible before the odd sequence number.
-        fence(Ordering::Release);
-        for (shared, word) in self.words.iter().zip(ledger.words()) {
-            shared.store(word, Ordering::Relaxed);
+        fence(Release);
+        for (shared, word) in self.words.iter().zip(words) {
+            shared.store(word, Relaxed);
         }
         // Nor may the even one before any word.
-        self.sequence.store(sequence + 2, Ordering::Release);
+        self.sequence.store(sequence + 2, Release);
     }
 
-    /// The ledger as of the end of some burst.
-    pub fn read(&self) -> Ledger {
+    fn read(&self) -> [u64; WORDS] {
         loop {
-            let before = self.sequence.load(Ordering::Acquire);
-            let words = std::array::from_fn(|i| self.words[i].load(Ordering::Relaxed));
-            fence(Ordering::Acquire);
-            if before.is_multiple_of(2) && self.sequence.load(Ordering::Relaxed) == before {
-                return Ledger::from_words(&words);
+            let before = self.sequence.load(Acquire);
+            let words = std::array::from_fn(|i| self.words[i].load(Relaxed));
+            fence(Acquire);
+            if before.is_multiple_of(2) && self.sequence.load(Relaxed) == before {
+                return words;
             }
-            std::hint::spin_loop();
+            spin_loop();
         }
     }
 }
@@ -210,11 +223,11 @@ impl RuleCounters {
         let mut sum = RuleHits::default();
         for worker in 0..self.rows.len() {
             let cell = self.cell(worker, rule);
-            let last = cell.last_hit.load(Ordering::Relaxed);
+            let last = cell.last_hit.load(Relaxed);
             sum.add(&RuleHits {
-                packets: cell.packets.load(Ordering::Relaxed),
-                bytes: cell.bytes.load(Ordering::Relaxed),
-                connections: cell.connections.load(Ordering::Relaxed),
+                packets: cell.packets.load(Relaxed),
+                bytes: cell.bytes.load(Relaxed),
+                connections: cell.connections.load(Relaxed),
                 last_hit: (last != 0).then_some(Now(last)),
             });
         }
@@ -239,7 +252,7 @@ impl<'a> RuleRow<'a> {
         let cell = self.cell(rule);
         bump(&cell.packets, 1);
         bump(&cell.bytes, bytes as u64);
-        cell.last_hit.store(now.0.max(1), Ordering::Relaxed);
+        cell.last_hit.store(now.0.max(1), Relaxed);
     }
 
     /// The last one is the default deny's: `RuleId::NONE` is the largest number.
@@ -251,7 +264,7 @@ impl<'a> RuleRow<'a> {
 
 /// Adds without a read-modify-write: the caller is the only writer.
 fn bump(counter: &AtomicU64, by: u64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+    counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
 }
 
 #[cfg(test)]
@@ -271,9 +284,9 @@ mod tests {
                     ledger.drop_for(Reason::NoRule);
                     shared.publish(&ledger);
                 }
-                stop.store(true, Ordering::Relaxed);
+                stop.store(true, Relaxed);
             });
-            while !stop.load(Ordering::Relaxed) {
+            while !stop.load(Relaxed) {
                 assert!(shared.read().is_balanced());
             }
         });
@@ -291,5 +304,42 @@ mod tests {
         assert_eq!(counters.read(RuleId(1)), expected);
         assert_eq!(counters.read(RuleId(0)), RuleHits::default());
         assert_eq!(counters.read(RuleId::NONE).packets, 1);
+    }
+}
+
+/// See `connection/loom.rs` for how to run it.
+#[cfg(all(test, loom))]
+mod models {
+    use std::sync::Arc;
+
+    use ::loom::model::Builder;
+    use ::loom::thread;
+
+    use super::*;
+
+    #[test]
+    fn loom_a_reading_is_of_the_end_of_one_burst_and_never_older_than_the_one_before() {
+        let mut builder = Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(|| {
+            let shared = Arc::new(SequenceLock::<2>::default());
+            let worker = {
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    for burst in 1..=2 {
+                        shared.write([burst, burst * 10]);
+                    }
+                })
+            };
+            let mut last = 0;
+            for _ in 0..2 {
+                let [received, forwarded] = shared.read();
+                assert_eq!(forwarded, received * 10, "half of a burst");
+                assert!(received >= last, "back in time");
+                last = received;
+            }
+            worker.join().unwrap();
+            assert_eq!(shared.read(), [2, 20]);
+        });
     }
 }

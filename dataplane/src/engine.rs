@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,6 +23,7 @@ use crate::fragments::Share;
 use crate::policy::Policy;
 use crate::snapshot::{ActivePolicy, Snapshot};
 use crate::steering::{self, AttachMode, LocalService, PortSteering, SteeringCounters};
+use crate::sync::{Mutex, MutexGuard};
 use crate::topology::Topology;
 use crate::verdict::{Generation, MAX_PORTS, Now, PortId};
 use crate::worker::{Shared, Unresolved};

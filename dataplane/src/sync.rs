@@ -9,10 +9,14 @@
 pub(crate) use loom::hint::spin_loop;
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
+#[cfg(loom)]
+pub(crate) use loom::sync::{Mutex, MutexGuard};
 #[cfg(not(loom))]
 pub(crate) use std::hint::spin_loop;
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, fence};
+#[cfg(not(loom))]
+pub(crate) use std::sync::{Mutex, MutexGuard};
 
 pub(crate) use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
@@ -29,6 +33,11 @@ impl<T> Queue<T> {
     /// Gives the value back when the queue is full.
     pub(crate) fn push(&self, value: T) -> Result<(), T> {
         self.0.push(value)
+    }
+
+    /// Gives the oldest value back when the queue is full, and puts this one in all the same.
+    pub(crate) fn force_push(&self, value: T) -> Option<T> {
+        self.0.force_push(value)
     }
 
     pub(crate) fn pop(&self) -> Option<T> {
@@ -53,6 +62,13 @@ impl<T> Queue<T> {
         }
         list.push_back(value);
         Ok(())
+    }
+
+    pub(crate) fn force_push(&self, value: T) -> Option<T> {
+        let mut list = self.0.lock().unwrap();
+        let oldest = if list.len() == self.1 { list.pop_front() } else { None };
+        list.push_back(value);
+        oldest
     }
 
     pub(crate) fn pop(&self) -> Option<T> {

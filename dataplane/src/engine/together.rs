@@ -6,10 +6,8 @@
 //! publication has begun after he took it, and he need not wait for another; or it is not, and he publishes himself. So ten
 //! thousand changes a second from many threads cost the workers no more than they can acknowledge anyway.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
-
 use super::lock;
+use crate::sync::{AcqRel, Acquire, AtomicU64, Mutex, MutexGuard, Relaxed};
 
 /// Turns taken, and turns published.
 #[derive(Default)]
@@ -28,19 +26,19 @@ impl Together {
         publish: impl FnOnce(&mut MutexGuard<'_, T>) -> Result<(), E>,
     ) -> Result<(), E> {
         // Release: what was written before is seen by whoever reads this turn.
-        let turn = self.taken.fetch_add(1, Ordering::AcqRel) + 1;
+        let turn = self.taken.fetch_add(1, AcqRel) + 1;
         let mut current = lock(current);
-        if self.published.load(Ordering::Relaxed) >= turn {
+        if self.published.load(Relaxed) >= turn {
             return Ok(());
         }
-        let up_to = self.taken.load(Ordering::Acquire);
+        let up_to = self.taken.load(Acquire);
         publish(&mut current)?;
-        self.published.store(up_to, Ordering::Relaxed);
+        self.published.store(up_to, Relaxed);
         Ok(())
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::time::Duration;
 
@@ -56,7 +54,7 @@ mod tests {
         let (together, current) = (Together::default(), Mutex::new(()));
         let publish = |_: &mut MutexGuard<'_, ()>| -> Result<(), ()> {
             for (from, to) in written.iter().zip(&published) {
-                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+                to.store(from.load(Relaxed), Relaxed);
             }
             Ok(())
         };
@@ -66,9 +64,9 @@ mod tests {
                     (&written, &published, &together, &current, &publish);
                 scope.spawn(move || {
                     for round in 1..=ROUNDS {
-                        written[me].store(round, Ordering::Relaxed);
+                        written[me].store(round, Relaxed);
                         together.publish(current, publish).unwrap();
-                        assert!(published[me].load(Ordering::Relaxed) >= round);
+                        assert!(published[me].load(Relaxed) >= round);
                     }
                 });
             }
@@ -81,7 +79,7 @@ mod tests {
         let publish = |count: &mut MutexGuard<'_, u64>| -> Result<(), ()> {
             **count += 1;
             // The first one lasts until everybody has come.
-            while together.taken.load(Ordering::Relaxed) < THREADS as u64 {
+            while together.taken.load(Relaxed) < THREADS as u64 {
                 std::thread::sleep(Duration::from_millis(1));
             }
             Ok(())
@@ -105,5 +103,58 @@ mod tests {
             Ok(())
         });
         assert!(again.is_ok() && tried);
+    }
+}
+
+/// See `connection/loom.rs` for how to run it.
+#[cfg(all(test, loom))]
+mod models {
+    use std::sync::Arc;
+
+    use ::loom::model::Builder;
+    use ::loom::thread;
+
+    use super::*;
+
+    const THREADS: usize = 3;
+
+    /// What each has written, and what of it was published when somebody looked last.
+    #[derive(Default)]
+    struct State {
+        written: [AtomicU64; THREADS],
+        published: [AtomicU64; THREADS],
+        publications: AtomicU64,
+        together: Together,
+    }
+
+    fn write_and_publish(state: &State, current: &Mutex<()>, me: usize) {
+        state.written[me].store(1, Relaxed);
+        let publish = |_: &mut MutexGuard<'_, ()>| -> Result<(), ()> {
+            for (from, to) in state.written.iter().zip(&state.published) {
+                to.store(from.load(Relaxed), Relaxed);
+            }
+            state.publications.store(state.publications.load(Relaxed) + 1, Relaxed);
+            Ok(())
+        };
+        state.together.publish(current, publish).unwrap();
+        assert_eq!(state.published[me].load(Relaxed), 1, "it returned before what was written is published");
+    }
+
+    #[test]
+    fn loom_what_was_written_before_is_published_whoever_does_it() {
+        let mut builder = Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(|| {
+            let (state, current) = (Arc::new(State::default()), Arc::new(Mutex::new(())));
+            let others: Vec<_> = (1..THREADS)
+                .map(|me| {
+                    let (state, current) = (state.clone(), current.clone());
+                    thread::spawn(move || write_and_publish(&state, &current, me))
+                })
+                .collect();
+            write_and_publish(&state, &current, 0);
+            others.into_iter().for_each(|other| other.join().unwrap());
+            assert!((1..=THREADS as u64).contains(&state.publications.load(Relaxed)));
+        });
     }
 }
