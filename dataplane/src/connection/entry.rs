@@ -35,7 +35,7 @@ const OLDEST_MS: u32 = MAX_TIMEOUT_MS + MAX_TIMEOUT_MS / 2;
 const START_TICK_MS: u64 = 16;
 
 /// The changing word of an entry: `protocol | ingress << 8 | state << 16 | time-out class << 20 | half-open << 26 |
-/// was live << 27 | challenged by either direction << 28`. Class and state stand together, so that they are one index of
+/// was live << 27 | challenged by either direction << 28 | carried of either direction << 30`. Class and state stand together, so that they are one index of
 /// the limits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Head(u32);
@@ -68,6 +68,11 @@ impl Head {
     /// A SYN of this direction has passed over the connection, and nothing since has shown that it lives.
     pub(super) fn is_challenged_by(self, direction: Direction) -> bool {
         self.0 & 1 << (28 + direction as u32) != 0
+    }
+
+    /// The direction has more bytes than [`Half`] counts.
+    fn has_carried(self, direction: Direction) -> bool {
+        self.0 & 1 << (30 + direction as u32) != 0
     }
 
     pub(super) fn challenged_by(self, direction: Direction) -> Head {
@@ -108,7 +113,7 @@ impl Head {
     }
 }
 
-/// What packets of one direction write: 32 bytes.
+/// What packets of one direction write: 28 bytes.
 #[derive(Default)]
 #[repr(C)]
 struct Half {
@@ -121,8 +126,13 @@ struct Half {
     seen: AtomicU32,
     /// The low 32 bits of the packet count.
     packets: AtomicU32,
-    bytes: AtomicU64,
+    /// The low 32 bits of the byte count; the others are [`Carried`].
+    bytes: AtomicU32,
 }
+
+/// How often the byte count of each direction has come round. Beside the entries, for it is looked at once in 4 GiB; good
+/// only where the entry's head says so, so that a new connection need not write it.
+pub(super) type Carried = [AtomicU32; 2];
 
 /// Bits of `Half::window` that belong to the TCP window.
 const WINDOW_BITS: u32 = 0x000f_ffff;
@@ -173,14 +183,18 @@ impl Half {
         }
     }
 
-    fn count(&self, bytes: u64) {
+    /// Whether the byte count has come round.
+    #[must_use]
+    fn count(&self, bytes: u32) -> bool {
         let packets = self.packets.load(Relaxed).wrapping_add(1);
         self.packets.store(packets, Relaxed);
         if packets == 0 {
             let window = self.window.load(Relaxed);
             self.window.store(window.wrapping_add(1 << PACKETS_SHIFT), Relaxed);
         }
-        self.bytes.store(self.bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
+        let (bytes, has_come_round) = self.bytes.load(Relaxed).overflowing_add(bytes);
+        self.bytes.store(bytes, Relaxed);
+        has_come_round
     }
 
     fn packets(&self) -> u64 {
@@ -229,7 +243,7 @@ fn valid_until_of(word: u64) -> u32 {
     (word >> 32) as u32
 }
 
-/// One connection. IPv4: 32 + 2 × 32 bytes, aligned so that it never touches more than two cache lines.
+/// One connection. IPv4: 40 + 2 × 28 bytes, aligned so that it never touches more than two cache lines.
 #[repr(C, align(32))]
 pub(super) struct Entry<K> {
     key: K,
@@ -240,6 +254,8 @@ pub(super) struct Entry<K> {
     rule: AtomicU32,
     /// The start time in ticks of 16 ms; once the entry is out of the index, the next entry of its chain.
     start_or_link: AtomicU32,
+    /// By whose session it passes.
+    bearer: AtomicU64,
     halves: [Half; 2],
 }
 
@@ -251,6 +267,7 @@ impl<K: Default> Default for Entry<K> {
             judged: AtomicU64::new(0),
             rule: AtomicU32::new(0),
             start_or_link: AtomicU32::new(0),
+            bearer: AtomicU64::new(Bearer::NONE.0),
             halves: Default::default(),
         }
     }
@@ -261,8 +278,7 @@ impl<K> Entry<K> {
     #[inline]
     pub(super) fn prefetch(&self) {
         afxdp::prefetch(&self.key);
-        afxdp::prefetch(&self.halves[0]);
-        afxdp::prefetch(&self.halves[1]);
+        afxdp::prefetch(&self.halves[1].bytes);
     }
 
     /// Writes a whole new connection. Only for an entry that no worker can reach any more.
@@ -282,6 +298,7 @@ impl<K> Entry<K> {
         self.head.store(Head::new(tuple.protocol, opening.ingress, state).0, Relaxed);
         self.rule.store(rule_word(opening.rule, Some(opening.egress)), Relaxed);
         self.judged.store(judged_word(opening.generation, opening.valid_until), Relaxed);
+        self.bearer.store(opening.bearer.0, Relaxed);
         self.start_or_link.store((opening.now.millis() / START_TICK_MS) as u32, Relaxed);
         for (half, side) in self.halves.iter().zip(&sides) {
             half.reset(side, millis(opening.now));
@@ -380,8 +397,17 @@ impl<K> Entry<K> {
         update(&self.halves[direction as usize].seen, millis(now));
     }
 
-    pub(super) fn count(&self, direction: Direction, bytes: u64) {
-        self.halves[direction as usize].count(bytes);
+    /// True: the count has come round, which [`Entry::carry`] is to note.
+    #[must_use]
+    pub(super) fn count(&self, direction: Direction, bytes: u32) -> bool {
+        self.halves[direction as usize].count(bytes)
+    }
+
+    pub(super) fn carry(&self, carried: &Carried, direction: Direction) {
+        let word = &carried[direction as usize];
+        let before = if self.head().has_carried(direction) { word.load(Relaxed) } else { 0 };
+        word.store(before.wrapping_add(1), Relaxed);
+        self.head.fetch_or(1 << (30 + direction as u32), AcqRel);
     }
 
     /// Milliseconds since the last packet, of either direction, that restarts the idle time.
@@ -414,31 +440,30 @@ impl<K> Entry<K> {
         self.idle_ms(now) > limits.of(head.class_and_state())
     }
 
-    /// The judgement it was let through by. Generation 0, which no policy has, while somebody is changing it. The bearer's
-    /// word is asked for only where there is one: a judgement without end has none.
+    /// The judgement it was let through by. Generation 0, which no policy has, while somebody is changing it.
     #[inline(always)]
-    pub(super) fn stamp<'b>(&self, bearer: impl FnOnce() -> Option<&'b AtomicU64>) -> Stamp {
+    pub(super) fn stamp(&self) -> Stamp {
         let judged = self.judged.load(Acquire);
-        let valid_until = valid_until_of(judged);
-        let word = if valid_until == 0 { None } else { bearer() };
-        let by = word.map_or(Bearer::NONE.0, |word| word.load(Acquire));
+        let by = self.bearer.load(Acquire);
         // After the bearer: whoever sees a bearer sees its rule.
         let rule = self.rule.load(Relaxed);
         fence(Acquire);
         // Judgements of one generation that differ in more than the egress differ in their bearer. In this order: whoever
         // sees the word with which a restamp ended sees the bearer that it wrote.
-        let is_stable = self.judged.load(Acquire) == judged
-            && match word {
-                Some(word) => word.load(Relaxed) == by,
-                None => valid_until == 0,
-            };
+        let is_stable = self.judged.load(Acquire) == judged && self.bearer.load(Relaxed) == by;
         Stamp {
             generation: Generation(if is_stable { judged as u32 } else { 0 }),
             rule: rule_of(rule),
             egress: egress_of(rule),
-            valid_until,
+            valid_until: valid_until_of(judged),
             bearer: Bearer(by),
         }
+    }
+
+    /// The bearer of [`Entry::stamp`], as of some time.
+    #[inline]
+    pub(super) fn bearer(&self) -> Bearer {
+        Bearer(self.bearer.load(Relaxed))
     }
 
     /// The rule of [`Entry::stamp`], as of some time.
@@ -449,7 +474,7 @@ impl<K> Entry<K> {
 
     /// Replaces the judgement `old` as a whole; not at all when somebody else did or is doing so. Judgements of one
     /// generation that differ in more than the egress differ in their bearer, so that readers can tell them apart.
-    pub(super) fn restamp(&self, bearer: Option<&AtomicU64>, old: Stamp, new: Stamp) -> bool {
+    pub(super) fn restamp(&self, old: Stamp, new: Stamp) -> bool {
         debug_assert!(
             old.generation != new.generation
                 || old.bearer != new.bearer
@@ -460,7 +485,7 @@ impl<K> Entry<K> {
         if old.generation.0 == 0 || self.judged.compare_exchange(was, held, AcqRel, Relaxed).is_err() {
             return false;
         }
-        if bearer.is_some_and(|word| old.valid_until != 0 && word.load(Relaxed) != old.bearer.0) {
+        if self.bearer() != old.bearer {
             // Somebody has replaced it by one of the same generation.
             self.judged.store(was, Release);
             return false;
@@ -468,9 +493,7 @@ impl<K> Entry<K> {
         // A reader that sees one of the next stores also sees, after its fence, that the judgement is not `old`.
         fence(Release);
         self.rule.store(rule_word(new.rule, new.egress), Relaxed);
-        if let Some(word) = bearer {
-            word.store(new.bearer.0, Release);
-        }
+        self.bearer.store(new.bearer.0, Release);
         self.judged.store(judged_word(new.generation, new.valid_until), Release);
         true
     }
@@ -483,18 +506,18 @@ impl<K> Entry<K> {
         self.start_or_link.store(next, Relaxed);
     }
 
-    pub(super) fn summary<A: Family<Key = K>>(
-        &self,
-        bearer: Option<&AtomicU64>,
-        now: Now,
-        end: Option<End>,
-    ) -> Summary
+    pub(super) fn summary<A: Family<Key = K>>(&self, carried: &Carried, now: Now, end: Option<End>) -> Summary
     where
         K: Key<A>,
     {
         let head = self.head();
         let tuple = self.key.load(head.protocol());
         let [a, b] = &self.halves;
+        let bytes = |direction: Direction| {
+            let high =
+                if head.has_carried(direction) { carried[direction as usize].load(Relaxed) } else { 0 };
+            u64::from(high) << 32 | u64::from(self.halves[direction as usize].bytes.load(Relaxed))
+        };
         Summary {
             tuple: Tuple {
                 source: tuple.source.into(),
@@ -504,12 +527,12 @@ impl<K> Entry<K> {
                 protocol: tuple.protocol,
             },
             ingress: head.ingress(),
-            stamp: self.stamp(|| bearer),
+            stamp: self.stamp(),
             state: head.state(),
             opened_ms: u64::from(self.start_or_link.load(Relaxed)) * START_TICK_MS,
             idle_ms: self.idle_ms(millis(now)),
             packets: [a.packets(), b.packets()],
-            bytes: [a.bytes.load(Relaxed), b.bytes.load(Relaxed)],
+            bytes: [bytes(Direction::Original), bytes(Direction::Reply)],
             end,
         }
     }

@@ -7,7 +7,6 @@ use super::tcp;
 use super::{Family, Hash, Hit, Stamp, State};
 use crate::headers::{Plain, TcpSegment, Tuple, protocol, tcp_flags};
 use crate::identity::Bearer;
-use crate::sync::{AtomicU64, Relaxed};
 use crate::verdict::{Direction, Now, PortId, RuleId};
 
 /// Where a connection probably lies, see [`Map::guess`].
@@ -23,14 +22,14 @@ pub struct Found<'m, A: Family> {
     pub hit: Hit,
     head: Head,
     entry: &'m Entry<A::Key>,
-    bearers: &'m [AtomicU64],
+    map: &'m Map<A>,
 }
 
 impl<A: Family> Found<'_, A> {
     /// By which judgement the connection passes.
     #[inline(always)]
     pub fn stamp(&self) -> Stamp {
-        self.entry.stamp(|| self.bearers.get(self.hit.entry as usize))
+        self.entry.stamp()
     }
 
     /// The port by which its originator's packets come.
@@ -58,7 +57,9 @@ impl<A: Family> Found<'_, A> {
         } else if !self.head.is(State::UdpReplied) {
             return false;
         }
-        entry.count(direction, u64::from(plain.ip_len));
+        if entry.count(direction, u32::from(plain.ip_len)) {
+            self.map.carry(self.hit);
+        }
         entry.refresh(direction, now);
         true
     }
@@ -68,19 +69,14 @@ impl<A: Family> Found<'_, A> {
 #[derive(Clone, Copy)]
 pub struct View<'m, A: Family> {
     map: &'m Map<A>,
-    bearers: &'m [AtomicU64],
 }
 
 impl<'m, A: Family> View<'m, A> {
-    /// Where the hash's connection probably lies, if there is one, by its bucket alone; asks for the entry's lines, and for
-    /// that of its bearer.
+    /// Where the hash's connection probably lies, if there is one, by its bucket alone; asks for the entry's lines.
     #[inline(always)]
     pub fn guess(self, hash: Hash) -> Guess {
         let (position, entry) = self.map.index.guess(hash);
         self.map.entries[entry as usize].prefetch();
-        if let Some(word) = self.bearers.get(entry as usize) {
-            afxdp::prefetch(word);
-        }
         Guess { position, entry }
     }
 
@@ -93,20 +89,20 @@ impl<'m, A: Family> View<'m, A> {
     /// By whose session it passes, [`Bearer::NONE`] if by none: good for a hint only.
     #[inline(always)]
     pub fn guessed_bearer(self, guess: Guess) -> Bearer {
-        self.bearers.get(guess.entry as usize).map_or(Bearer::NONE, |word| Bearer(word.load(Relaxed)))
+        self.map.entries[guess.entry as usize].bearer()
     }
 
     /// As [`Map::find`], looking first where the connection probably lies, and with the entry at hand.
     #[inline(always)]
     pub fn find_near(self, guess: Guess, hash: Hash, tuple: &Tuple<A>, now: Now) -> Option<Found<'m, A>> {
-        let View { map, bearers } = self;
+        let map = self.map;
         let matching = |entry| map.matching(entry, tuple);
         let (position, word, (entry, head, direction)) =
             match map.index.find_at(guess.position, hash, matching) {
                 Some(found) => found,
                 None => map.index.find(hash, matching)?,
             };
-        let found = Found { hit: hit(position, word, direction), head, entry, bearers };
+        let found = Found { hit: hit(position, word, direction), head, entry, map };
         (!entry.expired_as(head, millis(now), &map.limits)).then_some(found)
     }
 }
@@ -132,7 +128,7 @@ impl<A: Family> Map<A> {
     /// What a burst of packets looks at.
     #[inline]
     pub fn view(&self) -> View<'_, A> {
-        View { map: self, bearers: self.bearers.all() }
+        View { map: self }
     }
 
     /// The connection of a packet; none when its idle time has run out. Never writes.

@@ -334,7 +334,6 @@ fn loom_a_stamp_is_never_read_as_a_mixture_of_two_sessions() {
 fn stamps_are_read_whole(stamp: fn(u32) -> Stamp) {
     model(PREEMPTIONS, move || {
         let table = table(1, 100);
-        table.keep_bearers();
         let mut worker = table.worker().unwrap();
         let hit = open_new(&table, &mut worker, &tuple(1));
         let first = table.v4.stamp(hit);

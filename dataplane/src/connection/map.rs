@@ -17,8 +17,7 @@ use std::sync::{Arc, OnceLock};
 
 use crossbeam::utils::CachePadded;
 
-use super::bearers::Bearers;
-use super::entry::{Entry, Head, first_state, millis};
+use super::entry::{Carried, Entry, Head, first_state, millis};
 use super::index::{ENTRY_BITS, Index, Position, Settled, Word};
 use super::key::HashKey;
 use super::limits::{Accounts, Limit, NO_ACCOUNT};
@@ -85,6 +84,7 @@ pub enum Track {
 pub struct Map<A: Family> {
     pub(super) index: Index,
     pub(super) entries: Box<[Entry<A::Key>]>,
+    carried: Box<[Carried]>,
     pool: Pool,
     pub(super) key: HashKey,
     pub(super) limits: Limits,
@@ -97,7 +97,6 @@ pub struct Map<A: Family> {
     /// Each entry's account, [`RETIRED`] once it is taken off; there is none before a rule has limits. Beside the
     /// entries, so that a packet of a known connection pays nothing for it.
     account_of: OnceLock<Box<[AtomicU32]>>,
-    pub(super) bearers: Bearers,
     len: CachePadded<AtomicU32>,
     half_open: CachePadded<AtomicU32>,
     evicted: CachePadded<AtomicU64>,
@@ -129,6 +128,7 @@ impl<A: Family> Map<A> {
         Map {
             index: Index::new(capacity),
             pool: Pool::new(&entries),
+            carried: afxdp::large_table(entries.len(), Carried::default),
             entries,
             key,
             limits: Limits::new(&config.timeouts),
@@ -137,7 +137,6 @@ impl<A: Family> Map<A> {
             half_open_per_source,
             accounts,
             account_of: OnceLock::new(),
-            bearers: Bearers::default(),
             sources: (half_open_per_source > 0).then(|| Sources::new(half_open_limit)),
             len: CachePadded::new(AtomicU32::new(0)),
             half_open: CachePadded::new(AtomicU32::new(0)),
@@ -225,8 +224,8 @@ impl<A: Family> Map<A> {
     pub fn memory_bytes(&self) -> usize {
         let sources = self.sources.as_ref().map_or(0, Sources::memory_bytes);
         let accounts = self.account_of.get().map_or(0, |accounts| size_of_val(&**accounts));
-        let entries = self.entries.len() * size_of::<Entry<A::Key>>();
-        entries + self.slots() * size_of::<u64>() + sources + accounts + self.bearers.memory_bytes()
+        let entries = size_of_val(&*self.entries) + size_of_val(&*self.carried);
+        entries + self.slots() * size_of::<u64>() + sources + accounts
     }
 
     fn entry(&self, hit: Hit) -> &Entry<A::Key> {
@@ -283,9 +282,6 @@ impl<A: Family> Map<A> {
                 return Err(Reason::TableFull);
             };
             self.entries[entry as usize].fill(tuple, opening, first_state(tuple.protocol), sides);
-            if let Some(word) = self.bearers.place(entry, self.entries.len(), opening.bearer) {
-                word.store(opening.bearer.0, Relaxed);
-            }
             if let Some(accounts) = self.account_of.get() {
                 accounts[entry as usize].store(account, Relaxed);
             }
@@ -354,13 +350,8 @@ impl<A: Family> Map<A> {
         self.accounts.release(account, source);
     }
 
-    /// See [`Table::keep_bearers`](super::Table::keep_bearers).
-    pub(super) fn keep_bearers(&self) {
-        self.bearers.keep(self.entries.len());
-    }
-
     fn summary(&self, entry: u32, now: Now, end: Option<End>) -> Summary {
-        self.entries[entry as usize].summary(self.bearers.get(entry), now, end)
+        self.entries[entry as usize].summary(&self.carried[entry as usize], now, end)
     }
 
     /// From now on entries remember their accounts.
@@ -535,14 +526,13 @@ impl<A: Family> Map<A> {
 
     /// By which judgement the connection passes.
     pub fn stamp(&self, hit: Hit) -> Stamp {
-        self.entry(hit).stamp(|| self.bearers.get(hit.entry))
+        self.entry(hit).stamp()
     }
 
     /// Replaces the judgement that [`Map::stamp`] returned; false, and nothing happens, when another worker did so
     /// meanwhile.
     pub fn restamp(&self, hit: Hit, old: Stamp, new: Stamp) -> bool {
-        let bearer = self.bearers.place(hit.entry, self.entries.len(), new.bearer);
-        self.entry(hit).restamp(bearer, old, new)
+        self.entry(hit).restamp(old, new)
     }
 
     /// The originating direction and the port by which it came.
@@ -663,8 +653,8 @@ impl<A: Family> Map<A> {
     /// Counts a packet that is really forwarded, `bytes` long from its IP header on, and restarts the idle time.
     #[inline]
     pub fn account(&self, hit: Hit, bytes: usize, now: Now) {
+        self.count(hit, bytes);
         let entry = self.entry(hit);
-        entry.count(hit.direction, bytes as u64);
         if entry.head().state().is_refreshed() {
             entry.refresh(hit.direction, now);
         }
@@ -672,7 +662,14 @@ impl<A: Family> Map<A> {
 
     /// As [`Map::account`], without restarting the idle time.
     pub fn count(&self, hit: Hit, bytes: usize) {
-        self.entry(hit).count(hit.direction, bytes as u64);
+        if self.entry(hit).count(hit.direction, bytes as u32) {
+            self.carry(hit);
+        }
+    }
+
+    #[cold]
+    pub(super) fn carry(&self, hit: Hit) {
+        self.entry(hit).carry(&self.carried[hit.entry as usize], hit.direction);
     }
 
     pub(super) fn sweep(

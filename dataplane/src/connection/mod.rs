@@ -18,10 +18,9 @@
 //! [`Map::guess`], then for every packet [`Map::find`] (or [`Map::open`]), [`Map::track_tcp`] or [`Map::track_other`], [`Map::account`]; at last
 //! [`Table::sweep`]. A [`Hit`] must not be kept beyond the burst.
 //!
-//! Memory: an IPv4 entry has 96 bytes, the index 16 per connection (twice as many slots of 8 bytes), and 1 in 32
-//! entries is a spare, which is in limbo or in a worker's hand: 115 bytes per connection, counters included.
+//! Memory: an IPv4 entry has 96 bytes and 8 beside it, the index 16 per connection (twice as many slots of 8 bytes), and 1 in
+//! 32 entries is a spare, which is in limbo or in a worker's hand: 124 bytes per connection, counters and bearer included.
 
-mod bearers;
 mod clients;
 mod entry;
 mod find;
@@ -222,13 +221,6 @@ impl Table {
             self.v6.keep_accounts();
         }
         self.accounts.bind(limits)
-    }
-
-    /// Has connections remember by whose session they pass; before a policy with sessions is in force, or its connections
-    /// are judged again at every packet. Not for the packet path.
-    pub fn keep_bearers(&self) {
-        self.v4.keep_bearers();
-        self.v6.keep_bearers();
     }
 
     /// How many connections a rule has, if it has a limit for them.

@@ -45,11 +45,8 @@ impl Policy {
         Ok(())
     }
 
-    /// Has the table keep these limits, and by whose session connections pass, before the policy is published.
+    /// Has the table keep these limits before the policy is published.
     pub fn bind(&mut self, table: &Table) {
-        if self.identities.capacity() > 0 {
-            table.keep_bearers();
-        }
         self.timeouts.classes = table.claim_classes(&self.timeouts.sets);
     }
 
