@@ -292,9 +292,15 @@ fn the_pieces_change_nothing(whole: &Conversation, pieces: &Conversation, slow: 
         let lines = text.split_inclusive("\r\n").filter(|line| !line.starts_with("date: "));
         let text: String = lines.collect();
         // What is no request, hyper refuses in a word or without, as it comes.
-        match text.rfind("HTTP/1.1 4") {
-            Some(last) if text.ends_with("\r\nconnection: close\r\ncontent-length: 0\r\n\r\n") => {
-                text[..last].to_owned()
+        let refusal = text.rfind("HTTP/1.").map(|last| text.split_at(last));
+        match refusal.map(|(before, last)| (before, last.split("\r\n").collect::<Vec<_>>())) {
+            Some((before, lines))
+                if lines[0].as_bytes()[8..].starts_with(b" 4")
+                    && lines[1..]
+                        .iter()
+                        .all(|line| ["connection: close", "content-length: 0", ""].contains(line)) =>
+            {
+                before.to_owned()
             }
             _ => text,
         }
@@ -375,7 +381,8 @@ impl Said {
         let body = sent.get(reader.at..reader.at.checked_add(length)?)?;
         let (path, query, is_plain_target) = resource(target)?;
         let tokens = |name: &str| -> Vec<String> {
-            let lines = headers.iter().filter(|(found, _)| found == name);
+            // With an octet that no token has it is no list (RFC 9110, section 5.6.1), and asks for nothing.
+            let lines = headers.iter().filter(|(found, value)| found == name && value.is_ascii());
             let all = lines.flat_map(|(_, value)| value.split(|octet| *octet == b','));
             all.map(|token| String::from_utf8_lossy(token.trim_ascii()).to_ascii_lowercase()).collect()
         };

@@ -18,8 +18,8 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use webpki::{EndEntityCert, VerifiedPath, anchor_from_trusted_cert};
-use x509_parser::asn1_rs::Tag;
-use x509_parser::oid_registry::OID_X509_EXT_KEY_USAGE;
+use x509_parser::asn1_rs::{Any, Class, Tag};
+use x509_parser::oid_registry::{OID_X509_EXT_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME};
 use x509_parser::prelude::{
     AttributeTypeAndValue, FromDer, GeneralName, KeyUsage, X509Certificate, X509Error,
 };
@@ -236,6 +236,14 @@ impl Certificate {
             _ => None,
         });
         let subject = parsed.subject();
+        // Of what is written in another way the parser would pass over the rest, and see one name of two.
+        let are_all_seen = is_name(subject.as_raw())
+            && names
+                .as_ref()
+                .is_none_or(|names| are_alternative_names(names.value.general_names.len(), parsed));
+        if !are_all_seen {
+            return Err(Refused::Unreadable("its names cannot be read"));
+        }
         let oid = &x509_parser::oid_registry::OID_X509_SERIALNUMBER;
         Ok(Certificate {
             transcript,
@@ -285,6 +293,57 @@ impl Certificate {
         .map_err(refused)?;
         if self.may_sign && !self.may_certify { Ok(()) } else { Err(Refused::KeyUsage) }
     }
+}
+
+/// The elements of which something consists, and nothing else.
+fn elements(mut der: &[u8]) -> Option<Vec<Any<'_>>> {
+    let mut all = Vec::new();
+    while !der.is_empty() {
+        let (rest, element) = Any::from_der(der).ok()?;
+        all.push(element);
+        der = rest;
+    }
+    Some(all)
+}
+
+/// Whether it is one of this universal type, written as such (X.690, sections 8.1.2 and 10.2).
+fn is(element: &Any<'_>, tag: Tag) -> bool {
+    let is_made_of_others = matches!(tag, Tag::Sequence | Tag::Set);
+    element.class() == Class::Universal
+        && element.tag() == tag
+        && element.header.is_constructed() == is_made_of_others
+}
+
+/// Those within the only element of something, a sequence.
+fn sequence(der: &[u8]) -> Option<Vec<Any<'_>>> {
+    match elements(der)?.as_slice() {
+        [one] if is(one, Tag::Sequence) => elements(one.data),
+        _ => None,
+    }
+}
+
+/// Whether this is a name, to the last byte: sequences of a type and a value, in sets (RFC 5280, section 4.1.2.4).
+fn is_name(der: &[u8]) -> bool {
+    let is_attribute = |attribute: &Any<'_>| {
+        let parts = elements(attribute.data).unwrap_or_default();
+        let [id, value] = parts.as_slice() else { return false };
+        is(attribute, Tag::Sequence) && is(id, Tag::Oid) && is(value, value.tag())
+    };
+    let is_set = |set: &Any<'_>| {
+        is(set, Tag::Set) && elements(set.data).is_some_and(|set| set.iter().all(is_attribute))
+    };
+    sequence(der).is_some_and(|sets| sets.iter().all(is_set))
+}
+
+/// Whether the alternative names are so many elements, and nothing else, each written as its kind is (section 4.2.1.6).
+fn are_alternative_names(count: usize, parsed: &X509Certificate<'_>) -> bool {
+    let extension = parsed.get_extension_unique(&OID_X509_EXT_SUBJECT_ALT_NAME).ok().flatten();
+    let is_name = |name: &Any<'_>| {
+        name.class() == Class::ContextSpecific
+            && name.header.is_constructed() == [0, 3, 4, 5].contains(&name.tag().0)
+    };
+    let all = extension.and_then(|extension| sequence(extension.value));
+    all.is_some_and(|all| all.len() == count && all.iter().all(is_name))
 }
 
 /// The only attribute of its kind, if it is text.
