@@ -416,6 +416,11 @@ impl Slow {
             let (id, is_critical, value) = match fields.as_slice() {
                 [id, value] => (id, false, value),
                 [id, critical, value] if critical.whole == [1, 1, 0xff] => (id, true, value),
+                // DER leaves this out too, and some write it.
+                [id, critical, value] if critical.whole == [1, 1, 0] => {
+                    self.is_plain = false;
+                    (id, false, value)
+                }
                 _ => return None,
             };
             if id.tag != 0x06 || value.tag != 0x04 {
