@@ -13,7 +13,12 @@ async function open(options) {
     if (!/status of 40[34]/.test(message.text())) problems.push(`console: ${message.text()}`);
   });
   page.on('pageerror', (error) => problems.push(`page: ${error.message}`));
-  page.on('requestfailed', (request) => problems.push(`failed: ${request.url()}`));
+  page.on('requestfailed', (request) => {
+    const why = request.failure()?.errorText;
+    // On a busy machine the browser itself gives a page's icon up when the page goes.
+    if (why === 'net::ERR_ABORTED' && request.url().endsWith('/icon.svg')) return;
+    problems.push(`failed: ${request.url()}: ${why}`);
+  });
   return { context, page };
 }
 
