@@ -65,48 +65,6 @@ impl<A: Family> Found<'_, A> {
     }
 }
 
-/// What a burst of packets looks at of a map: what does not change meanwhile is looked up once.
-#[derive(Clone, Copy)]
-pub struct View<'m, A: Family> {
-    map: &'m Map<A>,
-}
-
-impl<'m, A: Family> View<'m, A> {
-    /// Where the hash's connection probably lies, if there is one, by its bucket alone; asks for the entry's lines.
-    #[inline(always)]
-    pub fn guess(self, hash: Hash) -> Guess {
-        let (position, entry) = self.map.index.guess(hash);
-        self.map.entries[entry as usize].prefetch();
-        Guess { position, entry }
-    }
-
-    /// The rule that the guessed connection passes by: good for a hint only.
-    #[inline(always)]
-    pub fn guessed_rule(self, guess: Guess) -> RuleId {
-        self.map.entries[guess.entry as usize].rule()
-    }
-
-    /// By whose session it passes, [`Bearer::NONE`] if by none: good for a hint only.
-    #[inline(always)]
-    pub fn guessed_bearer(self, guess: Guess) -> Bearer {
-        self.map.entries[guess.entry as usize].bearer()
-    }
-
-    /// As [`Map::find`], looking first where the connection probably lies, and with the entry at hand.
-    #[inline(always)]
-    pub fn find_near(self, guess: Guess, hash: Hash, tuple: &Tuple<A>, now: Now) -> Option<Found<'m, A>> {
-        let map = self.map;
-        let matching = |entry| map.matching(entry, tuple);
-        let (position, word, (entry, head, direction)) =
-            match map.index.find_at(guess.position, hash, matching) {
-                Some(found) => found,
-                None => map.index.find(hash, matching)?,
-            };
-        let found = Found { hit: hit(position, word, direction), head, entry, map };
-        (!entry.expired_as(head, millis(now), &map.limits)).then_some(found)
-    }
-}
-
 #[inline(always)]
 fn hit(position: Position, word: Word, direction: Direction) -> Hit {
     Hit { entry: word.entry(), position, word: word.0, direction }
@@ -125,16 +83,42 @@ impl<A: Family> Map<A> {
         self.index.prefetch(hash);
     }
 
-    /// What a burst of packets looks at.
-    #[inline]
-    pub fn view(&self) -> View<'_, A> {
-        View { map: self }
+    /// Where the hash's connection probably lies, if there is one, by its bucket alone; asks for the entry's lines.
+    #[inline(always)]
+    pub fn guess(&self, hash: Hash) -> Guess {
+        let (position, entry) = self.index.guess(hash);
+        self.entries[entry as usize].prefetch();
+        Guess { position, entry }
+    }
+
+    /// The rule that the guessed connection passes by: good for a hint only.
+    #[inline(always)]
+    pub fn guessed_rule(&self, guess: Guess) -> RuleId {
+        self.entries[guess.entry as usize].rule()
+    }
+
+    /// By whose session it passes, [`Bearer::NONE`] if by none: good for a hint only.
+    #[inline(always)]
+    pub fn guessed_bearer(&self, guess: Guess) -> Bearer {
+        self.entries[guess.entry as usize].bearer()
     }
 
     /// The connection of a packet; none when its idle time has run out. Never writes.
     pub fn find(&self, hash: Hash, tuple: &Tuple<A>, now: Now) -> Option<Hit> {
-        let view = self.view();
-        view.find_near(view.guess(hash), hash, tuple, now).map(|found| found.hit)
+        self.find_near(self.guess(hash), hash, tuple, now).map(|found| found.hit)
+    }
+
+    /// As [`Map::find`], looking first where the connection probably lies, and with the entry at hand.
+    #[inline(always)]
+    pub fn find_near(&self, guess: Guess, hash: Hash, tuple: &Tuple<A>, now: Now) -> Option<Found<'_, A>> {
+        let matching = |entry| self.matching(entry, tuple);
+        let (position, word, (entry, head, direction)) =
+            match self.index.find_at(guess.position, hash, matching) {
+                Some(found) => found,
+                None => self.index.find(hash, matching)?,
+            };
+        let found = Found { hit: hit(position, word, direction), head, entry, map: self };
+        (!entry.expired_as(head, millis(now), &self.limits)).then_some(found)
     }
 
     #[inline(always)]

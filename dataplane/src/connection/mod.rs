@@ -46,7 +46,7 @@ use crossbeam::utils::CachePadded;
 
 pub use clients::{Challenge, Clients, Knock};
 pub use entry::{End, Summary};
-pub use find::{Found, Guess, View};
+pub use find::{Found, Guess};
 pub use key::{Family, Hash};
 pub use limits::{Limit, Limits, MAX_LIMITED_RULES, MAX_RATE, RuleLimits, TooManyLimits};
 pub use map::{Map, Opened, Track};

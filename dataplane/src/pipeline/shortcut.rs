@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::session::{Tick, obeys, tick};
 use super::{Context, Pipeline};
-use crate::connection::{Family, Guess, Hash, Stamp, Table, View};
+use crate::connection::{Family, Guess, Hash, Map, Stamp, Table};
 use crate::counters::RuleRow;
 use crate::headers::{self, AnyPlain, Plain};
 use crate::identity::{Bearer, Slots};
@@ -38,9 +38,8 @@ pub(super) fn process<F: FrameBuf>(
 ) {
     let policy = &context.snapshot.policy;
     let (counters, sessions) = (policy.counters.row(pipeline.index), policy.policy.identities());
-    let Table { v4, v6, .. } = context.table;
     let tick = tick(context.now);
-    let burst = Burst { context, v4: v4.view(), v6: v6.view(), counters, sessions, tick };
+    let burst = Burst { context, counters, sessions, tick };
     let own = context.snapshot.topology.port(ingress).map(|port| port.mac).unwrap_or_default();
     let mut looks = [Look::No; WINDOW];
     for step in 0..frames.len() + BUCKET_AHEAD {
@@ -66,8 +65,6 @@ pub(super) fn process<F: FrameBuf>(
 /// What the packets of a burst have in common.
 struct Burst<'c> {
     context: &'c Context<'c>,
-    v4: View<'c, Ipv4Addr>,
-    v6: View<'c, Ipv6Addr>,
     counters: RuleRow<'c>,
     sessions: &'c Slots,
     tick: Tick,
@@ -76,7 +73,7 @@ struct Burst<'c> {
 /// The verdict on a plain packet of which nothing more need be known.
 #[inline(always)]
 fn pass(burst: &Burst<'_>, ingress: PortId, frame: &mut [u8], look: &Look<'_>) -> Option<Verdict> {
-    let Burst { v4, v6, .. } = *burst;
+    let Table { v4, v6, .. } = burst.context.table;
     let came = Came { by: ingress, frame };
     let (hop, is_v4, hop_limit) = match look {
         Look::No => return None,
@@ -117,8 +114,8 @@ struct Place<'c> {
 impl<'c> Place<'c> {
     /// Looks into the bucket, and asks for the entry and the next hop.
     #[inline(always)]
-    fn of<A: Family>(view: View<'_, A>, topology: &'c Topology, hash: Hash, destination: A) -> Place<'c> {
-        let guess = view.guess(hash);
+    fn of<A: Family>(map: &Map<A>, topology: &'c Topology, hash: Hash, destination: A) -> Place<'c> {
+        let guess = map.guess(hash);
         let Egress::Send(hop) = topology.egress_in(destination) else { return Place { guess, hop: None } };
         afxdp::prefetch(hop);
         Place { guess, hop: Some(hop) }
@@ -155,10 +152,10 @@ impl<'c> Look<'c> {
         match self {
             Look::No => {}
             Look::V4(plain, hash, place) => {
-                *place = Place::of(burst.v4, topology, *hash, plain.tuple.destination);
+                *place = Place::of(&burst.context.table.v4, topology, *hash, plain.tuple.destination);
             }
             Look::V6(plain, hash, place) => {
-                *place = Place::of(burst.v6, topology, *hash, plain.tuple.destination);
+                *place = Place::of(&burst.context.table.v6, topology, *hash, plain.tuple.destination);
             }
         }
     }
@@ -167,14 +164,11 @@ impl<'c> Look<'c> {
     /// anyone's.
     #[inline(always)]
     fn prefetch_rest(&self, burst: &Burst<'_>) {
+        let Table { v4, v6, .. } = burst.context.table;
         let (rule, bearer) = match *self {
             Look::No => return,
-            Look::V4(.., Place { guess, .. }) => {
-                (burst.v4.guessed_rule(guess), burst.v4.guessed_bearer(guess))
-            }
-            Look::V6(.., Place { guess, .. }) => {
-                (burst.v6.guessed_rule(guess), burst.v6.guessed_bearer(guess))
-            }
+            Look::V4(.., Place { guess, .. }) => (v4.guessed_rule(guess), v4.guessed_bearer(guess)),
+            Look::V6(.., Place { guess, .. }) => (v6.guessed_rule(guess), v6.guessed_bearer(guess)),
         };
         burst.counters.prefetch(rule);
         burst.sessions.prefetch(bearer);
@@ -189,14 +183,14 @@ impl<'c> Look<'c> {
 fn pass_plain<'c, A: Family>(
     burst: &Burst<'c>,
     came: Came<'_>,
-    view: View<'_, A>,
+    map: &Map<A>,
     plain: &Plain<A>,
     hash: Hash,
     place: &Place<'c>,
 ) -> Option<&'c Hop> {
     let Burst { context, counters, sessions, tick, .. } = *burst;
     let hop = place.hop?;
-    let found = view.find_near(place.guess, hash, &plain.tuple, context.now)?;
+    let found = map.find_near(place.guess, hash, &plain.tuple, context.now)?;
     let stamp = found.stamp();
     let (near, far) = ends(found.hit.direction, found.ingress(), &stamp);
     let is_settled = stamp.generation == context.snapshot.policy.generation
