@@ -116,32 +116,28 @@ impl Name {
         }
     }
 
+    /// Who calls it so, and how.
+    fn at(&self) -> Option<(&String, &String)> {
+        match self {
+            Name::Email(_) => None,
+            Name::At { issuer, subject } => Some((issuer, subject)),
+            Name::Opaque { issuer, id } => Some((issuer, id)),
+        }
+    }
+
     fn is_session(&self, claims: &Claims) -> bool {
-        let (issuer, id) = match self {
-            Name::Email(_) => return false,
-            Name::At { issuer, subject } => (issuer, subject),
-            Name::Opaque { issuer, id } => (issuer, id),
-        };
-        let origin = claims.origin.as_ref();
-        origin.is_some_and(|origin| origin.issuer == *issuer && origin.session.as_ref() == Some(id))
+        let (Some((issuer, id)), Some(origin)) = (self.at(), &claims.origin) else { return false };
+        origin.issuer == *issuer && origin.session.as_ref() == Some(id)
     }
 
     /// Of the groups that the same issuer has told.
     fn is_group_of(&self, claims: &Claims) -> bool {
-        let (issuer, name) = match self {
-            Name::Email(_) => return false,
-            Name::At { issuer, subject } => (issuer, subject),
-            Name::Opaque { issuer, id } => (issuer, id),
-        };
-        claims.origin.as_ref().is_some_and(|origin| origin.issuer == *issuer) && claims.groups.contains(name)
+        let (Some((issuer, name)), Some(origin)) = (self.at(), &claims.origin) else { return false };
+        origin.issuer == *issuer && claims.groups.contains(name)
     }
 
     fn is_device_of(&self, claims: &Claims) -> bool {
-        let name = match self {
-            Name::Email(_) => return false,
-            Name::At { subject, .. } => subject,
-            Name::Opaque { id, .. } => id,
-        };
-        claims.device.as_ref().is_some_and(|device| device.name.as_ref() == Some(name))
+        let (Some((_, name)), Some(device)) = (self.at(), &claims.device) else { return false };
+        device.name.as_ref() == Some(name)
     }
 }
